@@ -1,0 +1,37 @@
+# From a fresh clone, each of these does all the set-up that it needs.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+export HF_HUB_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = true
+
+.PHONY: demo test lint types setup bench-core docs clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt torch==2.13.0
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[train,demo,dev]'
+	touch $@
+
+demo: setup
+	$(VENV)/bin/smidgen demo
+
+test: setup
+	$(VENV)/bin/python -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: setup
+	$(VENV)/bin/mypy
+
+# The figures of benchmarks/core.json, about an hour on two cores.
+bench-core: setup
+	$(VENV)/bin/python benchmarks/core.py student:0,1,2 runtime training:0,1 install
+	$(VENV)/bin/python benchmarks/evidence.py
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

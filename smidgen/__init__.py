@@ -1,0 +1,32 @@
+"""smidgen: Transformer encoders made small and fast to a budget, with every claim measured.
+
+The face of the package. Names are loaded when they are asked for, so `import smidgen` needs neither torch nor time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Method": "smidgen.method",
+    "Recipe": "smidgen.recipe",
+    "SmidgenError": "smidgen.errors",
+    "compress": "smidgen.api",
+    "load": "smidgen.runtime",
+    "plan": "smidgen.api",
+    "run": "smidgen.api",
+    "verify": "smidgen.api",
+}
+__all__ = sorted(_HOMES)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'smidgen' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,54 @@
+"""Where the parts of a model are: methods speak of heads, widths and blocks, never of a family's attributes.
+
+One file per family beside this one. A file declares `model_types`, the names that a Hugging Face config may have for
+it, and `parts(model) -> Anatomy`. Adding a family is adding a file. Nothing here imports torch before `anatomy` runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from smidgen.anatomy._parts import Anatomy, Block
+from smidgen.errors import ModelError, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["Anatomy", "Block", "anatomy", "families", "supported"]
+
+
+@functools.cache
+def _files() -> dict[str, ModuleType]:
+    """The family files by model type."""
+    names = sorted(found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_"))
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    return {model_type: module for module in modules for model_type in module.model_types}
+
+
+def families() -> tuple[str, ...]:
+    """Every model type that can be taken apart, sorted."""
+    return tuple(sorted(_files()))
+
+
+def supported(model_type: str) -> bool:
+    """Whether models whose config says this `model_type` can be taken apart."""
+    return model_type in _files()
+
+
+def anatomy(model: PreTrainedModel) -> Anatomy:
+    """The parts of a model: a bare body or one with a task head. Read it again after each Edit.
+
+    Raises ModelError when the family is not known.
+    """
+    model_type = model.config.model_type
+    if not supported(model_type):
+        raise ModelError(
+            f"model_type is {model_type!r}, which smidgen cannot take apart.{did_you_mean(model_type, families())} "
+            f"Supported: {', '.join(families())}. Give a model of one of these; any other model can still be a "
+            f"teacher of which only the logits are asked."
+        )
+    return _files()[model_type].parts(model)

@@ -1,0 +1,102 @@
+"""What an anatomy says, in the same words for each family. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+
+def product(query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """Scaled dot products of all pairs of tokens: two (B, heads, L, head_size) give (B, heads, L, L).
+
+    `args` and `kwargs` are what the block's `forward` got. Families whose scores need more than query and key (a
+    relative bias, rotary angles) find it there.
+    """
+    return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+
+
+def as_is(values: Tensor) -> Tensor:
+    return values
+
+
+def tanh(values: Tensor) -> Tensor:
+    return values.tanh()
+
+
+def relu(values: Tensor) -> Tensor:
+    return values.relu()
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One Transformer block. All projections are `nn.Linear` unless an Edit has swapped them."""
+
+    index: int
+    module: nn.Module
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    out: nn.Linear  # attention's output projection
+    up: nn.Linear  # first of the feed-forward pair; with a gated feed-forward, both halves: (2 * width, hidden)
+    down: nn.Linear
+    head_size: int
+    fused: bool = False  # query is key is value: one Linear whose output is query, key, value in this order
+    gated: bool = False  # the feed-forward is down(act(first half of up) * second half of up)
+    window: int | None = None  # local attention: keys further away than this many tokens are masked
+    score: Callable[[Tensor, Tensor, tuple[Any, ...], Mapping[str, Any]], Tensor] = product
+
+    @property
+    def heads(self) -> int:
+        return self.query.out_features // self.head_size // (3 if self.fused else 1)
+
+    @property
+    def width(self) -> int:
+        """Neurons of the feed-forward."""
+        return self.down.in_features
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """Where the parts of one model are. The modules are the model's own, not copies.
+
+    The pooled vector, which the last Linear of a sentence classifier reads, is `activate(pooler(...))`, then dropout.
+    """
+
+    family: str
+    body: nn.Module
+    block_list: nn.ModuleList
+    blocks: tuple[Block, ...]
+    embeddings: nn.Module
+    hidden_size: int
+    pooler: nn.Module | None = None
+    activate: Callable[[Tensor], Tensor] = as_is
+    head: nn.Module | None = None  # the last Linear: classes, tags, spans or vocabulary; None for a bare body
+    norm: nn.Module | None = None  # a norm between the last block and `last_hidden_state`
+    pinned: tuple[int, ...] = ()  # blocks that cannot be dropped or moved
+
+
+def last_linear(model: PreTrainedModel) -> nn.Module | None:
+    """What makes the logits, or None for a bare body."""
+    for name in ("classifier", "qa_outputs"):
+        if (head := getattr(model, name, None)) is not None:
+            return getattr(head, "out_proj", head)
+    return model.get_output_embeddings()
+
+
+def pooling(
+    model: PreTrainedModel, activate: Callable[[Tensor], Tensor]
+) -> tuple[nn.Module | None, Callable[[Tensor], Tensor]]:
+    """Pooler and activation where a classification head of `dense` and `out_proj` may do the pooling.
+
+    `activate` is the head's own activation; a body's own pooler has it inside.
+    """
+    head: Any = getattr(model, "classifier", None)
+    if hasattr(head, "out_proj"):
+        return head.dense, activate
+    return getattr(model.base_model, "pooler", None), as_is

@@ -1,0 +1,214 @@
+"""What a program calls: the commands as functions, with the same words for the same things."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smidgen import budget
+from smidgen.errors import BudgetError, InputError, MissingExtra, RecipeError, did_you_mean
+from smidgen.recipe import Files, Recipe, packaged, read
+from smidgen.watch import Watch
+
+if TYPE_CHECKING:
+    from smidgen.planner import Plan
+    from smidgen.runner import Done
+
+
+STAGES = (
+    "model",
+    "teacher",
+    "student",
+    "untrained",
+    "plain",
+    "onnx",
+    "int8",
+)  # names in the recipes of smidgen.shapes
+
+
+def compress(
+    model: str,
+    train: str,
+    test: str | None = None,
+    dev: str | None = None,
+    unlabeled: str | None = None,
+    *,
+    max_latency: str | None = None,
+    max_size: str | None = None,
+    max_memory: str | None = None,
+    min_quality: str | None = None,
+    time_limit: str | None = None,
+    out: str | Path = "out",
+    students: Sequence[str] = (),
+    depths: Sequence[int] = (),
+    finalists: int = 2,
+    teacher_epochs: float | None = None,
+    student_epochs: float | None = None,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    multi_label: bool | None = None,
+    metric: str | None = None,
+    max_length: int | None = None,
+    seed: int = 0,
+    watch: Watch | None = None,
+    command: str = "smidgen.compress(...)",
+) -> dict[str, Any]:
+    """A model, data and a budget in; one measured winner out, in `out/winner`.
+
+    Args:
+        model: a folder, a Hub id or `package:NAME/FOLDER`; a fine-tuned classifier, which is the teacher as it
+            stands, or a bare encoder, from which a teacher is fine-tuned first.
+        train, test, dev, unlabeled: csv, tsv, jsonl or parquet files, or Hub ids. No dev: a seeded part of train.
+        max_latency, max_size, max_memory, min_quality, time_limit: as on the command line, see `smidgen.budget`.
+        students: other pretrained models to consider as students.
+        depths: numbers of blocks to consider.
+        finalists: how many depths that fit are trained at most.
+
+    Returns:
+        The report, as `out/report.json` has it; `report["verdict"]` is `met` or `not_met`.
+
+    Raises:
+        InputError: what was given cannot be used; nothing was written.
+    """
+    limits = budget.read(max_latency, max_size, max_memory, min_quality, time_limit)
+    least = limits.quality.metric if limits.quality else None
+    if metric and least and metric != least:
+        raise BudgetError(f"--metric {metric} and --min-quality {min_quality}: two metrics. Give the same one in both.")
+    _refuse_out(out)
+    _need_training()
+    from smidgen.outcome import carry_out
+    from smidgen.shapes import STUDENT, TEACHER, Job
+
+    columns = (text_column, text_pair_column, label_column)
+    files = Files(train, dev, test, unlabeled, *columns, multi_label, metric or least, max_length)
+    job = Job(
+        model=_as_path(model),
+        files=files,
+        budget=limits,
+        students=tuple(map(_as_path, students)),
+        depths=tuple(depths),
+        finalists=finalists,
+        seed=seed,
+        teacher=TEACHER if teacher_epochs is None else replace(TEACHER, epochs=teacher_epochs),
+        student=STUDENT if student_epochs is None else replace(STUDENT, epochs=student_epochs),
+    )
+    return carry_out(job, Path(out), watch, command)
+
+
+def plan(recipe: str | Path | Recipe) -> Plan:
+    """Check a recipe: a file, the name of a packaged one, or a Recipe.
+
+    Raises:
+        RecipeError: with every fault at once.
+    """
+    _need_training()
+    from smidgen.planner import plan as check
+
+    return check(recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe)))
+
+
+def run(
+    recipe: str | Path | Recipe,
+    out: str | Path = "out",
+    *,
+    watch: Watch | None = None,
+    checkpoint_seconds: float = 60.0,
+    trackers: Sequence[str] = (),
+) -> list[Done]:
+    """Run a recipe; artefacts are kept in `out/stages`, a folder per id, and are not made twice."""
+    _refuse_out(out)
+    checked = plan(recipe)
+    _refuse_trackers(trackers)
+    from smidgen.runner import run as carry_out
+
+    return carry_out(checked, Path(out) / "stages", watch, checkpoint_seconds, tuple(trackers))
+
+
+def verify(out: str | Path, watch: Watch | None = None) -> list[dict[str, Any]]:
+    """Measure every claim of `out/report.json` again: a list of `{claim, reported, measured, passed}`."""
+    _need_training()
+    from smidgen.verification import verify as check
+
+    return check(Path(out), watch)
+
+
+def read_recipe(reference: str, model: str | None = None, files: Files | None = None) -> Recipe:
+    """A recipe from a file or by the name of a packaged one, with its model and data replaced where given."""
+    known = packaged()
+    path = known.get(reference, Path(reference))
+    if not path.is_file():
+        beside = [p.name for p in path.parent.glob("*.y*ml")]
+        hint = did_you_mean(reference, known) or did_you_mean(path.name, beside)
+        have = f" Packaged are {', '.join(known)}." if known else ""
+        raise RecipeError([f"no such file, and no packaged recipe of that name.{hint}{have}"], reference)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError([f"not UTF-8 text (byte {error.start})."], reference) from error
+    recipe, faults = read(text, reference)
+    if recipe is None:
+        raise RecipeError(faults, reference)
+    name = reference if recipe.name == Recipe.name else recipe.name
+    filled = replace(recipe, model=model or recipe.model, data=files or recipe.data, name=name)
+    lacking = []
+    if filled.model == "MODEL":
+        lacking.append("it has no model of its own: give one with --model.")
+    if filled.data.train == "TRAIN":
+        lacking.append("it has no data of its own: give them with --train, and --dev, --test, --unlabeled.")
+    if faults or lacking:
+        raise RecipeError([*faults, *(lacking or _further(filled))], reference)
+    return filled
+
+
+def _further(recipe: Recipe) -> list[str]:
+    """What a check of the recipe finds beside the faults of its text."""
+    try:
+        plan(recipe)
+    except RecipeError as error:
+        return list(error.faults)
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
+def _as_path(reference: str) -> str:
+    """A folder named like one of the search's own stages, written so that it cannot be taken for it."""
+    return f"./{reference}" if reference in STAGES and Path(reference).is_dir() else reference
+
+
+def _refuse_out(out: str | Path) -> None:
+    path = Path(out).absolute()
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"--out {out}: {there.name} is a file, wanted a folder or a name that is free. Give another.")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"--out {out}: nothing may be written in {there}. Give a folder that is yours.")
+
+
+def _refuse_trackers(names: Sequence[str]) -> None:
+    from accelerate.tracking import get_available_trackers
+    from accelerate.utils import LoggerType
+
+    known = LoggerType.list()
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"--tracker {name}: no such tracker.{did_you_mean(name, known)} Known here: {', '.join(known)}."
+            )
+        if name != "all" and name not in map(str, get_available_trackers()):
+            raise MissingExtra(f"--tracker {name}: it is not installed. Type: pip install {name.replace('_', '-')}")
+
+
+def _need_training() -> None:
+    import importlib.util
+
+    lacking = [name for name in ("torch", "transformers", "accelerate", "yaml") if not importlib.util.find_spec(name)]
+    if lacking:
+        raise MissingExtra(
+            f"This needs {', '.join(lacking)}, which the runtime alone does not install. Type: "
+            "pip install 'smidgen[train]'"
+        )

@@ -1,0 +1,185 @@
+"""The artefact: an immutable folder named by the hash of all that went into it.
+
+A folder is made as a draft (`.draft-...`, marked `.incomplete`), its `smidgen.json` with the size and SHA-256 of each
+file is written last, everything is synced to disk, and one rename publishes it. A crash at any moment leaves a draft,
+which nothing loads and the next run sweeps away; a folder under its own name is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smidgen.errors import ArtefactError, InputError
+
+SCHEMA = 1
+RECORD = "smidgen.json"
+INCOMPLETE = ".incomplete"
+DRAFT = ".draft-"
+
+
+def identity(parts: Any) -> str:
+    """16 hex digits of the SHA-256 of plain data, the same on every machine."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A published folder and its record."""
+
+    path: Path
+    record: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.record["id"])
+
+    @property
+    def form(self) -> str:
+        return str(self.record["form"])
+
+
+def open_artefact(path: Path, deep: bool = False) -> Artefact:
+    """Open a published folder and check that it is whole; `deep` also compares every file's hash.
+
+    Raises:
+        ArtefactError: a draft, no record, or a file that is missing or changed.
+    """
+    if half_written(path):
+        raise ArtefactError(f"{path}: half-written. The run that made it was stopped; run the same command again.")
+    if not (path / RECORD).is_file():
+        raise ArtefactError(f"{path}: not made by smidgen, there is no {RECORD}.")
+    for name, (size, digest) in (record := _read_record(path))["files"].items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != size or (deep and file_hash(file) != digest):
+            raise ArtefactError(f"{path}: {name} is missing or changed. Delete the folder and run the command again.")
+    return Artefact(path, record)
+
+
+def half_written(path: Path) -> bool:
+    """Is this a draft, or what is left of one?"""
+    return path.name.startswith(DRAFT) or (path / INCOMPLETE).exists()
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        if isinstance(record["files"], dict):
+            return dict(record)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ArtefactError(f"{path}: {RECORD} is missing or changed. Delete the folder and run the command again.")
+
+
+@contextmanager
+def publish(path: Path, record: dict[str, Any]) -> Iterator[Path]:
+    """Give a draft folder to fill; on leaving without an exception it becomes `path`, atomically.
+
+    The `record` may be added to while the draft is filled. An existing `path` is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.parent / f"{DRAFT}{path.name}-{os.getpid()}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    (draft / INCOMPLETE).touch()
+    try:
+        yield draft
+        files = sorted(p for p in draft.rglob("*") if p.is_file() and p.name != INCOMPLETE)
+        record["schema"] = SCHEMA
+        record["files"] = {str(p.relative_to(draft)): [p.stat().st_size, file_hash(p)] for p in files}
+        (draft / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+        _sync(draft)
+        (draft / INCOMPLETE).unlink()
+        if path.exists():
+            old = path.parent / f"{DRAFT}old-{path.name}-{os.getpid()}"
+            path.rename(old)
+            draft.rename(path)
+            shutil.rmtree(old)
+        else:
+            draft.rename(path)
+        _sync_one(path.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold a folder for one run; the system lets go of it however the run ends.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    import fcntl
+
+    root.mkdir(parents=True, exist_ok=True)
+    held = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(f"{root}: another run is working there. Wait for it, or give another --out.") from error
+    finally:
+        os.close(held)
+
+
+class Store:
+    """The artefacts of one output folder, one folder per id, and the work in progress."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, id: str) -> Path:
+        return self.root / id
+
+    def find(self, id: str) -> Artefact | None:
+        """The artefact if it is there and whole."""
+        return open_artefact(self.path(id)) if self.path(id).is_dir() else None
+
+    def work(self, id: str) -> Path:
+        """Where checkpoints of an unfinished stage live; swept away when the stage is published."""
+        return self.root / f".work-{id}"
+
+    def sweep(self) -> None:
+        """Remove what a killed run left behind: drafts, and the checkpoints of stages that are published."""
+        finished = [self.work(path.name) for path in self.root.iterdir() if not path.name.startswith(".")]
+        for left in [*self.root.glob(f"{DRAFT}*"), *finished]:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that it is either the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{DRAFT}{path.name}-{os.getpid()}")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _sync(folder: Path) -> None:
+    """To disk: every file and folder inside, and the folder itself."""
+    for path in (*folder.rglob("*"), folder):
+        _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

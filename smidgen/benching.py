@@ -1,0 +1,86 @@
+"""`smidgen bench`: folders side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from smidgen.data import Columns, Split, read_split
+from smidgen.errors import InputError
+from smidgen.measure import entries
+from smidgen.measure.environment import environment
+from smidgen.measure.memory import memory
+from smidgen.runtime import Model, deployed_bytes, load
+from smidgen.watch import Watch
+
+# Texts for a bench without data: 5 to 60 words, as reviews and messages are.
+PLAIN = tuple(" ".join(["the", "service", "was", "good", "but"] * n) for n in (1, 2, 3, 4, 6, 8, 12))
+
+
+def bench(
+    folders: Sequence[Path],
+    data: str | None,
+    columns: Columns,
+    torch_models: Sequence[str],
+    calls: int,
+    threads: int | None,
+    watch: Watch,
+) -> dict[str, Any]:
+    """Time, weigh and (with labelled data) score folders in one interleaved run.
+
+    Returns:
+        `entries` as in a report, `environment`, and the `conditions` in words.
+    """
+    places = [folder.resolve() for folder in folders]
+    for i, place in enumerate(places):
+        if place in places[:i]:
+            raise InputError(f"{folders[i]}: given twice. Give each folder once.")
+    models: dict[str, Any] = {str(folder): load(folder, threads) for folder in folders}
+    first: Model = models[str(folders[0])]
+    split = read_split(data, "test", first.task, columns) if data else None
+    for name, model in models.items():
+        if split is not None and model.labels != first.labels:
+            raise InputError(
+                f"{name}: has the labels {', '.join(model.labels)}; {folders[0]} has {', '.join(first.labels)}. With "
+                "--data, give folders of the same labels in the same order."
+            )
+    rows = entries.timed_texts(split) if split is not None else [(text, None) for text in PLAIN]
+    for reference in torch_models:
+        models[f"{reference} (torch float32)"] = _torch(reference, first)
+    with watch.bar("timing", 1) as bar:
+        timed, speed = entries.time_all(models, rows, calls)
+        bar.to(1)
+    base = f"{torch_models[0]} (torch float32)" if torch_models else str(folders[0])
+    logits = {name: model.logits(split.texts, split.pairs) for name, model in models.items()} if split else {}
+    found = []
+    for name, model in models.items():
+        entry = entries.entry(name, "bench", path=name)
+        numbers = entry["numbers"]
+        numbers["latency"] = entries.latency_data(timed[name], first.threads)
+        numbers["throughput"] = speed[name]
+        numbers["speedup"] = entries.speedup_data(timed[name], timed[base])
+        if isinstance(model, Model):
+            numbers["size_mb"] = deployed_bytes(Path(name)) / 1e6
+            numbers["memory_mb"] = float(memory(name, [text for text, _ in rows[:64]], threads).value)
+        if split is not None:
+            numbers |= _scores(first, logits, name, base, split)
+        found.append(entry)
+    conditions = (
+        f"{timed[base].n} calls each at batch 1, {first.threads} threads, text in to label out, interleaved; on "
+        f"{data or 'made-up texts of 5 to 60 words (give --data for your own)'}; speed and agreement against {base}"
+    )
+    return {"entries": found, "conditions": conditions, "environment": environment()}
+
+
+def _scores(first: Model, logits: Mapping[str, Any], name: str, base: str, split: Split) -> dict[str, Any]:
+    quality = {"quality": entries.quality_data(first.task, logits[name], split)}
+    same_shape = logits[name].shape == logits[base].shape
+    return quality | (entries.compared_data(first.task, logits[name], logits[base], split) if same_shape else {})
+
+
+def _torch(reference: str, first: Model) -> Any:
+    from smidgen.measure.peers import TorchModel
+    from smidgen.source import resolve
+
+    return TorchModel(resolve(reference).path, first.task)

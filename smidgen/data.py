@@ -1,0 +1,231 @@
+"""Labelled text in: files or Hub ids into checked splits, with fingerprints.
+
+load_data    train, dev, test and unlabeled -> Data: the task found out, every fault an error that names its row
+read_split   one labelled file for a known task
+read_texts   texts to predict
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from smidgen.cells import USUAL, are_integral, in_order, label_names, shown, texts_and_pairs, value
+from smidgen.cells import Columns as Columns
+from smidgen.errors import DataError, did_you_mean
+from smidgen.splits import Split as Split
+from smidgen.splits import class_counts, take_dev
+from smidgen.tables import Table, decode, read_table, read_text
+from smidgen.tasks.classify import Classify
+
+FEW = 5  # examples of a class below which there is a warning
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A task and its splits. `warnings` are sentences for the user; nothing in them stops a run."""
+
+    task: Classify
+    train: Split
+    dev: Split
+    test: Split | None = None
+    unlabeled: Split | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over the labels and every split. What reads only train should use the one of that split."""
+        splits = (self.train, self.dev, self.test, self.unlabeled)
+        parts = (
+            *self.task.labels,
+            str(self.task.multi_label),
+            *(split.fingerprint if split else "" for split in splits),
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def load_data(
+    train: str,
+    dev: str | None = None,
+    test: str | None = None,
+    unlabeled: str | None = None,
+    columns: Columns = USUAL,
+    labels: Sequence[str] | None = None,
+    multi_label: bool | None = None,
+    metric: str | None = None,
+    seed: int = 0,
+) -> Data:
+    """Read and check the splits of one task.
+
+    Args:
+        train, dev, test, unlabeled: paths, or Hub ids `org/name@config:split`. No `dev`: a seeded part of train.
+        labels: the classes in the order of a fine-tuned model's config; None takes those of train, sorted.
+        multi_label: whether a text may have several labels; None finds out: yes where train has lists of labels.
+        metric: of smidgen.tasks.classify.METRICS; None takes the task's own.
+
+    Raises DataError for the first fault found; it names the file and the row or column, and what to do.
+    """
+    _refuse_same_source({"train": train, "dev": dev, "test": test})
+    table = read_table(train, "train")
+    texts, pairs = texts_and_pairs(table, columns)
+    names, several = label_names(table, columns, multi_label)
+    classes = _classes(table, names, several)
+    task = Classify(classes if labels is None else tuple(labels), several, metric or "")
+    by_id = labels is not None
+    whole = Split("train", texts, pairs, _encode(table, names, task, by_id), table.source)
+
+    def read(source: str | None, name: str) -> Split | None:
+        if not source:
+            return None
+        split = _split(read_table(source, name), name, task, columns, by_id, labelled=name != "unlabeled")
+        _refuse_lone_pairs(whole, split)
+        return split
+
+    held_out, final, more = read(dev, "dev"), read(test, "test"), read(unlabeled, "unlabeled")
+    _refuse_same_rows([whole, held_out, final])
+    warnings = (*_train_warnings(whole, task), *_overlaps(whole, held_out, final, more))
+    rest, held_out = take_dev(whole, seed) if held_out is None else (whole, held_out)
+    return Data(task, rest, held_out, final, more, warnings)
+
+
+def read_split(path: str, name: str, task: Classify, columns: Columns = USUAL) -> Split:
+    """A labelled file for a known task; its labels are the task's names, or their ids."""
+    return _split(read_table(path, name), name, task, columns, by_id=True)
+
+
+def read_texts(source: str | Path | TextIO, columns: Columns = USUAL) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Texts to predict, and their pairs: from a file, a Hub id, or one a line from a stream ("-": standard input)."""
+    if not isinstance(source, str | Path):
+        return texts_and_pairs(_read_stream(source), columns)
+    table = _read_stream(sys.stdin) if str(source) == "-" else read_table(str(source), "test")
+    return texts_and_pairs(table, columns)
+
+
+def _split(table: Table, name: str, task: Classify, columns: Columns, by_id: bool, labelled: bool = True) -> Split:
+    texts, pairs = texts_and_pairs(table, columns)
+    labels = None
+    if labelled:
+        names, _ = label_names(table, columns, task.multi_label)
+        labels = _encode(table, names, task, by_id)
+    return Split(name, texts, pairs, labels, table.source)
+
+
+def _classes(table: Table, names: Sequence[tuple[str, ...]], several: bool) -> tuple[str, ...]:
+    found = in_order(name for row in names for name in row)
+    if len(found) < (1 if several else 2):
+        got = f"every row has the label {found[0]!r}" if found else "no row has a label"
+        raise DataError(f"{table.source}: {got}, wanted two classes or more. Add rows of another class.")
+    return found
+
+
+def _encode(table: Table, names: Sequence[tuple[str, ...]], task: Classify, by_id: bool) -> np.ndarray:
+    """Class ids by name; with `by_id` also by number, where a file has only numbers and the names are none."""
+    ids = {label: i for i, label in enumerate(task.labels)}
+    found = {name for row in names for name in row}
+    numbers = {name: value(name) for name in found if are_integral([name])}
+    if are_integral(task.labels):
+        ids |= {name: ids[str(number)] for name, number in numbers.items() if str(number) in ids}
+    elif by_id and len(numbers) == len(found):
+        ids |= {name: number for name, number in numbers.items() if 0 <= number < len(task.labels)}
+    for i, row in enumerate(names):
+        for name in row:
+            if name not in ids:
+                raise table.fault(
+                    i,
+                    f"unknown label {name!r}, wanted one of {shown(task.labels)}.{did_you_mean(name, task.labels)} "
+                    "Correct it or remove the row.",
+                )
+    if not task.multi_label:
+        return np.array([ids[row[0]] for row in names], dtype=np.int64)
+    several = np.zeros((len(names), len(task.labels)), dtype=np.float32)
+    for i, row in enumerate(names):
+        several[i, [ids[name] for name in row]] = 1
+    return several
+
+
+def _read_stream(stream: TextIO) -> Table:
+    source = "standard input" if stream is sys.stdin else str(getattr(stream, "name", "the stream"))
+    binary = getattr(stream, "buffer", None)
+    return read_text(source, decode(source, binary.read() if binary else stream.read().encode()), "txt")
+
+
+def _refuse_same_source(sources: dict[str, str | None]) -> None:
+    seen: dict[Path, str] = {}
+    for name, source in sources.items():
+        path = Path(source or "").expanduser()
+        if not source or not path.exists():
+            continue
+        place = path.resolve()
+        if place in seen:
+            raise _same(source, name, seen[place], "file")
+        seen[place] = name
+
+
+def _refuse_lone_pairs(train: Split, split: Split) -> None:
+    if (split.pairs is None) == (train.pairs is None):
+        return
+    having, lacking = (train, split) if split.pairs is None else (split, train)
+    raise DataError(
+        f"{lacking.source}: no text_pair column, but {having.source} has one. "
+        f"Add the second texts to {lacking.source}, or type --text-pair-column NAME."
+    )
+
+
+def _refuse_same_rows(splits: Sequence[Split | None]) -> None:
+    seen: dict[bytes, str] = {}
+    for split in splits:
+        if split is None:
+            continue
+        rows = np.sort(split.keys).tobytes()
+        if rows in seen:
+            raise _same(split.source, split.name, seen[rows], "data")
+        seen[rows] = split.name
+
+
+def _same(source: str, name: str, other: str, what: str) -> DataError:
+    advice = "leave --dev out: a part of train is then taken" if name == "dev" else f"leave --{name} out"
+    return DataError(
+        f"{source}: {name} is the {other} {what}, wanted rows that {other} has not. Give another file, or {advice}."
+    )
+
+
+def _train_warnings(train: Split, task: Classify) -> list[str]:
+    assert train.labels is not None
+    told = []
+    answers: dict[int, set[bytes]] = {}
+    for key, label in zip(train.keys.tolist(), train.labels, strict=True):
+        answers.setdefault(key, set()).add(label.tobytes())
+    conflicts = sum(len(different) > 1 for different in answers.values())
+    if conflicts:
+        told.append(
+            f"{train.source}: {_count(conflicts, 'text has', 'texts have')} different labels in different rows."
+        )
+    counts = class_counts(train.labels, len(task.labels))
+    rare = [f"{label} ({count})" for label, count in zip(task.labels, counts, strict=True) if count < FEW]
+    if rare:
+        told.append(f"{train.source}: fewer than {FEW} examples of {shown(rare)}.")
+    return told
+
+
+def _overlaps(train: Split, dev: Split | None, test: Split | None, unlabeled: Split | None) -> list[str]:
+    told = []
+    for one, other in ((test, train), (test, dev), (test, unlabeled), (dev, train)):
+        if one is None or other is None:
+            continue
+        shared = int(np.isin(one.keys, other.keys).sum())
+        if shared:
+            told.append(
+                f"{one.source}: {_count(shared, 'row of ' + one.name + ' is', 'rows of ' + one.name + ' are')} "
+                f"also in {other.name}."
+            )
+    return told
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return f"{n:,} {one if n == 1 else many}"

@@ -1,0 +1,447 @@
+"""The one training loop.
+
+It sums the named loss terms of the methods, accumulates, clips and steps, in one place. Batches hold texts of like
+length and are filled to a token budget. A step's loss is a mean over the whole step, across micro-batches and
+processes, so how a step is cut changes nothing but memory. Gradients are summed over the processes by hand: what a
+method trains beside the model (projections, gates) is then synchronised like the model itself, and no parameter has
+to be used in every step. Accelerate brings the processes, the device, mixed precision and the trackers.
+
+Everything random follows from the seed and the step's number or is in the checkpoint, so a run that is killed and
+resumed ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from smidgen.errors import InputError
+from smidgen.method import Context, Method, name_of
+from smidgen.recipe import Training
+from smidgen.source import takes_types
+from smidgen.tape import Tape, listen
+from smidgen.tasks.classify import NO_LABEL, Classify
+from smidgen.teacher import Labels
+from smidgen.tokens import Encoded
+from smidgen.watch import Silent, Watch
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a stage trains on or is judged by. `labels` hold NO_LABEL (or NaN rows) where there is none."""
+
+    encoded: Encoded
+    labels: np.ndarray
+    pad_id: int
+    teacher: Labels | None = None
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(n,) bool."""
+        return self.labels != NO_LABEL if self.labels.ndim == 1 else ~np.isnan(self.labels[:, 0])
+
+
+@dataclass
+class History:
+    """What happened: one entry an evaluation, and which weights were kept."""
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    best: float = -math.inf
+    best_step: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+
+
+Running = Sequence[tuple[Method[Any], Any]]
+
+
+def train(
+    running: Running,
+    ctx: Context,
+    rows: Rows,
+    dev: Rows,
+    settings: Training,
+    work: Path,
+    watch: Watch | None = None,
+    checkpoint_seconds: float = 60.0,
+    accelerator: Accelerator | None = None,
+    order: Sequence[np.ndarray] | None = None,
+) -> History:
+    """Train `ctx.model` in place; at the end it holds the weights that were best on dev.
+
+    Args:
+        running: the methods and their states, from `begin`.
+        work: the folder for checkpoints; a run that finds one there goes on from it.
+        order: the rows of each step, in place of the loop's own batches.
+    """
+    run = _Run(running, ctx, rows, dev, settings, accelerator or make_accelerator(settings.precision), order)
+    history = run.restore(work)
+    started, saved = time.monotonic() - history.seconds, time.monotonic()
+    with (watch or Silent()).bar("training", run.total) as bar:
+        for step in range(run.done, run.total):
+            run.step(step)
+            if step + 1 in run.evaluations:
+                score = run.evaluate(step + 1, history)
+                history.seconds = time.monotonic() - started
+                bar.to(step + 1, f"{ctx.task.metric} on dev {score:.3f}")
+                if settings.patience and run.unimproved >= settings.patience:
+                    break
+            else:
+                bar.to(step + 1)
+            if step + 1 < run.total and run.agree(time.monotonic() - saved >= checkpoint_seconds):
+                history.seconds = time.monotonic() - started
+                run.save(work, history)
+                saved = time.monotonic()
+    history.seconds = time.monotonic() - started
+    run.restore_best()
+    return history
+
+
+class _Run:
+    """The moving parts of one training: model, optimiser, position, best weights."""
+
+    def __init__(
+        self,
+        running: Running,
+        ctx: Context,
+        rows: Rows,
+        dev: Rows,
+        settings: Training,
+        accelerator: Accelerator,
+        order: Sequence[np.ndarray] | None,
+    ) -> None:
+        assert ctx.model is not None
+        self.running, self.ctx, self.rows, self.dev, self.settings = running, ctx, rows, dev, settings
+        self.accelerator, self.model = accelerator, ctx.model
+        self.attention = ctx.model.config._attn_implementation
+        if accelerator.device.type == "cpu" and self.attention != "eager":
+            ctx.model.set_attn_implementation("eager")  # with dropout, torch's fused attention is the slower on a CPU
+        self.extra = nn.ModuleList([state for _, state in running if isinstance(state, nn.Module)])
+        self.model.to(accelerator.device)
+        self.extra.to(accelerator.device)
+        self.uses_types = takes_types(self.model)
+        self.plan = list(order) if order is not None else batches(rows.encoded.lengths, settings, ctx.seed)
+        self.total = len(self.plan)
+        self.parameters = [p for m in (self.model, self.extra) for p in m.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(self.model, self.extra, settings)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda t: rate(t, self.total, settings))
+        per_epoch = self.total / max(settings.epochs, 1e-9)
+        count = max(1, round(settings.epochs * settings.evaluations))
+        self.evaluations = {
+            max(1, min(self.total, round(per_epoch * i / settings.evaluations))) for i in range(1, count)
+        }
+        self.evaluations.add(self.total)
+        self.done, self.unimproved = 0, 0
+        self.kept: dict[str, Tensor] | None = None
+        self.sums: dict[str, Tensor] = {}
+        self.since = 0
+        torch.manual_seed(ctx.seed + 1000 * accelerator.process_index)
+
+    # One step.
+
+    def step(self, step: int) -> None:
+        chosen = self.plan[step]
+        pieces = cut(chosen, self.rows.encoded.lengths, self.settings.micro_tokens, self.accelerator.num_processes)
+        whole = (
+            float(len(chosen)),
+            float(self.rows.encoded.lengths[chosen].sum()),
+            float(self.rows.labelled[chosen].sum()),
+        )
+        self.model.train()
+        for piece in pieces[self.accelerator.process_index]:
+            if len(piece):
+                terms = self.terms(piece, *whole)
+                self.accelerator.backward(torch.stack(list(terms.values())).sum())
+                for name, value in terms.items():
+                    self.sums[name] = self.sums.get(name, torch.zeros(())) + value.detach().float().cpu()
+        self.sum_gradients()
+        if self.settings.clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip, foreach=True)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done, self.since = step + 1, self.since + 1
+        for method, state in self.running:
+            method.step(state, self.done / self.total)
+
+    def terms(self, piece: np.ndarray, examples: float, tokens: float, labelled: float) -> dict[str, Tensor]:
+        """Every method's loss terms for one micro-batch, by `method.term`."""
+        device = self.accelerator.device
+        batch = self.rows.encoded.batch(piece, self.rows.pad_id)
+        inputs = self.inputs(batch)
+        said = self.rows.teacher.rows(piece, batch["input_ids"].shape[1]) if self.rows.teacher is not None else {}
+        with self.accelerator.autocast(), listen(self.model, self.ctx.student_taps) as recording:
+            outputs = self.model(**inputs)
+        tape = Tape(
+            student=recording.read(outputs, inputs["attention_mask"]),
+            teacher={name: torch.from_numpy(value).to(device) for name, value in said.items()},
+            labels=torch.from_numpy(self.rows.labels[piece]).to(device),
+            mask=inputs["attention_mask"],
+            examples=examples,
+            tokens=tokens,
+            labelled=labelled,
+        )
+        return {f"{name_of(m)}.{k}": v for m, state in self.running for k, v in m.loss(state, tape).items()}
+
+    def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        wanted = ("input_ids", "attention_mask", *(("token_type_ids",) if self.uses_types else ()))
+        return {name: torch.from_numpy(batch[name]).to(self.accelerator.device) for name in wanted}
+
+    def sum_gradients(self) -> None:
+        """A parameter that no process used keeps no gradient, so that it does not decay, as on one process."""
+        if self.accelerator.num_processes == 1:
+            return
+        used = torch.tensor([p.grad is not None for p in self.parameters], device=self.accelerator.device).float()
+        torch.distributed.all_reduce(used)
+        for parameter, users in zip(self.parameters, used.tolist(), strict=True):
+            if users:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                torch.distributed.all_reduce(parameter.grad)
+
+    def agree(self, wish: bool) -> bool:
+        """The main process's wish, on every process: clocks differ."""
+        if self.accelerator.num_processes == 1:
+            return wish
+        told = torch.tensor([float(wish)], device=self.accelerator.device)
+        torch.distributed.broadcast(told, 0)
+        return bool(told.item())
+
+    # Looking at dev, keeping the best.
+
+    def evaluate(self, step: int, history: History) -> float:
+        logits = predict(self.model, self.dev, self.accelerator)
+        score = self.ctx.task.score(logits, self.dev.labels)
+        terms = {name: float(value) / max(self.since, 1) for name, value in self.sums.items()}
+        lr = self.scheduler.get_last_lr()[0]
+        entry = {"step": step, "dev": score, "loss": sum(terms.values()), "terms": terms, "lr": lr}
+        history.entries.append(entry)
+        history.examples = int(sum(len(chosen) for chosen in self.plan[:step]))
+        self.accelerator.log({"dev": score, "loss": entry["loss"], **terms}, step=step)
+        self.sums, self.since = {}, 0
+        if score > history.best:
+            history.best, history.best_step, self.unimproved = score, step, 0
+            self.kept = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        else:
+            self.unimproved += 1
+        return score
+
+    def restore_best(self) -> None:
+        if self.kept is not None:
+            self.model.load_state_dict(self.kept)
+        if self.attention != self.model.config._attn_implementation:
+            self.model.set_attn_implementation(self.attention)
+        nn.Module.to(self.model, "cpu")
+        self.model.eval()
+
+    # Stopping and going on.
+
+    def save(self, work: Path, history: History) -> None:
+        """Publish a checkpoint by rename; the one before it goes afterwards."""
+        rank = self.accelerator.process_index
+        folder = work / f"step-{self.done:08d}"
+        draft = work / f".draft-step-{self.done:08d}"
+        draft.mkdir(parents=True, exist_ok=True)
+        _save({"random": _random_state(), "sums": self.sums, "since": self.since}, draft / f"rank-{rank}.pt")
+        if self.accelerator.is_main_process:
+            state = {
+                "model": self.model.state_dict(),
+                "extra": self.extra.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "best": self.kept,
+                "done": self.done,
+                "unimproved": self.unimproved,
+                "history": vars(history),
+            }
+            _save(state, draft / "state.pt")
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            draft.rename(folder)
+            for old in sorted(work.glob("step-*"))[:-1]:
+                _remove(old)
+        self.accelerator.wait_for_everyone()
+
+    def restore(self, work: Path) -> History:
+        """Go on from the newest checkpoint, or from the start."""
+        found = sorted(work.glob("step-*")) if work.is_dir() else []
+        for draft in work.glob(".draft-*"):
+            if self.accelerator.is_main_process:
+                _remove(draft)
+        self.accelerator.wait_for_everyone()
+        if not found:
+            return History()
+        state = torch.load(found[-1] / "state.pt", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.extra.load_state_dict(state["extra"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.kept, self.done, self.unimproved = state["best"], state["done"], state["unimproved"]
+        mine = found[-1] / f"rank-{self.accelerator.process_index}.pt"
+        if not mine.is_file():
+            before = len(list(found[-1].glob("rank-*.pt")))
+            raise InputError(
+                f"{work}: the run that was stopped had {before} processes, this one has "
+                f"{self.accelerator.num_processes}. Start it with as many, or delete the folder."
+            )
+        own = torch.load(mine, weights_only=True)
+        _set_random_state(own["random"])
+        self.sums, self.since = own["sums"], own["since"]
+        return History(**state["history"])
+
+
+# Pure parts.
+
+
+def batches(lengths: np.ndarray, settings: Training, seed: int) -> list[np.ndarray]:
+    """The rows of every step, all epochs end to end.
+
+    Rows are shuffled, sorted by length inside stretches of 64 steps, cut where a step would hold more padded tokens
+    than `batch_size` texts of mean length, and the steps shuffled again. All of it follows from the seed.
+    """
+    budget = settings.batch_size * max(float(lengths.mean()), 1.0)
+    steps: list[np.ndarray] = []
+    whole = math.ceil(settings.epochs)
+    for epoch in range(whole):
+        rng = np.random.default_rng([seed, epoch])
+        mixed = rng.permutation(len(lengths))
+        stretch = settings.batch_size * 64
+        found: list[np.ndarray] = []
+        for start in range(0, len(mixed), stretch):
+            part = mixed[start : start + stretch]
+            found.extend(_fill(part[np.argsort(lengths[part], kind="stable")], lengths, budget))
+        rng.shuffle(found)
+        steps.extend(found[: math.ceil(len(found) * min(1.0, settings.epochs - epoch))])
+    return steps
+
+
+def _fill(ordered: np.ndarray, lengths: np.ndarray, budget: float) -> list[np.ndarray]:
+    """Cut rows sorted by length so that rows * longest <= budget, but for single rows."""
+    steps, start = [], 0
+    for i in range(1, len(ordered) + 1):
+        if i == len(ordered) or (i + 1 - start) * lengths[ordered[i]] > budget:
+            steps.append(ordered[start:i])
+            start = i
+    return steps
+
+
+def cut(rows: np.ndarray, lengths: np.ndarray, micro_tokens: int, processes: int) -> list[list[np.ndarray]]:
+    """A step's rows as micro-batches: `[process][i]`, the same number for every process, some perhaps empty."""
+    shares = [rows[p::processes] for p in range(processes)]
+    padded = max(len(share) * int(lengths[share].max(initial=0)) for share in shares)
+    count = max(1, math.ceil(padded / micro_tokens))
+    return [list(np.array_split(share, count)) for share in shares]
+
+
+def rate(step: int, total: int, settings: Training) -> float:
+    """The learning rate's factor at a step: linear warm-up, then the schedule."""
+    warm = max(1, round(settings.warmup * total)) if settings.warmup else 0
+    if step < warm:
+        return step / warm
+    left = (step - warm) / max(1, total - warm)
+    if settings.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
+    return 1.0 if settings.schedule == "constant" else max(0.0, 1.0 - left)
+
+
+def make_optimizer(model: nn.Module, extra: nn.Module, settings: Training) -> torch.optim.AdamW:
+    """AdamW in one fused pass; no decay for biases and normalisations (every tensor of one dimension)."""
+    trained = [p for m in (model, extra) for p in m.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def make_accelerator(precision: str, trackers: Sequence[str] = (), folder: Path | None = None) -> Accelerator:
+    """An Accelerator for this machine; `precision` is float32, bfloat16 or auto; trackers may write to `folder`."""
+    from accelerate.state import AcceleratorState
+
+    mixed = "bf16" if resolve_precision(precision) == "bfloat16" else "no"
+    AcceleratorState._reset_state()  # it holds one precision for a whole process, and stages may differ
+    return Accelerator(
+        mixed_precision=mixed,
+        cpu=not torch.cuda.is_available(),
+        log_with=list(trackers) or None,
+        project_dir=folder,
+    )
+
+
+def resolve_precision(precision: str) -> str:
+    """`auto` becomes bfloat16 where the processor multiplies in it, else float32."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    from smidgen.measure.environment import features
+
+    return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(features()) else "float32"
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, rows: Rows, accelerator: Accelerator) -> np.ndarray:
+    """Logits (n, C) float32 for all rows, in the loop's precision, each process a share."""
+    was_training, device = model.training, accelerator.device
+    model.eval()
+    order = np.argsort(rows.encoded.lengths, kind="stable")
+    pieces = np.array_split(order, max(1, math.ceil(len(order) / 64)))
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for piece in pieces[accelerator.process_index :: accelerator.num_processes]:
+        batch = {k: torch.from_numpy(v).to(device) for k, v in rows.encoded.batch(piece, rows.pad_id).items()}
+        if not takes_types(model):
+            del batch["token_type_ids"]
+        with accelerator.autocast():
+            found.append((piece, model(**batch).logits.float().cpu().numpy()))
+    if accelerator.num_processes > 1:
+        from accelerate.utils import gather_object
+
+        found = gather_object(found)
+    model.train(was_training)
+    logits = np.empty((len(rows), found[0][1].shape[1]), np.float32)
+    for piece, values in found:
+        logits[piece] = values
+    return logits
+
+
+def labels_for(task: Classify, labels: np.ndarray | None, count: int) -> np.ndarray:
+    """Labels of a split, or the marks of having none: NO_LABEL (n,), or NaN (n, C) for multi-label."""
+    if labels is not None:
+        return labels
+    return np.full((count, len(task.labels)), np.nan, np.float32) if task.multi_label else np.full(count, NO_LABEL)
+
+
+def _random_state() -> list[Tensor]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def _set_random_state(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])
+
+
+def _save(value: Any, path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

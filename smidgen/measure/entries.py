@@ -1,0 +1,124 @@
+"""One entry of a report: a model with its numbers, in the shape of `report.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from smidgen.data import Split
+from smidgen.measure.quality import agreement, kept, quality
+from smidgen.measure.speed import Latency, latency, ratio, throughput
+from smidgen.tasks.classify import Classify
+
+TIMED_TEXTS = 1000  # of the data, drawn by seed, in every timing
+
+
+class Predictor(Protocol):
+    """Anything from texts to answers."""
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Any: ...
+
+    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray: ...
+
+
+def entry(name: str, status: str, path: str | None = None, reason: str = "", **more: Any) -> dict[str, Any]:
+    """An entry with nothing measured yet."""
+    measured = ("quality", "dev_quality", "latency", "throughput", "size_mb", "parameters", "memory_mb")
+    compared = ("agreement", "quality_kept", "speedup")
+    return {
+        "name": name,
+        "path": path,
+        "status": status,
+        "reason": reason,
+        "recipe": None,
+        "lineage": None,
+        "curves": None,
+        "numbers": dict.fromkeys([*measured, *compared]),
+        **more,
+    }
+
+
+def timed_texts(split: Split, seed: int = 0) -> list[tuple[str, str | None]]:
+    """Rows to time on: the lengths of the data, in an order drawn by the seed."""
+    order = np.random.default_rng(seed).permutation(len(split))[:TIMED_TEXTS]
+    return [(split.texts[i], split.pairs[i] if split.pairs is not None else None) for i in order]
+
+
+def time_all(
+    models: Mapping[str, Predictor], rows: Sequence[tuple[str, str | None]], calls: int
+) -> tuple[dict[str, Latency], dict[str, dict[str, Any]]]:
+    """Latency at batch 1 and throughput at batch 32 of all models, side by side in one run."""
+    single = {name: _one(model) for name, model in models.items()}
+    many = {name: _many(model) for name, model in models.items()}
+    fast = throughput(many, list(rows)[:256], repeats=4)
+    return latency(single, list(rows), calls=calls), {name: found.to_data() for name, found in fast.items()}
+
+
+def latency_data(found: Latency, threads: int) -> dict[str, Any]:
+    """A latency as `report.json` has it."""
+    return {
+        "p50_ms": found.p50_ms,
+        "p95_ms": found.p95_ms,
+        "p99_ms": found.p99_ms,
+        "n": found.n,
+        "batch": 1,
+        "threads": threads,
+    }
+
+
+def speedup_data(of: Latency, over: Latency) -> dict[str, Any]:
+    """How many times faster than `over`, by the medians."""
+    found = ratio(over, of)
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def quality_data(task: Classify, logits: np.ndarray, split: Split, seed: int = 0) -> dict[str, Any]:
+    """A quality as `report.json` has it, with its interval."""
+    assert split.labels is not None
+    found = quality(task, logits, split.labels, seed=seed)
+    return {
+        "metric": task.metric,
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "n": len(split),
+        "split": split.name,
+    }
+
+
+def compared_data(task: Classify, logits: np.ndarray, teacher: np.ndarray, split: Split) -> dict[str, Any]:
+    """Agreement with the teacher and the share of its quality that is kept."""
+    assert split.labels is not None
+    same, share = agreement(task, logits, teacher), kept(task, logits, teacher, split.labels)
+    return {
+        "agreement": {"value": same.value, "low": same.low, "high": same.high, "n": len(split)},
+        "quality_kept": {"value": share.value, "low": share.low, "high": share.high, "n": len(split)},
+    }
+
+
+def curves(lineage: Sequence[Mapping[str, Any]], root: Path) -> dict[str, list[dict[str, Any]]]:
+    """The training curves of a lineage, from the records of its stages."""
+    import json
+
+    found: dict[str, list[dict[str, Any]]] = {}
+    for stage in lineage:
+        record = root / str(stage["id"]) / "smidgen.json"
+        history = json.loads(record.read_text(encoding="utf-8")).get("history") if record.is_file() else None
+        if history:
+            found[str(stage["name"])] = history["entries"]
+    return found
+
+
+def _one(model: Predictor) -> Any:
+    return lambda row: model.predict([row[0]], [row[1]] if row[1] is not None else None)
+
+
+def _many(model: Predictor) -> Any:
+    def call(rows: Sequence[tuple[str, str | None]]) -> Any:
+        pairs = [pair for _, pair in rows if pair is not None]
+        return model.predict([text for text, _ in rows], pairs or None)
+
+    return call

@@ -1,0 +1,89 @@
+"""How much memory: the peak of a fresh process that loads a folder and predicts.
+
+On Linux the peak is VmHWM of /proc and not `ru_maxrss`: the latter survives exec, so that a child of a large process
+would report its parent. Elsewhere `ru_maxrss` is all there is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from smidgen.errors import ModelError
+from smidgen.measure.number import Number
+from smidgen.runtime.model import BATCH_TOKENS
+
+SCRIPT = """
+import json, sys
+def peak():
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+import numpy, onnxruntime, tokenizers, smidgen.runtime
+from smidgen.errors import SmidgenError
+job = json.load(sys.stdin)
+base = peak()
+try:
+    model = smidgen.runtime.load(job["folder"], job["threads"])
+    model.predict(job["texts"], batch_tokens=job["batch_tokens"])
+except SmidgenError as error:
+    sys.exit(str(error))
+print(json.dumps([base, peak()]))
+"""
+
+
+def memory(
+    folder: Path | str,
+    texts: Sequence[Any],
+    threads: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    timeout: float = 600,
+) -> Number:
+    """Peak resident memory of a new Python that loads `folder` and predicts on `texts`, in MB of 1,000,000 bytes.
+
+    `conditions` has `baseline_mb`, the same process after its imports and before it loads, and `model_mb`, the
+    difference.
+
+    Raises:
+        ModelError: the process could not load the folder or predict.
+    """
+    job = {
+        "folder": str(Path(folder).absolute()),
+        "texts": list(texts),
+        "threads": threads,
+        "batch_tokens": batch_tokens,
+    }
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", SCRIPT],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=_environment(),
+        check=False,
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise ModelError(f"memory of {folder} could not be measured: {reason}")
+    base, peak = (value / 1e6 for value in json.loads(done.stdout))
+    conditions = {
+        "baseline_mb": round(base, 1),
+        "model_mb": round(peak - base, 1),
+        "threads": threads,
+        "batch_tokens": batch_tokens,
+    }
+    return Number("memory_mb", round(peak, 1), "MB", len(texts), conditions=conditions)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, so changed that the child finds the same smidgen."""
+    found = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in found if path)}

@@ -1,0 +1,111 @@
+"""What a candidate is measured against: the model as it runs in torch, and the classifier that needs no encoder at all.
+
+Both answer as the runtime does: `predict(text or texts, pairs)` from text to label, `logits(texts, pairs)` for scoring.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smidgen.source import load_classifier, quiet, resolve, takes_types
+from smidgen.splits import Split
+from smidgen.tasks.classify import Classify
+from smidgen.tokens import encode, length_limit, pad_id
+
+
+class TorchModel:
+    """A Hugging Face folder in torch float32, as most people run it: the stock tokenizer call, then the model."""
+
+    def __init__(self, folder: Path, task: Classify, seed: int = 0) -> None:
+        from transformers import AutoTokenizer
+
+        quiet()
+        self.folder, self.task = folder, task
+        self.model = load_classifier(resolve(str(folder)), task, seed)
+        self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        self.limit = length_limit(folder)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        import torch
+
+        batch = self.tokenizer(
+            list(texts),
+            list(pairs) if pairs is not None else None,
+            truncation=True,
+            max_length=self.limit,
+            padding=True,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            return list(self.task.answers(self.model(**batch).logits.numpy()))
+
+    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
+        """(n, C), texts of like length together."""
+        import torch
+
+        encoded = encode(self.folder, texts, pairs, self.limit)
+        found = np.zeros((len(encoded), len(self.task.labels)), np.float32)
+        order = np.argsort(encoded.lengths, kind="stable")
+        for start in range(0, len(order), 32):
+            rows = order[start : start + 32]
+            batch = encoded.batch(rows, pad_id(self.folder))
+            if not takes_types(self.model):
+                del batch["token_type_ids"]
+            with torch.inference_mode():
+                found[rows] = self.model(**{k: torch.from_numpy(v) for k, v in batch.items()}).logits.numpy()
+        return found
+
+
+class TfIdf:
+    """TF-IDF of words and word pairs, and logistic regression: the baseline that a compressed encoder has to beat."""
+
+    def __init__(self, train: Split, task: Classify, seed: int = 0) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.multiclass import OneVsRestClassifier
+        from sklearn.pipeline import make_pipeline
+
+        assert train.labels is not None
+        self.task = task
+        regression = LogisticRegression(max_iter=1000, random_state=seed)
+        self.pipeline = make_pipeline(
+            TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True),
+            OneVsRestClassifier(regression) if task.multi_label else regression,
+        )
+        self.pipeline.fit(_joined(train.texts, train.pairs), train.labels)
+
+    @property
+    def parameters(self) -> int:
+        return len(self.pipeline[0].vocabulary_) * len(self.task.labels)
+
+    @property
+    def size_mb(self) -> float:
+        """MB of the fitted pipeline as it would be written."""
+        import joblib
+
+        file = io.BytesIO()
+        joblib.dump(self.pipeline, file)
+        return len(file.getvalue()) / 1e6
+
+    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
+        """(n, C); a class that train lacks never wins."""
+        scores = np.asarray(self.pipeline.decision_function(_joined(texts, pairs)), np.float32)
+        if self.task.multi_label:
+            return scores.reshape(len(texts), -1)
+        scores = np.stack([-scores, scores], 1) if scores.ndim == 1 else scores
+        found = np.full((len(texts), len(self.task.labels)), -1e4, np.float32)
+        found[:, self.pipeline[-1].classes_] = scores
+        return found
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        return list(self.task.answers(self.logits(texts, pairs)))
+
+
+def _joined(texts: Sequence[str], pairs: Sequence[str] | None) -> list[str]:
+    return list(texts) if pairs is None else [f"{text} {pair}" for text, pair in zip(texts, pairs, strict=True)]

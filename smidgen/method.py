@@ -1,0 +1,216 @@
+"""What a method is: four slots of the training loop, all empty here.
+
+    begin(ctx) -> state          look at the model, edit it, set up
+    loss(state, tape) -> terms   named loss terms of one batch, each a mean made with `tape.mean`
+    step(state, t)               after each optimiser step; t runs from 0 to 1
+    end(state, ctx)              take down what `begin` set up
+
+A method is a frozen dataclass of settings, final, and keeps no state on itself: state is what `begin` returns. A
+state that is an `nn.Module` trains along with the model, is kept in checkpoints, and is thrown away at the end. A
+method whose work is not a training step defines `run(ctx)` instead and owns its stage. A method's name is its path:
+`prune.layers` is `smidgen/methods/prune/layers.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from smidgen.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from smidgen.surgery import Edit
+    from smidgen.tape import Tape
+    from smidgen.tasks.classify import Classify
+
+S = TypeVar("S")
+FOLDER = Path(__file__).parent / "methods"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method cannot work without."""
+
+    labels: bool = False
+    teacher: bool = False
+    same_tokenizer: bool = False  # as the teacher
+
+
+@dataclass
+class Context:
+    """What a method may see and touch.
+
+    `model` is None in a stage that starts from a form without one (`onnx`, `int8`).
+    """
+
+    source: Path  # the folder that the stage starts from
+    target: Path  # the folder being made; only for methods that own their stage
+    task: Classify
+    texts: tuple[tuple[str, str | None], ...]  # some rows of dev, to check and calibrate on
+    seed: int
+    model: PreTrainedModel | None = None
+    teacher_blocks: int = 0  # of the teacher; 0 where there is none, or it has no anatomy
+    teacher_width: int = 0
+    edits: list[Edit] = field(default_factory=list)
+    student_taps: set[str] = field(default_factory=lambda: {"logits"})
+    teacher_taps: set[str] = field(default_factory=set)
+
+    def edit(self, edit: Edit) -> None:
+        """Apply an edit to the model and record it."""
+        from smidgen.surgery import apply
+
+        assert self.model is not None
+        apply(self.model, edit)
+        self.edits.append(edit)
+
+    def listen(self, student: Iterable[str] = (), teacher: Iterable[str] = ()) -> None:
+        """Ask for taps; only what is asked for is taken."""
+        self.student_taps.update(student)
+        self.teacher_taps.update(teacher)
+
+
+class Method(Generic[S]):
+    """Four empty slots. See the module's text."""
+
+    version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = Needs()
+    accepts: ClassVar[str] = "float"  # the form of the folder it starts from: float | onnx | int8
+    leaves: ClassVar[str] = "float"
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong with the settings: got, wanted."""
+        return iter(())
+
+    def begin(self, ctx: Context) -> S:
+        return None  # type: ignore[return-value]
+
+    def loss(self, state: S, tape: Tape) -> dict[str, Tensor]:
+        return {}
+
+    def step(self, state: S, t: float) -> None:
+        return None
+
+    def end(self, state: S, ctx: Context) -> None:
+        return None
+
+
+def trains(method: Method[Any]) -> bool:
+    """Does the method ask for training, by having a loss?"""
+    return type(method).loss is not Method.loss
+
+
+def owns_stage(method: Method[Any]) -> bool:
+    """Does the method do the whole stage itself, by having `run(ctx)`?"""
+    return hasattr(method, "run")
+
+
+def name_of(method: Method[Any] | type[Method[Any]]) -> str:
+    """`prune.layers` for `smidgen.methods.prune.layers.Layers`."""
+    cls = method if isinstance(method, type) else type(method)
+    return ".".join(cls.__module__.split(".")[-2:])
+
+
+def settings_of(method: Method[Any]) -> dict[str, Any]:
+    """All settings of a method as plain data."""
+    return dataclasses.asdict(method)  # type: ignore[call-overload]
+
+
+def names() -> tuple[str, ...]:
+    """All methods there are, by their files; nothing is imported."""
+    return tuple(sorted(f"{p.parent.name}.{p.stem}" for p in FOLDER.glob("*/*.py") if p.stem != "__init__"))
+
+
+def find(name: str) -> type[Method[Any]]:
+    """The class of a method.
+
+    Raises:
+        RecipeError: no such method.
+    """
+    if name not in names():
+        raise RecipeError([f"{name}: no such method.{did_you_mean(name, names())} See 'smidgen methods'."])
+    module = importlib.import_module(f"smidgen.methods.{name}")
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+    ]
+    assert len(found) == 1, f"{module.__file__} must define exactly one Method, has {len(found)}"
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A method as its file describes it, read without importing it."""
+
+    name: str
+    summary: str
+    sections: Mapping[str, str]  # Idea, Takes, Leaves, Beside, Fails
+    settings: tuple[tuple[str, str, str, str], ...]  # name, type, default, comment
+
+
+def page(name: str) -> Page:
+    """Read a method's docstring and settings from its source; torch is not needed."""
+    path = FOLDER / (name.replace(".", "/") + ".py")
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    summary, _, rest = (ast.get_docstring(tree) or "").partition("\n")
+    cls = next(n for n in tree.body if isinstance(n, ast.ClassDef) and any("Method" in ast.dump(b) for b in n.bases))
+    return Page(name, summary, _sections(rest), tuple(_settings(cls, source.splitlines())))
+
+
+def _sections(text: str) -> dict[str, str]:
+    """`Idea       Words ...` with continuation lines indented."""
+    found: dict[str, str] = {}
+    current = ""
+    for line in text.splitlines():
+        if line and not line[0].isspace():
+            current, _, line = line.partition(" ")
+            found[current] = ""
+        if current and line.strip():
+            found[current] = f"{found[current]} {line.strip()}".strip()
+    return found
+
+
+def _settings(cls: ast.ClassDef, lines: list[str]) -> Iterator[tuple[str, str, str, str]]:
+    for node in cls.body:
+        if not isinstance(node, ast.AnnAssign) or "ClassVar" in ast.unparse(node.annotation):
+            continue
+        _, _, comment = lines[(node.end_lineno or node.lineno) - 1].partition("#")
+        default = ast.unparse(node.value) if node.value else ""
+        yield ast.unparse(node.target), ast.unparse(node.annotation), default, comment.strip()
+
+
+# Words for `faults`, so that every method says the same thing the same way.
+
+
+def share(name: str, value: float) -> Iterator[str]:
+    """A fault unless 0 <= value <= 1."""
+    if not 0 <= value <= 1:
+        yield f"{name}: got {value}, wanted a share from 0 to 1."
+
+
+def above(name: str, value: float, least: float) -> Iterator[str]:
+    """A fault unless value > least."""
+    if not value > least:
+        yield f"{name}: got {value}, wanted more than {least}."
+
+
+def at_least(name: str, value: float, least: float) -> Iterator[str]:
+    """A fault unless value >= least."""
+    if not value >= least:
+        yield f"{name}: got {value}, wanted at least {least}."
+
+
+def one_of(name: str, value: str, options: Iterable[str]) -> Iterator[str]:
+    """A fault unless value is one of the options."""
+    known = tuple(options)
+    if value not in known:
+        yield f"{name}: got {value!r}, wanted one of {', '.join(known)}.{did_you_mean(str(value), known)}"

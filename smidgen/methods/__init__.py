@@ -1,0 +1,1 @@
+"""The methods, a file each: `prune/layers.py` is `prune.layers`."""

@@ -1,0 +1,97 @@
+"""Learn the teacher's hidden states, block by block.
+
+Idea       Student block m learns from teacher block g(m). `mse`: L = MSE(H_s W, H_t), W a learned projection, left
+           out where the widths agree unless asked for (TinyBERT, Jiao et al. 2020, arXiv:1909.10351). `cosine`:
+           L = 1 - cos(H_s, H_t) (DistilBERT, Sanh et al. 2019, arXiv:1910.01108). A mean over real tokens and over
+           the pairs of blocks.
+Takes      A float student and a teacher of the same tokenizer; any widths with a projection. No labels.
+Leaves     The same model with other weights; the projections are thrown away.
+Beside     distil.logits for the answers. distil.hidden alone leaves the head untrained.
+Fails      A student too shallow to imitate spends itself on it: at one or two blocks try the last block only, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smidgen.errors import InputError
+from smidgen.mapping import RULES, pairs
+from smidgen.method import Context, Method, Needs, above, one_of
+from smidgen.tape import Tape
+
+
+@final
+@dataclass(frozen=True)
+class Hidden(Method["Projections"]):
+    loss_kind: str = "mse"  # mse (TinyBERT) | cosine (DistilBERT)
+    mapping: str | tuple[tuple[int, int], ...] = "uniform"  # skip | uniform | first | last | [[student, teacher], ...]
+    projection: str = "auto"  # auto = where the widths differ | always
+    embeddings: bool = False  # match the embedding layer as well
+    weight: float = 1.0  # among the other terms
+
+    needs: ClassVar[Needs] = Needs(teacher=True, same_tokenizer=True)
+
+    def faults(self) -> Iterator[str]:
+        yield from one_of("loss_kind", self.loss_kind, ("mse", "cosine"))
+        if isinstance(self.mapping, str):
+            yield from one_of("mapping", self.mapping, RULES)
+        elif not self.mapping:
+            yield "mapping: got [], wanted pairs of blocks, such as [[0, 1], [1, 3]], or a rule."
+        yield from one_of("projection", self.projection, ("auto", "always"))
+        yield from above("weight", self.weight, 0)
+
+    def begin(self, ctx: Context) -> Projections:
+        from smidgen.anatomy import anatomy
+
+        if not ctx.teacher_blocks:
+            raise InputError("distil.hidden: the teacher's family has no anatomy here. Use distil.logits alone.")
+        assert ctx.model is not None
+        here = anatomy(ctx.model)
+        matched = pairs(self.mapping, len(here.blocks), ctx.teacher_blocks)
+        names = [(f"block.{s}.hidden", f"block.{t}.hidden") for s, t in matched]
+        if self.embeddings:
+            names.insert(0, ("embeddings", "embeddings"))
+        ctx.listen(student=[s for s, _ in names], teacher=[t for _, t in names])
+        project = self.projection == "always" or here.hidden_size != ctx.teacher_width
+        torch.manual_seed(ctx.seed)
+        return Projections(names, here.hidden_size, ctx.teacher_width if project else 0)
+
+    def loss(self, state: Projections, tape: Tape) -> dict[str, Tensor]:
+        distance = cosine if self.loss_kind == "cosine" else mse
+        terms = {}
+        for i, (student, teacher) in enumerate(state.names):
+            here = state.project(i, tape.student[student].float())
+            terms[student] = self.weight / len(state.names) * tape.mean(distance(here, tape.teacher[teacher].float()))
+        return terms
+
+
+class Projections(nn.Module):
+    """One linear map a pair of blocks, student width -> teacher width; none where `wide` is 0."""
+
+    def __init__(self, names: list[tuple[str, str]], width: int, wide: int) -> None:
+        super().__init__()
+        self.names = names
+        maps = [nn.Linear(width, wide, bias=False) for _ in names] if wide else []
+        for linear in maps:
+            if width == wide:
+                nn.init.eye_(linear.weight)
+        self.maps = nn.ModuleList(maps)
+
+    def project(self, i: int, hidden: Tensor) -> Tensor:
+        return self.maps[i](hidden) if len(self.maps) else hidden
+
+
+def mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference over the width: (B, L, H), (B, L, H) -> (B, L)."""
+    return (student - teacher).square().mean(-1)
+
+
+def cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """One minus the cosine: (B, L, H), (B, L, H) -> (B, L)."""
+    return 1 - F.cosine_similarity(student, teacher, dim=-1)

@@ -1,0 +1,80 @@
+"""Learn the teacher's answers, not only the right ones.
+
+Idea       Soft targets at temperature T: L = T^2 * KL(softmax(v/T) || softmax(z/T)), z the student's and v the
+           teacher's logits; T^2 keeps the gradient's size when T changes (Hinton, Vinyals, Dean 2015,
+           arXiv:1503.02531). For T -> infinity it becomes the squared difference of the logits, which `loss: mse`
+           uses directly (Tang et al. 2019, arXiv:1903.12136). Multi-label classes are each a choice between yes and
+           no.
+Takes      A float student and a teacher's logits; any teacher, any tokenizer, with or without labels. `hard` mixes the
+           task's own loss in: (1 - hard) * L + hard * task, over the rows that have a label.
+Leaves     The same model with other weights.
+Beside     distil.hidden adds what is inside. prune.layers before it gives the student its start.
+Fails      A high temperature drowns a small student in the order of the wrong classes; small students want T of 1 to 4.
+           With two classes there is little in the wrong class, so logit MSE is as good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from smidgen.method import Context, Method, Needs, above, one_of, share
+from smidgen.tape import Tape
+from smidgen.tasks.classify import Classify
+
+
+@final
+@dataclass(frozen=True)
+class Logits(Method[Classify]):
+    loss_kind: str = "kl"  # kl = soft targets at the temperature; mse = squared difference of the logits
+    temperature: float = 2.0  # T of kl; above 1 shows more of the order of the wrong classes
+    hard: float = 0.0  # share of the task's own loss on labelled rows
+    weight: float = 1.0  # of the whole among the other terms
+
+    needs: ClassVar[Needs] = Needs(teacher=True)
+
+    def faults(self) -> Iterator[str]:
+        yield from one_of("loss_kind", self.loss_kind, ("kl", "mse"))
+        yield from above("temperature", self.temperature, 0)
+        yield from share("hard", self.hard)
+        yield from above("weight", self.weight, 0)
+
+    def begin(self, ctx: Context) -> Classify:
+        ctx.listen(student=["logits"], teacher=["logits"])
+        return ctx.task
+
+    def loss(self, state: Classify, tape: Tape) -> dict[str, Tensor]:
+        student, teacher = tape.student["logits"].float(), tape.teacher["logits"].float()
+        if self.loss_kind == "mse":
+            rows = logit_mse(student, teacher)
+        elif state.multi_label:
+            rows = soft_binary(student, teacher, self.temperature)
+        else:
+            rows = soft_targets(student, teacher, self.temperature)
+        terms = {"soft": self.weight * (1 - self.hard) * tape.mean(rows)}
+        if self.hard:
+            terms["hard"] = self.weight * self.hard * tape.labelled_mean(state.loss(student, tape.known_labels))
+        return terms
+
+
+def soft_targets(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 * KL(teacher || student) at temperature T, summed over classes: (B, C), (B, C) -> (B,)."""
+    log_p, log_q = F.log_softmax(teacher / temperature, -1), F.log_softmax(student / temperature, -1)
+    return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1) * temperature**2
+
+
+def soft_binary(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """The same for classes that do not exclude each other, a mean over classes: (B, C), (B, C) -> (B,)."""
+    p = (teacher / temperature).sigmoid()
+    cross = F.binary_cross_entropy_with_logits(student / temperature, p, reduction="none")
+    entropy = F.binary_cross_entropy_with_logits(teacher / temperature, p, reduction="none")
+    return (cross - entropy).mean(-1) * temperature**2
+
+
+def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference over classes: (B, C), (B, C) -> (B,)."""
+    return (student - teacher).square().mean(-1)

@@ -1,0 +1,187 @@
+"""The whole of `smidgen compress`: search, then one winner, one report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from smidgen import report
+from smidgen.artefact import RECORD, file_hash, identity, open_artefact, publish, write_atomic
+from smidgen.errors import ArtefactError
+from smidgen.measure.environment import environment
+from smidgen.recipe import to_data
+from smidgen.search import (
+    Candidate,
+    Search,
+    baselines,
+    choose,
+    feasible,
+    measure_memory,
+    read_test,
+    start,
+    time_trained,
+    train_finalists,
+    verdict,
+)
+from smidgen.shapes import Job
+from smidgen.watch import Silent, Watch
+
+SCHEMA = 1
+CARRIED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+def carry_out(job: Job, out: Path, watch: Watch | None = None, command: str = "") -> dict[str, Any]:
+    """A budget in, a winner out: `out/winner`, `out/report.html|md|json`, `out/stages`.
+
+    Returns:
+        The report. A finished command that is run again gives its report again.
+
+    Raises:
+        InputError: what was given cannot be used; nothing was written then.
+    """
+    watch = watch or Silent()
+    search = start(job, out, watch)
+    print_ = _fingerprint(search)
+    found = _finished(out, print_)
+    if found is not None:
+        watch.say("Nothing has changed since this was run: here is its report again.")
+        return found
+    feasible(search)
+    train_finalists(search)
+    winner, models = None, {}
+    if search.teacher_folder is not None:
+        provisional = choose(search)
+        models = baselines(search, provisional)
+        time_trained(search, models)
+        winner = choose(search)
+        read_test(search, winner, models)
+        measure_memory(search, winner)
+    word, reason = verdict(search, winner)
+    _explain(search, winner, word, reason)
+    written = _report(search, winner if word == "met" else None, word, reason, command) | {"fingerprint": print_}
+    _write(search, winner if word == "met" else None, written)
+    return written
+
+
+def _fingerprint(search: Search) -> str:
+    """All that a compression depends on; the machine is not part of it."""
+    return identity(
+        {
+            "model": search.model.id,
+            "job": to_data(search.job) | {"budget": search.job.budget.to_data()},
+            "data": search.data.fingerprint,
+            "metric": search.data.task.metric,
+        }
+    )
+
+
+def _finished(out: Path, print_: str) -> dict[str, Any] | None:
+    """The report of the same command, if it is there with a whole winner."""
+    try:
+        found = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        if found.get("fingerprint") != print_:
+            return None
+        if found["winner"] is not None:
+            open_artefact(out / "winner")
+        return dict(found)
+    except (OSError, ValueError, ArtefactError):
+        return None
+
+
+def _explain(search: Search, winner: Candidate | None, word: str, reason: str) -> None:
+    """Say of each trained candidate why it is not the winner."""
+    for candidate in search.candidates:
+        entry = candidate.entry
+        if candidate is winner and word != "met":
+            entry["status"], entry["reason"] = "chosen", reason
+        elif candidate is winner:
+            entry["status"], entry["reason"] = "winner", "best on dev among what keeps to the budget"
+        elif entry["status"] == "trained":
+            entry["reason"] = _why_not(candidate, winner)
+        elif entry["status"] == "not_trained" and not entry["reason"]:
+            entry["reason"] = "fits, but others that promise more were trained first"
+
+
+def _why_not(candidate: Candidate, winner: Candidate | None) -> str:
+    if winner is None:
+        return "does not keep to the budget on dev"
+    mine, best = (c.entry["numbers"] for c in (candidate, winner))
+    difference = mine["dev_quality"]["value"] - best["dev_quality"]["value"]
+    if difference < 0:
+        return f"{-difference:.3f} below the winner on dev"
+    slower = mine["latency"]["p50_ms"] / best["latency"]["p50_ms"]
+    return f"not better than the winner by more than chance on dev, and {slower:.1f} times as slow"
+
+
+def _report(search: Search, winner: Candidate | None, word: str, reason: str, command: str) -> dict[str, Any]:
+    job, data = search.job, search.data
+    splits = {name: getattr(data, name) for name in ("train", "dev", "test", "unlabeled")}
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "verdict": word,
+        "reason": reason,
+        "budget": job.budget.to_data(),
+        "task": {
+            "name": data.task.name,
+            "labels": list(data.task.labels),
+            "multi_label": data.task.multi_label,
+            "metric": data.task.metric,
+        },
+        "columns": {
+            "text": job.files.text_column,
+            "text_pair": job.files.text_pair_column,
+            "label": job.files.label_column,
+        },
+        "model": {"reference": job.model, "id": search.model.id},
+        "seed": job.seed,
+        "teacher": search.teacher,
+        "winner": winner.entry | {"path": "winner"} if winner else None,
+        "candidates": [c.entry for c in search.candidates],
+        "baselines": search.baselines,
+        "data": {
+            **{
+                name: _describe(split, data.task.labels) if split is not None else None
+                for name, split in splits.items()
+            },
+            "warnings": list(data.warnings),
+        },
+        "environment": environment(),
+        "timing": {"seconds": round(time.monotonic() - search.started, 1), "stages": search.timing},
+        "notes": search.notes,
+    }
+
+
+def _describe(split: Any, labels: tuple[str, ...]) -> dict[str, Any]:
+    return split.describe(labels) | {"source": split.source, "fingerprint": split.fingerprint}
+
+
+def _write(search: Search, winner: Candidate | None, written: Mapping[str, Any]) -> None:
+    """The winner first, the report last: a report speaks of a winner that is there."""
+    out = search.out
+    (out / "report.json").unlink(missing_ok=True)
+    shutil.rmtree(out / "winner", ignore_errors=True)
+    if winner is not None:
+        assert winner.folder is not None
+        publish_winner(winner.folder, out / "winner", written)
+    write_atomic(out / "report.json", json.dumps(written, indent=1, ensure_ascii=False))
+    report.render(out)
+
+
+def publish_winner(folder: Path, target: Path, written: Mapping[str, Any]) -> None:
+    """Copy an artefact to where it is found, with its numbers and its card."""
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record["numbers"] = written["winner"]["numbers"]
+    with publish(target, record) as draft:
+        for name in CARRIED:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, draft / name)
+        shutil.copytree(folder / "onnx", draft / "onnx")
+        (draft / "README.md").write_text(report.card(written), encoding="utf-8")
+        assert file_hash(draft / "onnx" / "model.onnx") == record["files"]["onnx/model.onnx"][1]

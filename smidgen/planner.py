@@ -1,0 +1,319 @@
+"""The recipe, checked: `plan(recipe)` gives a Plan, or one error with every fault.
+
+A plan knows each stage's methods with their settings, where it starts, who teaches it, how many steps it trains, and
+the id of the artefact it makes: the hash of everything that its result depends on, and of nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from smidgen.artefact import identity
+from smidgen.data import Columns, Data, load_data
+from smidgen.errors import InputError, ModelError, RecipeError, did_you_mean
+from smidgen.method import Method, find, name_of, owns_stage, settings_of, trains
+from smidgen.recipe import Choice, Recipe, Stage, Training, build
+from smidgen.source import Source, check_whole, need_anatomy, resolve
+from smidgen.tokens import fitting_length, length_limit
+
+DATA = ("train", "unlabeled", "train+unlabeled")
+PRECISIONS = ("auto", "float32", "bfloat16")
+SCHEDULES = ("linear", "cosine", "constant")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One stage, ready to run. `source` and `teacher` are ids of other planned stages, or references of models."""
+
+    stage: Stage
+    methods: tuple[Method[Any], ...]
+    id: str
+    source: str
+    teacher: str | None
+    seed: int
+    trains: bool
+    accepts: str
+    leaves: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked recipe with its data, its models by reference, and its stages in order."""
+
+    recipe: Recipe
+    data: Data
+    models: Mapping[str, Source]
+    stages: tuple[Planned, ...]
+    max_length: int
+
+    def by_id(self, id: str) -> Planned | None:
+        return next((planned for planned in self.stages if planned.id == id), None)
+
+
+def plan(recipe: Recipe, data: Data | None = None) -> Plan:
+    """Check a recipe and work out what it does.
+
+    Args:
+        data: the recipe's data where it is loaded already.
+
+    Raises:
+        RecipeError: with every fault of the recipe, its models and its data at once.
+        ModelError, DataError: the only fault is one of a model or of the data.
+    """
+    faults: list[str] = []
+    errors: list[InputError] = []
+    _tasks(recipe, faults)
+    methods = [_methods(stage, faults) for stage in recipe.stages]
+    models = _models(recipe, errors)
+    data = data or _data(recipe, models, errors)
+    _teachers(recipe, models, faults)
+    _whole(recipe, models, data, errors)
+    _names(recipe, faults)
+    for stage, chosen in zip(recipe.stages, methods, strict=True):
+        faults.extend(_stage_faults(recipe, stage, chosen, data))
+    _forms(recipe, methods, faults)
+    _refuse(recipe, faults, errors)
+    assert data is not None
+    max_length = _max_length(recipe, models[recipe.model], data)
+    planned = _identify(recipe, methods, models, data, max_length)
+    _refuse(recipe, _tokenizer_faults(planned, models), [])
+    return Plan(recipe, data, models, planned, max_length)
+
+
+def resolved_model(planned: Planned, stages: tuple[Planned, ...], reference: str) -> str:
+    """Follow stages back to the model that a stage's tokenizer comes from."""
+    found = next((p for p in stages if p.id == reference), None)
+    return resolved_model(found, stages, found.source) if found else reference
+
+
+# The parts of the check. Each adds to `faults` (of the recipe) or to `errors` (of models and data), and goes on.
+
+
+def _refuse(recipe: Recipe, faults: list[str], errors: list[InputError]) -> None:
+    """Everything in one error; a lone error of a model or of the data is raised as it is."""
+    if len(errors) == 1 and not faults:
+        raise errors[0]
+    if faults or errors:
+        raise RecipeError([*(str(error) for error in errors), *faults], recipe.name)
+
+
+def _tasks(recipe: Recipe, faults: list[str]) -> None:
+    if recipe.task != "classify":
+        faults.append(f"task: got {recipe.task!r}, wanted classify.")
+    for where, seed in (("seed", recipe.seed), *((f"stage {s.name}.seed", s.seed) for s in recipe.stages)):
+        if seed is not None and not 0 <= seed < 2**32:
+            faults.append(f"{where}: got {seed}, wanted a whole number from 0 up to 2**32.")
+    if not recipe.stages:
+        faults.append("stages: none. Write at least one, such as {methods: {tune.full: {}}}.")
+
+
+def _methods(stage: Stage, faults: list[str]) -> tuple[Method[Any], ...]:
+    made = []
+    for use in stage.methods:
+        where = f"stage {stage.name}, {use.method}"
+        for name, value in use.settings.items():
+            if isinstance(value, Choice):
+                faults.append(f"{where}.{name}: still open, one of {list(value.options)}. Write one value.")
+        try:
+            cls = find(use.method)
+        except RecipeError as error:
+            faults.extend(f"stage {stage.name}: {fault}" for fault in error.faults)
+            continue
+        decided = {name: value for name, value in use.settings.items() if not isinstance(value, Choice)}
+        method = build(cls, decided, f"{where}.", faults)
+        if method is not None:
+            faults.extend(f"{where}.{fault}" for fault in method.faults())
+            made.append(method)
+    return tuple(made)
+
+
+def _models(recipe: Recipe, errors: list[InputError]) -> dict[str, Source]:
+    stages = {stage.name for stage in recipe.stages}
+    others = [*(s.source for s in recipe.stages), *(s.teacher for s in recipe.stages)]
+    asked = [recipe.model, *(r for r in others if r and r not in stages and r != "model")]
+    found: dict[str, Source] = {}
+    for reference in dict.fromkeys(asked):
+        try:
+            found[reference] = resolve(reference)
+        except ModelError as error:
+            errors.append(ModelError(f"{error}{did_you_mean(reference, stages)}"))
+    return found
+
+
+def _data(recipe: Recipe, models: Mapping[str, Source], errors: list[InputError]) -> Data | None:
+    files = recipe.data
+    teachers = [s.teacher for s in recipe.stages if s.teacher] + [recipe.model]
+    labels = next((models[t].labels for t in teachers if t in models and models[t].labels), None)
+    try:
+        return load_data(
+            train=files.train,
+            dev=files.dev,
+            test=files.test,
+            unlabeled=files.unlabeled,
+            columns=Columns(files.text_column, files.text_pair_column, files.label_column),
+            labels=labels,
+            multi_label=files.multi_label,
+            metric=files.metric,
+            seed=max(recipe.seed, 0),
+        )
+    except InputError as error:
+        errors.append(error)
+        return None
+
+
+def _whole(recipe: Recipe, models: Mapping[str, Source], data: Data | None, errors: list[InputError]) -> None:
+    """Models that stages start from can be taken apart; these and the teachers fit the labels of the data."""
+    first, *later = [stage.source for stage in recipe.stages] or [None]
+    starts = {recipe.model if name in (None, "model") else name for name in (first, *filter(None, later))}
+    for reference, source in models.items():
+        try:
+            if reference in starts:
+                need_anatomy(source)
+            if data is not None and (reference in starts or source.is_classifier):
+                check_whole(source, data.task)
+        except ModelError as error:
+            errors.append(error)
+
+
+def _teachers(recipe: Recipe, models: Mapping[str, Source], faults: list[str]) -> None:
+    for stage in recipe.stages:
+        teacher = models.get(recipe.model if stage.teacher == "model" else stage.teacher or "")
+        if teacher is not None and not teacher.is_classifier:
+            faults.append(
+                f"stage {stage.name}.teacher: {teacher.reference} is a bare encoder and has no answers. Name a stage "
+                "that trains it, or a classifier."
+            )
+
+
+def _names(recipe: Recipe, faults: list[str]) -> None:
+    seen: set[str] = set()
+    for stage in recipe.stages:
+        if stage.name in seen:
+            faults.append(f"stage {stage.name}: the name is taken. Give each stage a name of its own.")
+        if stage.name == "model":
+            faults.append("stage model: the name stands for the recipe's own model. Take another.")
+        later = {s.name for s in recipe.stages} - seen
+        for key, value in (("from", stage.source), ("teacher", stage.teacher)):
+            if value in later:
+                faults.append(f"stage {stage.name}.{key}: {value} does not come before it.")
+        seen.add(stage.name)
+
+
+def _stage_faults(recipe: Recipe, stage: Stage, methods: tuple[Method[Any], ...], data: Data | None) -> list[str]:
+    where, faults = f"stage {stage.name}", []
+    if not stage.methods:
+        faults.append(f"{where}: no methods. Write at least one, such as methods: {{tune.full: {{}}}}.")
+    if stage.data not in DATA:
+        faults.append(f"{where}.data: got {stage.data!r}, wanted {', '.join(DATA)}.{did_you_mean(stage.data, DATA)}")
+    elif "unlabeled" in stage.data and recipe.data.unlabeled is None and (data is None or data.unlabeled is None):
+        faults.append(f"{where}.data: wants unlabeled texts, the recipe's data has none. Write data.unlabeled: FILE.")
+    for method in methods:
+        if method.needs.teacher and stage.teacher is None:
+            faults.append(f"{where}: {name_of(method)} needs a teacher. Write teacher: STAGE or a model.")
+        if method.needs.labels and stage.data == "unlabeled":
+            faults.append(f"{where}: {name_of(method)} needs labels, the stage trains on unlabeled texts.")
+    if len(methods) > 1 and any(owns_stage(method) for method in methods):
+        own = next(name_of(method) for method in methods if owns_stage(method))
+        faults.append(f"{where}: {own} needs a stage of its own.")
+    return faults + [f"{where}.train.{fault}" for fault in _training_faults(stage.train)]
+
+
+def _training_faults(training: Training) -> list[str]:
+    faults = []
+    for name in ("epochs", "learning_rate", "batch_size", "evaluations", "micro_tokens"):
+        if not 0 < getattr(training, name) < math.inf:
+            faults.append(f"{name}: got {getattr(training, name)}, wanted more than 0, and finite.")
+    for name in ("weight_decay", "clip", "patience"):
+        if not 0 <= getattr(training, name) < math.inf:
+            faults.append(f"{name}: got {getattr(training, name)}, wanted at least 0, and finite.")
+    if not 0 <= training.warmup < 1:
+        faults.append(f"warmup: got {training.warmup}, wanted a share from 0 up to 1.")
+    for name, known in (("precision", PRECISIONS), ("schedule", SCHEDULES)):
+        value = getattr(training, name)
+        if value not in known:
+            faults.append(f"{name}: got {value!r}, wanted one of {', '.join(known)}.{did_you_mean(value, known)}")
+    return faults
+
+
+def _forms(recipe: Recipe, methods: list[tuple[Method[Any], ...]], faults: list[str]) -> None:
+    left: dict[str | None, str] = {"model": "float"}
+    before = "float"
+    for stage, chosen in zip(recipe.stages, methods, strict=True):
+        form = left.get(stage.source, "float") if stage.source else before
+        for method in chosen:
+            if method.accepts != form:
+                hint = " Put a stage with export.onnx before it." if method.accepts == "onnx" else ""
+                faults.append(f"stage {stage.name}: {name_of(method)} takes {method.accepts}, got {form}.{hint}")
+            form = method.leaves
+        left[stage.name] = before = form
+
+
+def _max_length(recipe: Recipe, model: Source, data: Data) -> int:
+    if recipe.data.max_length is None:
+        return fitting_length(model.path, data.train.texts, data.train.pairs)
+    limit = length_limit(model.path)
+    if not 4 <= recipe.data.max_length <= limit:
+        raise RecipeError(
+            [f"data.max_length: got {recipe.data.max_length}, the model takes 4 to {limit}."], recipe.name
+        )
+    return recipe.data.max_length
+
+
+def _identify(
+    recipe: Recipe, methods: list[tuple[Method[Any], ...]], models: Mapping[str, Source], data: Data, max_length: int
+) -> tuple[Planned, ...]:
+    ids: dict[str | None, str] = {"model": recipe.model}
+    forms: dict[str, str] = {}
+    done: list[Planned] = []
+    before = recipe.model
+    for stage, chosen in zip(recipe.stages, methods, strict=True):
+        source = ids.get(stage.source, stage.source) if stage.source else before
+        teacher = ids.get(stage.teacher, stage.teacher) if stage.teacher else None
+        assert source is not None
+        seed = recipe.seed if stage.seed is None else stage.seed
+        training = any(trains(method) for method in chosen)
+        parts: dict[str, Any] = {
+            "source": models[source].id if source in models else source,
+            "methods": [[name_of(m), m.version, settings_of(m)] for m in chosen],
+            "task": [list(data.task.labels), data.task.multi_label, max_length],
+        }
+        if source in models:
+            parts["seed"] = seed  # a head that the model lacks is drawn from it
+        if training:
+            parts |= _training_parts(stage, data, seed)
+            parts["teacher"] = models[teacher].id if teacher is not None and teacher in models else teacher
+        id = identity(parts)
+        accepts = chosen[0].accepts if chosen else "float"
+        leaves = chosen[-1].leaves if chosen else "float"
+        done.append(Planned(stage, chosen, id, source, teacher, seed, training, accepts, leaves))
+        ids[stage.name], forms[id], before = id, leaves, id
+    return tuple(done)
+
+
+def _training_parts(stage: Stage, data: Data, seed: int) -> dict[str, Any]:
+    from smidgen.loop import resolve_precision
+
+    used = {"train": data.train, "unlabeled": data.unlabeled, "dev": data.dev}
+    names = [*stage.data.split("+"), "dev"]
+    training = dataclasses.asdict(stage.train) | {"precision": resolve_precision(stage.train.precision)}
+    prints = {name: split.fingerprint for name in names if (split := used[name]) is not None}
+    return {"train": training, "data": prints, "metric": data.task.metric, "seed": seed}
+
+
+def _tokenizer_faults(stages: tuple[Planned, ...], models: Mapping[str, Source]) -> list[str]:
+    faults = []
+    for planned in stages:
+        strict = [name_of(method) for method in planned.methods if method.needs.same_tokenizer]
+        if strict and planned.teacher is not None:
+            own = models[resolved_model(planned, stages, planned.source)]
+            other = models[resolved_model(planned, stages, planned.teacher)]
+            if own.tokenizer_id != other.tokenizer_id:
+                faults.append(
+                    f"stage {planned.stage.name}: {strict[0]} compares tokens, but teacher ({other.reference}) and "
+                    f"student ({own.reference}) cut texts differently. Use distil.logits, which compares answers."
+                )
+    return faults

@@ -1,0 +1,341 @@
+"""Run a plan: fold its stages, from one artefact folder to the next, and skip what is on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smidgen.artefact import Artefact, Store, alone, open_artefact, publish
+from smidgen.errors import SmidgenError
+from smidgen.method import Context, name_of, owns_stage, settings_of, trains
+from smidgen.planner import Plan, Planned
+from smidgen.source import Source, resolve
+from smidgen.tokens import encode, pad_id, write_tokenizer
+from smidgen.watch import Silent, Watch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from smidgen.data import Split
+    from smidgen.loop import History, Rows
+    from smidgen.teacher import Labels
+
+CHECKED_ROWS = 64  # rows of dev that exports and reloads are compared on
+
+
+@dataclass(frozen=True)
+class Done:
+    """A stage after its run."""
+
+    planned: Planned
+    artefact: Artefact
+    reused: bool
+    seconds: float
+
+
+def run(
+    plan: Plan,
+    root: Path,
+    watch: Watch | None = None,
+    checkpoint_seconds: float = 60.0,
+    trackers: tuple[str, ...] = (),
+) -> list[Done]:
+    """Run every stage of a plan, in order; artefacts are kept under `root`, a folder per id.
+
+    A stage whose artefact is there is not run again. A run that was killed goes on where it was. Two runs cannot work
+    under one `root` at the same time.
+    """
+    watch = watch or Silent()
+    store = Store(root)
+    done: list[Done] = []
+    with alone(root) if _main_process() else nullcontext():
+        if _main_process():
+            store.sweep()
+        for planned in plan.stages:
+            started = time.monotonic()
+            found = store.find(planned.id)
+            _wait()  # every process has looked before one publishes
+            if found is None:
+                watch.say(f"{planned.stage.name}: {describe(planned)}")
+            artefact = found or run_stage(plan, planned, store, watch, checkpoint_seconds, trackers)
+            done.append(Done(planned, artefact, found is not None, time.monotonic() - started))
+    return done
+
+
+def describe(planned: Planned) -> str:
+    """A stage in a few words: its methods and the settings that are not at their default."""
+    words = []
+    for use in planned.stage.methods:
+        settings = ", ".join(f"{k}={v}" for k, v in use.settings.items())
+        words.append(f"{use.method}({settings})" if settings else use.method)
+    return " + ".join(words)
+
+
+def source_of(plan: Plan, store: Store, reference: str) -> Source:
+    """The folder behind a planned stage's id or a model's reference."""
+    return plan.models[reference] if reference in plan.models else resolve(str(store.path(reference)))
+
+
+def run_stage(
+    plan: Plan,
+    planned: Planned,
+    store: Store,
+    watch: Watch,
+    checkpoint_seconds: float,
+    trackers: tuple[str, ...] = (),
+) -> Artefact:
+    """From the source folder to the stage's own, published when it is whole."""
+    started = time.monotonic()
+    source = source_of(plan, store, planned.source)
+    record = _record(plan, planned, source)
+    owner = next((method for method in planned.methods if owns_stage(method)), None)
+    if owner is None:
+        _train_stage(plan, planned, store, source, record, watch, checkpoint_seconds, trackers)
+    elif _main_process():
+        with publish(store.path(planned.id), record) as target:
+            _carry_over(source.path, target, plan.max_length)
+            found = owner.run(_context(plan, planned, source, target))  # type: ignore[attr-defined]
+            record |= {"found": found or {}, "seconds": time.monotonic() - started}
+    _wait()
+    return open_artefact(store.path(planned.id))
+
+
+def _train_stage(
+    plan: Plan,
+    planned: Planned,
+    store: Store,
+    source: Source,
+    record: dict[str, Any],
+    watch: Watch,
+    checkpoint_seconds: float,
+    trackers: tuple[str, ...],
+) -> None:
+    import torch
+
+    from smidgen.loop import make_accelerator, train
+    from smidgen.source import load_classifier
+    from smidgen.surgery import to_data
+
+    started = time.monotonic()
+    ctx = _context(plan, planned, source, store.root)
+    ctx.model = load_classifier(source, plan.data.task, planned.seed)
+    if planned.teacher is not None:
+        teacher = source_of(plan, store, planned.teacher)
+        ctx.teacher_blocks, ctx.teacher_width = _shape(teacher)
+    torch.manual_seed(planned.seed)
+    first = sorted(planned.methods, key=trains)  # what cuts the model comes before what listens to it
+    running = [(method, method.begin(ctx)) for method in first]
+    history: History | None = None
+    work = store.work(planned.id)
+    if planned.trains:
+        accelerator = make_accelerator(planned.stage.train.precision, trackers, store.root.parent / "logs")
+        if trackers:
+            accelerator.init_trackers("smidgen", config={"stage": planned.stage.name, "id": planned.id})
+        rows = _rows(plan, planned, store, source, ctx, accelerator, watch)
+        dev = _plain_rows(plan, plan.data.dev, source)
+        history = train(running, ctx, rows, dev, planned.stage.train, work, watch, checkpoint_seconds, accelerator)
+        if trackers:
+            accelerator.end_training()
+    for method, state in reversed(running):
+        method.end(state, ctx)
+    record |= {"edits": [*record["edits"], *to_data(ctx.edits)], "seconds": time.monotonic() - started}
+    if history is not None:
+        record["history"] = dataclasses.asdict(history)
+    if _main_process():
+        _publish_model(plan, planned, store, source, ctx, record)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _publish_model(
+    plan: Plan, planned: Planned, store: Store, source: Source, ctx: Context, record: dict[str, Any]
+) -> None:
+    """Save the model as a plain Hugging Face folder, after checking that it can be made again from what is recorded."""
+    assert ctx.model is not None
+    with publish(store.path(planned.id), record) as target:
+        ctx.model.config.architectures = [type(ctx.model).__name__]
+        ctx.model.save_pretrained(target)
+        write_tokenizer(source.path, target, plan.max_length)
+        _check_reload(plan, source, ctx, target)
+
+
+def _check_reload(plan: Plan, source: Source, ctx: Context, target: Path) -> None:
+    """Replayed edits with the weights, and the folder read back, give the outputs of the model in hand."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from smidgen.source import load_classifier, takes_types
+    from smidgen.surgery import replay
+
+    model = ctx.model
+    assert model is not None
+    encoded = encode(target, *_texts(ctx), plan.max_length)
+    batch = encoded.batch(list(range(min(8, len(encoded)))), pad_id(target))
+    inputs = {k: torch.from_numpy(v) for k, v in batch.items() if k != "token_type_ids" or takes_types(model)}
+    skeleton = load_classifier(source, ctx.task, ctx.seed)
+    again = replay(skeleton, ctx.edits)
+    try:
+        again.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:200]
+        raise SmidgenError(
+            f"replaying its edits gives another shape ({why}); nothing was written. This is a bug."
+        ) from error
+    reloaded = AutoModelForSequenceClassification.from_pretrained(str(target), local_files_only=True)
+    with torch.inference_mode():
+        outputs = [m.eval()(**inputs).logits for m in (model, again, reloaded)]
+    for name, other in (("replaying its edits", outputs[1]), ("reloading its folder", outputs[2])):
+        if not torch.allclose(outputs[0], other, atol=1e-5):
+            worst = float((outputs[0] - other).abs().max())
+            raise SmidgenError(f"{name} gives other outputs (by {worst:.2g}); nothing was written. This is a bug.")
+
+
+def _rows(
+    plan: Plan, planned: Planned, store: Store, source: Source, ctx: Context, accelerator: Accelerator, watch: Watch
+) -> Rows:
+    """The stage's training rows, with the teacher's answers where a method asks for them."""
+    split = training_split(plan, planned)
+    rows = _plain_rows(plan, split, source)
+    if planned.teacher is None or not ctx.teacher_taps:
+        return rows
+    labels = label_rows(plan, planned.teacher, store, split, ctx.teacher_taps, accelerator, watch)
+    return dataclasses.replace(rows, teacher=labels)
+
+
+def label_rows(
+    plan: Plan, reference: str, store: Store, split: Split, taps: set[str], accelerator: Accelerator, watch: Watch
+) -> Labels:
+    """The teacher's labels for a split: the main process makes what is missing, the others read."""
+    import torch
+
+    from smidgen.teacher import label
+
+    teacher = source_of(plan, store, reference)
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    found: Labels | None = None
+    with accelerator.main_process_first(), watch.bar("labelling", len(split)) as bar:
+        found = label(
+            teacher,
+            plan.data.task,
+            split,
+            taps,
+            plan.max_length,
+            store.root,
+            _to(bar.to, len(split)),
+            precision=dtype,
+        )
+    return found
+
+
+def training_split(plan: Plan, planned: Planned) -> Split:
+    """The rows a stage trains on; those without a label last."""
+    from smidgen.data import Split
+    from smidgen.loop import labels_for
+
+    named = {"train": plan.data.train, "unlabeled": plan.data.unlabeled}
+    parts = [split for name in planned.stage.data.split("+") if (split := named[name]) is not None]
+    if len(parts) == 1:
+        return parts[0]
+    task = plan.data.task
+    return Split(
+        name=planned.stage.data,
+        texts=tuple(text for part in parts for text in part.texts),
+        pairs=tuple(pair for part in parts for pair in part.pairs or ()) if parts[0].pairs is not None else None,
+        labels=np.concatenate([labels_for(task, part.labels, len(part)) for part in parts]),
+        source=" + ".join(part.source for part in parts),
+    )
+
+
+def _plain_rows(plan: Plan, split: Split, source: Source) -> Rows:
+    from smidgen.loop import Rows, labels_for
+
+    encoded = encode(source.path, split.texts, split.pairs, plan.max_length)
+    return Rows(encoded, labels_for(plan.data.task, split.labels, len(split)), pad_id(source.path))
+
+
+def _context(plan: Plan, planned: Planned, source: Source, target: Path) -> Context:
+    dev = plan.data.dev
+    pairs = dev.pairs if dev.pairs is not None else [None] * len(dev)
+    texts = tuple(zip(dev.texts, pairs, strict=True))[:CHECKED_ROWS]
+    return Context(source.path, target, plan.data.task, texts, planned.seed)
+
+
+def _texts(ctx: Context) -> tuple[list[str], list[str] | None]:
+    pairs = [pair for _, pair in ctx.texts if pair is not None]
+    return [text for text, _ in ctx.texts], pairs or None
+
+
+def _shape(source: Source) -> tuple[int, int]:
+    """Blocks and width of a teacher; zeros where its family has no anatomy."""
+    from smidgen.anatomy import supported
+
+    if not supported(source.family):
+        return 0, 0
+    return source.blocks, int(source.config.get("hidden_size") or source.config.get("dim") or 0)
+
+
+def _carry_over(source: Path, target: Path, max_length: int) -> None:
+    """Copy the Hugging Face folder into the draft; graphs are left behind, the stage makes its own."""
+    for name in ("config.json", "model.safetensors"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    write_tokenizer(source, target, max_length)
+
+
+def _record(plan: Plan, planned: Planned, source: Source) -> dict[str, Any]:
+    """What is known of an artefact before it is made; `lineage` has its ancestors and itself, oldest first."""
+    parent: dict[str, Any] = {}
+    if (source.path / "smidgen.json").is_file():
+        parent = json.loads((source.path / "smidgen.json").read_text(encoding="utf-8"))
+    own = {
+        "id": planned.id,
+        "name": planned.stage.name,
+        "methods": {name_of(m): settings_of(m) for m in planned.methods},
+        "teacher": planned.teacher,
+        "seed": planned.seed,
+        "train": dataclasses.asdict(planned.stage.train) if planned.trains else None,
+        "on": planned.stage.data if planned.trains else None,
+    }
+    task = plan.data.task
+    return {
+        **own,
+        "form": planned.leaves,
+        "parent": planned.source if planned.source not in plan.models else plan.models[planned.source].id,
+        "model": parent.get("model", source.reference),
+        "task": {
+            "name": task.name,
+            "labels": list(task.labels),
+            "multi_label": task.multi_label,
+            "metric": task.metric,
+        },
+        "max_length": plan.max_length,
+        "edits": list(parent.get("edits", [])),
+        "lineage": [*parent.get("lineage", []), own],
+    }
+
+
+def _to(update: Callable[[float], None], total: int) -> Callable[[int, int], None]:
+    """Labelling counts only what is missing; the bar counts every row."""
+    return lambda done, missing: update(total - missing + done)
+
+
+def _main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _wait() -> None:
+    """Until every process is here."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        import torch
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()

@@ -1,0 +1,49 @@
+"""What a caller may give, as rows for the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from smidgen.errors import InputError
+
+Text = str | Mapping[str, str]  # a mapping has "text" and may have "text_pair"
+Row = str | tuple[str, str]
+
+
+def as_rows(texts: Text | Sequence[Text], pairs: Sequence[str] | None = None) -> list[Row]:
+    """Texts, or pairs of texts, as the tokenizer takes them.
+
+    As in transformers, an empty `text_pair` of a mapping is none; an empty text in `pairs` makes a pair.
+
+    Raises:
+        InputError: an entry of another type, or another number of pairs than of texts.
+    """
+    if pairs is not None:
+        if isinstance(texts, str | Mapping) or isinstance(pairs, str) or len(pairs) != len(texts):
+            raise InputError(
+                "pairs: wanted a list with one second text for each text; for one pair give two lists of 1."
+            )
+        return [_pair(i, first, second) for i, (first, second) in enumerate(zip(texts, pairs, strict=True))]
+    listed = [texts] if isinstance(texts, str | Mapping) else texts
+    if not isinstance(listed, Sequence) and not hasattr(listed, "__len__"):
+        raise InputError(
+            f"got {type(texts).__name__}, wanted a text, a list of texts, or {{'text': ..., 'text_pair': ...}}."
+        )
+    return [text if type(text) is str else _row(i, text) for i, text in enumerate(listed)]
+
+
+def _pair(i: int, first: object, second: object) -> Row:
+    for part in (first, second):
+        if not isinstance(part, str):
+            raise InputError(f"pair {i}: got {type(part).__name__}, wanted two strings.")
+    return str(first), str(second)
+
+
+def _row(i: int, text: object) -> Row:
+    if isinstance(text, str):
+        return str(text)
+    if not isinstance(text, Mapping):
+        raise InputError(f"text {i}: got {type(text).__name__}, wanted a string or {{'text': ..., 'text_pair': ...}}.")
+    if "text" not in text or set(text) - {"text", "text_pair"}:
+        raise InputError(f"text {i}: got the keys {sorted(map(str, text))}, wanted 'text' and perhaps 'text_pair'.")
+    return _row(i, text["text"]) if text.get("text_pair") in (None, "") else _pair(i, text["text"], text["text_pair"])

@@ -1,0 +1,111 @@
+"""Text to token ids with the `tokenizers` library, truncated as transformers does it.
+
+A long text is cut in characters before it is tokenised, so that a book costs no more than a page. The ids do not
+change:
+
+1. The cut is made before a space that follows a non-space, and only for tokenizers that split at spaces first
+   (`splits_at_spaces`), so that the tokens of the kept part are the first tokens of the whole text.
+2. If the kept part does not overflow the token limit, the whole text is tokenised after all.
+
+Pairs are not cut: which part gives way depends on the full length of both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smidgen.errors import InputError, ModelError
+from smidgen.runtime.folder import first_line, read_json
+from smidgen.runtime.inputs import Row
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+WINDOW = 8  # characters kept per token of the limit; English has between 4 and 5 in a token
+BOUNDARY = re.compile(r"\S ")
+SPLITTERS = ("BertPreTokenizer", "ByteLevel", "Metaspace", "Whitespace", "WhitespaceSplit")
+SHIFTED = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
+
+
+class TextEncoder:
+    """The tokenizer of a folder with its token limit.
+
+    Raises:
+        ModelError: `tokenizer.json` cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        config, settings = read_json(folder / "config.json"), read_json(folder / "tokenizer_config.json")
+        try:
+            self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:
+            raise ModelError(f"{folder / 'tokenizer.json'}: {first_line(error)}. Copy the folder again.") from None
+        side = settings.get("truncation_side", "right")
+        self.max_length = length_limit(config, settings)
+        self.pad_id = int(config.get("pad_token_id") or 0)
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=side)
+        may_cut = side == "right" and splits_at_spaces(read_json(folder / "tokenizer.json"))
+        self.window = WINDOW * self.max_length if may_cut else None
+
+    def __call__(self, rows: Sequence[Row]) -> list[Encoding]:
+        """One encoding per row, not padded.
+
+        Raises:
+            InputError: a row that cannot be tokenised, with its index.
+        """
+        short = [self._cut(row) for row in rows]
+        try:
+            found = self.tokenizer.encode_batch_fast(short)
+        except TypeError:
+            raise InputError(_unreadable(rows)) from None
+        for i, row in enumerate(rows):
+            if short[i] is not row and not found[i].overflowing:
+                found[i] = self.tokenizer.encode_batch_fast([row])[0]
+        return found
+
+    def _cut(self, row: Row) -> Row:
+        if self.window is None or type(row) is not str or len(row) <= self.window:
+            return row
+        found = BOUNDARY.search(row, self.window)
+        return row[: found.start() + 1] if found else row
+
+
+def length_limit(config: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
+    """The most tokens of one input, from `config.json` and `tokenizer_config.json`, special tokens included.
+
+    RoBERTa-like models count positions from behind the padding index: 514 positions hold 512 tokens.
+    """
+    positions = config.get("max_position_embeddings")
+    if positions and config.get("model_type") in SHIFTED:
+        pad = config.get("pad_token_id")
+        positions -= 2 if pad is None else pad + 1
+    stated = settings.get("model_max_length")
+    known = [int(limit) for limit in (positions, stated) if limit and 0 < limit < 1_000_000]
+    return min(known, default=512)
+
+
+def splits_at_spaces(tokenizer: Mapping[str, Any]) -> bool:
+    """Does a `tokenizer.json` treat the text before a space without regard to what follows?"""
+    first = tokenizer.get("pre_tokenizer") or {}
+    parts = first.get("pretokenizers", [first])
+    known = all(part.get("type") in SPLITTERS for part in parts) and bool(parts)
+    whole = any(part.get("use_regex") is False or part.get("split") is False for part in parts)
+    spaced = any(any(c.isspace() for c in token["content"]) for token in tokenizer.get("added_tokens") or ())
+    return known and not whole and not spaced
+
+
+def _unreadable(rows: Sequence[Row]) -> str:
+    """The message for the first row that is not valid Unicode."""
+    for i, row in enumerate(rows):
+        try:
+            "".join(row).encode("utf-8")
+        except UnicodeEncodeError as error:
+            found = f"U+{ord(error.object[error.start]):04X}"
+            return f"text {i}: holds {found}, half of a character. Read the file as UTF-8, or drop it first."
+    return "a text that the tokenizer cannot read. Give plain strings."

@@ -1,0 +1,86 @@
+"""The shape of `report.json`, schema 1, and the check that a report has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from smidgen.errors import ArtefactError
+
+SCHEMA = 1
+
+# What a report must hold. A name that ends in `?` may be null; [x] is a list of x; None is any value.
+_NUMBERS = {
+    "quality?": {"metric": None, "value": None, "low?": None, "high?": None, "n": None},
+    "latency?": {"p50_ms": None, "p95_ms": None, "p99_ms?": None, "n": None, "batch": None, "threads": None},
+    "throughput?": {"texts_per_s": None, "batch": None},
+    "size_mb?": None,
+    "parameters?": None,
+    "memory_mb?": None,
+}
+_ENTRY = {"name": None, "status": None, "reason?": None, "numbers": _NUMBERS}
+_SPLIT = {"rows": None, "source?": None, "fingerprint?": None}
+SHAPE = {
+    "schema": None,
+    "created": None,
+    "command": None,
+    "verdict": None,
+    "reason?": None,
+    "budget": {
+        "latency?": {"percentile": None, "ms": None},
+        "size_mb?": None,
+        "memory_mb?": None,
+        "quality?": {"text": None, "metric?": None, "at_least": None, "of_teacher": None},
+        "time_limit_s?": None,
+    },
+    "task": {"name": None, "labels?": None, "metric": None},
+    "model": {"reference": None, "id": None},
+    "seed": None,
+    "teacher": _ENTRY,
+    "winner?": _ENTRY,
+    "candidates": [_ENTRY],
+    "baselines": [_ENTRY],
+    "data": {"train?": _SPLIT, "dev?": _SPLIT, "test?": _SPLIT, "unlabeled?": _SPLIT, "warnings": [None]},
+    "environment": {"cpu": None, "cores": None, "python": None, "versions": None},
+    "timing": {"seconds": None, "stages": [{"name": None, "seconds": None}]},
+    "notes": [None],
+}
+
+
+def check(report: Mapping[str, Any]) -> None:
+    """Raise ArtefactError, naming every key that is missing, unless `report` is schema 1."""
+    if not isinstance(report, Mapping):
+        raise ArtefactError(f"report.json: got {type(report).__name__}, wanted an object with schema {SCHEMA}.")
+    if report.get("schema", SCHEMA) != SCHEMA:
+        raise ArtefactError(
+            f"report.json: got schema {report['schema']!r}, this smidgen reads schema {SCHEMA}. "
+            f"Type: pip install --upgrade smidgen, or run the smidgen compress command again."
+        )
+    missing = list(_missing(report, SHAPE, ""))
+    if missing:
+        raise ArtefactError(
+            f"report.json: missing {', '.join(missing)}. Wanted every key of schema {SCHEMA}. "
+            f"Run the smidgen compress command again: it resumes and writes the report anew."
+        )
+    if report["verdict"] not in ("met", "not_met"):
+        raise ArtefactError(f"report.json: got verdict {report['verdict']!r}, wanted 'met' or 'not_met'.")
+
+
+def _missing(value: Any, shape: Any, where: str) -> Iterator[str]:
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            yield f"{where} (a list)"
+            return
+        for index, item in enumerate(value):
+            yield from _missing(item, shape[0], f"{where}[{index}]")
+    elif isinstance(shape, dict):
+        if not isinstance(value, Mapping):
+            yield f"{where} (an object)"
+            return
+        for key, inner in shape.items():
+            name = key.rstrip("?")
+            path = f"{where}.{name}".lstrip(".")
+            if value.get(name) is not None:
+                yield from _missing(value[name], inner, path)
+            elif name not in value or name == key:
+                yield path

@@ -1,0 +1,120 @@
+"""Examples in order: their keys, their fingerprint, their parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from smidgen.errors import DataError
+
+DEV_SHARE = 0.1
+DEV_MOST = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples in order.
+
+    `labels` is (n,) int64 class ids, or (n, C) float32 of 0 and 1 where a text may have several; None: not labelled.
+    """
+
+    name: str  # "train", "dev", "test" or "unlabeled"
+    texts: tuple[str, ...]
+    pairs: tuple[str, ...] | None
+    labels: np.ndarray | None
+    source: str  # the path or id that it came from
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """(n,) uint64: the same for the same text and pair, on every machine and in every order."""
+        return example_keys(self.texts, self.pairs)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """64 hex digits: SHA-256 over texts, pairs and labels, in this order."""
+        digest = hashlib.sha256()
+        for column in (self.texts, self.pairs or ()):
+            digest.update(f"{len(column)};".encode())
+            for text in column:
+                data = text.encode()
+                digest.update(f"{len(data)}:".encode() + data)
+        if self.labels is not None:
+            digest.update(f"{self.labels.dtype.str}{self.labels.shape}".encode() + self.labels.tobytes())
+        return digest.hexdigest()
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> Split:
+        """The examples at these indices, in their order; or those where a mask (n,) of bool is true."""
+        at = np.asarray(indices)
+        at = np.flatnonzero(at) if at.dtype == bool else at.astype(np.int64)
+        return Split(
+            self.name,
+            tuple(self.texts[i] for i in at),
+            None if self.pairs is None else tuple(self.pairs[i] for i in at),
+            None if self.labels is None else self.labels[at],
+            self.source,
+        )
+
+    def describe(self, labels: Sequence[str] = ()) -> dict[str, Any]:
+        """Rows, characters (a pair counts with its text), and how many rows have each class, by name where given."""
+        pairs = self.pairs or ("",) * len(self)
+        lengths = np.array([len(a) + len(b) for a, b in zip(self.texts, pairs, strict=True)] or [0])
+        told: dict[str, Any] = {
+            "source": self.source,
+            "rows": len(self),
+            "pairs": self.pairs is not None,
+            "mean_chars": round(float(lengths.mean()), 1),
+            "p95_chars": float(np.percentile(lengths, 95)),
+            "max_chars": int(lengths.max()),
+        }
+        if self.labels is not None:
+            counts = class_counts(self.labels, len(labels))
+            told["classes"] = {labels[i] if labels else str(i): int(count) for i, count in enumerate(counts)}
+        return told
+
+
+def example_keys(texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
+    """(n,) uint64: a hash of each text and its pair, the same on every machine."""
+    seconds = pairs if pairs is not None else ("",) * len(texts)
+    joined = (f"{len(text)}:{text}{pair}".encode() for text, pair in zip(texts, seconds, strict=True))
+    digests = b"".join(hashlib.blake2b(data, digest_size=8).digest() for data in joined)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
+def class_counts(labels: np.ndarray, classes: int = 0) -> np.ndarray:
+    """(C,) how many rows have each class; at least `classes` of them."""
+    return labels.sum(0).astype(np.int64) if labels.ndim == 2 else np.bincount(labels, minlength=classes)
+
+
+def take_dev(train: Split, seed: int) -> tuple[Split, Split]:
+    """What is left of train, and the dev set taken from it: a tenth of each class, at least 1, at most 2,000 in all.
+
+    A class with one example keeps it in train. No text is in both: the copies of a text that dev takes are dropped.
+    """
+    assert train.labels is not None
+    first = np.sort(np.unique(train.keys, return_index=True)[1])
+    _, strata, counts = np.unique(train.labels[first], axis=0, return_inverse=True, return_counts=True)
+    strata = strata.reshape(-1)
+    if train.labels.ndim == 2:
+        strata = np.where(counts[strata] == 1, -1, strata)  # combinations that occur once are drawn together
+    share = min(DEV_SHARE, DEV_MOST / len(first))
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for stratum in np.unique(strata):
+        rows = rng.permutation(first[strata == stratum])
+        drawn.append(rows[: min(max(1, int(share * len(rows))), len(rows) - 1)])
+    picked = np.sort(rng.permutation(np.concatenate(drawn))[:DEV_MOST])
+    if not len(picked):
+        raise DataError(
+            f"{train.source}: {len(first)} different texts are too few to take a dev set from. Type --dev FILE."
+        )
+    rest = np.flatnonzero(~np.isin(train.keys, train.keys[picked]))
+    taken = train.take(picked)
+    return train.take(rest), Split("dev", taken.texts, taken.pairs, taken.labels, train.source)

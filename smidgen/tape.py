@@ -1,0 +1,286 @@
+"""Named taps on a model, and the Tape that a method's loss reads.
+
+    embeddings                 (B, L, H)                   what the first block gets
+    block.3.hidden             (B, L, H)                   what block 3 gives; the last one is `last_hidden_state`,
+                                                           after the final norm where a family has one
+    block.3.query|key|value    (B, heads, L, head_size)    the projections, before any rotary turn
+    block.3.scores             (B, heads, L, L) float32    before the softmax: scaled, with the family's position
+                                                           terms, keys that cannot be seen at finfo.min
+    block.3.probs              (B, heads, L, L) float32    softmax of the scores, before dropout
+    pooled                     (B, H)                      what the last Linear of a sentence classifier reads, before
+                                                           dropout, or what the pooler of a bare body gives
+    logits                     (B, C), (B, L, C)           or (B, L, 2), start and end, for spans
+
+Blocks count from 0; `block.-1.hidden` is the last block's.
+
+Why hooks: `output_attentions` gives probabilities only, in the model's precision, and makes Hugging Face leave SDPA
+for the slow attention. Here the forward runs as it would without us, and only what is asked is computed, from the
+projections, at the price of one more product of query and key. Nothing is detached: gradients flow if they are on.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from smidgen.anatomy import Anatomy, Block, anatomy
+from smidgen.errors import InputError, ModelError, SmidgenError, did_you_mean
+from smidgen.tasks.classify import NO_LABEL
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PARTS = ("hidden", "query", "key", "value", "scores", "probs")
+WHOLE = ("embeddings", "pooled", "logits")
+_NEEDS = {"scores": ("query", "key", "input"), "probs": ("query", "key", "input")}
+_Place = tuple[int, str]  # block, and what of it; what belongs to no block is kept under block -1
+
+
+@dataclass(frozen=True)
+class Tape:
+    """What one forward of student and teacher left, for the loss terms of a stage.
+
+    student, teacher   taps by name, exactly those that were asked
+    labels             (B,), (B, L) or None
+    mask               (B, L), nonzero at real tokens
+    examples, tokens   how many examples and real tokens the WHOLE optimiser step has, over all its micro-batches and
+                       processes (the loop sums gradients over both)
+    labelled           how many of those examples have a label; NO_LABEL, or a row of NaN, marks one that has none
+
+    Micro-batches differ in size: lengths differ, the last one is short. A mean over each of them, averaged, would
+    weigh a token by the company it happens to be in. `mean` therefore divides by the step's own counts, so that the
+    terms of all micro-batches add up to the mean over the step, however the step is cut.
+    """
+
+    student: Mapping[str, Tensor]
+    teacher: Mapping[str, Tensor]
+    labels: Tensor | None
+    mask: Tensor
+    examples: float
+    tokens: float
+    labelled: float = math.nan
+
+    @property
+    def known_labels(self) -> Tensor:
+        """The labels of a stage that has some."""
+        assert self.labels is not None
+        return self.labels
+
+    def labelled_mean(self, values: Tensor) -> Tensor:
+        """This micro-batch's share of the step's mean over the examples that have a label; 0 where none has one.
+
+        values   (B,), one per example
+        """
+        labels = self.known_labels
+        known = labels != NO_LABEL if labels.dim() == 1 else ~labels[:, 0].isnan()
+        return torch.where(known, values, 0).sum() / max(self.labelled, 1.0)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """This micro-batch's share of the step's mean. A scalar.
+
+        values   (B,), one per example: their sum over `examples`;
+                 (B, L), one per token: the sum at real tokens over `tokens`. Padded places may hold anything, NaN
+                 too. (Their gradient is 0, but 0 times an infinite slope further back is NaN: mask before a log.)
+        """
+        values = values.float() if values.dtype.itemsize < 4 else values
+        if values.shape == self.mask.shape[:1]:
+            return values.sum() / self.examples
+        if values.shape == self.mask.shape:
+            return torch.where(self.mask.bool(), values, 0).sum() / self.tokens
+        batch, length = self.mask.shape
+        raise InputError(
+            f"Tape.mean got values of shape {tuple(values.shape)}, wanted ({batch},), one per example, or "
+            f"({batch}, {length}), one per token: take the mean over the other axes first."
+        )
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A tap's name, read. `block` is None for what belongs to no block."""
+
+    part: str
+    block: int | None = None
+
+
+def parse(name: str) -> Tap:
+    """Read a tap's name. Raises InputError for a name that is of none of the forms."""
+    if name in WHOLE:
+        return Tap(name)
+    found = re.fullmatch(rf"block\.(-?\d+)\.({'|'.join(PARTS)})", name)
+    if found:
+        return Tap(found[2], int(found[1]))
+    index = re.search(r"-?\d+", name)
+    known = [*WHOLE, *(f"block.{index[0] if index else 0}.{part}" for part in PARTS)]
+    raise InputError(
+        f"tap is {name!r}.{did_you_mean(name, known)} Known: {', '.join(WHOLE)}, block.<i>.{'|'.join(PARTS)}, where "
+        f"i counts from 0 and -1 is the last block."
+    )
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What `listen` heard in the latest forward. Read it inside the `with` or after it."""
+
+    taps: Mapping[str, Tap]
+    parts: Anatomy | None
+    kept: dict[_Place, Any] = field(default_factory=dict)
+
+    def read(self, outputs: Any, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
+        """The tensors of exactly the asked taps, by the names they were asked by.
+
+        outputs          what the model returned, used for `logits`
+        attention_mask   (B, L), nonzero at real tokens, as the model got it; None where nothing is padded
+        """
+        blocks = {tap.block for tap in self.taps.values() if tap.block is not None and tap.part in _NEEDS}
+        scores = {index: self._scores(index, attention_mask) for index in blocks}
+        return {name: self._one(tap, outputs, scores) for name, tap in self.taps.items()}
+
+    def _one(self, tap: Tap, outputs: Any, scores: Mapping[int, Tensor]) -> Tensor:
+        match tap:
+            case Tap("logits"):
+                return _logits(outputs)
+            case Tap("pooled"):
+                return self._parts.activate(self._heard(-1, "pooled"))
+            case Tap("scores", int(index)):
+                return scores[index]
+            case Tap("probs", int(index)):
+                return scores[index].softmax(dim=-1)
+            case Tap("hidden", int(index)):
+                return self._heard(index, "hidden")
+            case Tap(part, int(index)):
+                return split(self._heard(index, part), self._parts.blocks[index], part)
+        args, kwargs = self._heard(0, "input")  # embeddings
+        return args[0] if args else kwargs["hidden_states"]
+
+    def _scores(self, index: int, attention_mask: Tensor | None) -> Tensor:
+        block = self._parts.blocks[index]
+        query, key = (split(self._heard(index, part), block, part) for part in ("query", "key"))
+        args, kwargs = self._heard(index, "input")
+        with torch.autocast(query.device.type, enabled=False):
+            return hide(block.score(query.float(), key.float(), args, kwargs), attention_mask, block.window)
+
+    def _heard(self, block: int, what: str) -> Any:
+        if (block, what) not in self.kept:
+            raise SmidgenError(
+                "nothing was heard: run model(**inputs) inside `with listen(model, taps) as recording:`."
+            )
+        return self.kept[block, what]
+
+    @property
+    def _parts(self) -> Anatomy:
+        assert self.parts is not None
+        return self.parts
+
+
+@contextmanager
+def listen(model: PreTrainedModel, taps: Collection[str]) -> Iterator[Recording]:
+    """Hear these taps while the model runs inside the `with`; several forwards leave the last one's.
+
+    Give the model itself, not what Accelerate or DDP wrapped it in; run whichever of the two you like. The hooks are
+    gone when the `with` ends, however it ends. Asking for `logits` alone needs no known family.
+
+    Raises InputError for a name that is unknown or a block that is not there, ModelError for a family that is unknown
+    or a `pooled` that the model does not have.
+    """
+    read = {name: parse(name) for name in taps}
+    parts = anatomy(model) if any(tap.part != "logits" for tap in read.values()) else None
+    recording = Recording({name: _resolve(name, tap, parts) for name, tap in read.items()}, parts)
+    handles = []
+    try:
+        for place in {place for tap in recording.taps.values() for place in _places(tap)}:
+            handles.append(_hook(recording, place))
+        yield recording
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def split(projected: Tensor, block: Block, part: str) -> Tensor:
+    """A projection's output (B, L, heads * head_size), three of them where fused, to (B, heads, L, head_size)."""
+    if block.fused:
+        projected = projected.chunk(3, dim=-1)[("query", "key", "value").index(part)]
+    return projected.unflatten(-1, (-1, block.head_size)).transpose(1, 2)
+
+
+def hide(scores: Tensor, attention_mask: Tensor | None, window: int | None) -> Tensor:
+    """Scores (B, heads, L, L) with finfo.min at padded keys (mask (B, L) is 0) and at keys out of the window.
+
+    finfo.min and not -inf: a padded query far from every real key then has even probabilities instead of NaN.
+    """
+    length = scores.shape[-1]
+    seen = torch.ones(1, 1, 1, length, dtype=torch.bool, device=scores.device)
+    if attention_mask is not None:
+        seen = attention_mask.bool()[:, None, None, :]
+    if window is not None:
+        place = torch.arange(length, device=scores.device)
+        seen = seen & ((place[:, None] - place[None, :]).abs() <= window)
+    return scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+
+
+def _resolve(name: str, tap: Tap, parts: Anatomy | None) -> Tap:
+    """Count the block from 0, and refuse what this model does not have."""
+    if parts is None:
+        return tap
+    if tap.part == "pooled" and parts.pooler is None:
+        raise ModelError(
+            f"tap is 'pooled', but this {parts.family} model makes no pooled vector: give a sentence classifier, or "
+            f"ask for 'block.-1.hidden' and take the first token's vector or the mean over the real tokens."
+        )
+    if tap.block is None:
+        return tap
+    count = len(parts.blocks)
+    if not -count <= tap.block < count:
+        raise InputError(
+            f"tap {name!r} asks for block {tap.block}, but this model has {count} blocks: use 0 to {count - 1}, or "
+            f"{-count} to -1 from the end."
+        )
+    return Tap(tap.part, tap.block % count)
+
+
+def _places(tap: Tap) -> list[_Place]:
+    """What has to be kept for this tap."""
+    if tap.block is not None:
+        return [(tap.block, what) for what in _NEEDS.get(tap.part, (tap.part,))]
+    return {"embeddings": [(0, "input")], "pooled": [(-1, "pooled")]}.get(tap.part, [])
+
+
+def _hook(recording: Recording, place: _Place) -> torch.utils.hooks.RemovableHandle:
+    def keep_input(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        recording.kept[place] = (args, kwargs)
+
+    def keep_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        recording.kept[place] = output[0] if isinstance(output, tuple) else output
+
+    index, what = place
+    if what == "input":
+        module = recording._parts.blocks[index].module
+        return module.register_forward_pre_hook(keep_input, with_kwargs=True)
+    return _module(recording._parts, index, what).register_forward_hook(keep_output)
+
+
+def _module(parts: Anatomy, index: int, what: str) -> nn.Module:
+    """The module whose output is wanted."""
+    if what == "pooled":
+        assert parts.pooler is not None
+        return parts.pooler
+    if what == "hidden" and index == len(parts.blocks) - 1 and parts.norm is not None:
+        return parts.norm
+    return parts.blocks[index].module if what == "hidden" else getattr(parts.blocks[index], what)
+
+
+def _logits(outputs: Any) -> Tensor:
+    if getattr(outputs, "logits", None) is not None:
+        return outputs.logits
+    if getattr(outputs, "start_logits", None) is not None:
+        return torch.stack((outputs.start_logits, outputs.end_logits), dim=-1)
+    raise ModelError(
+        f"tap is 'logits', but the model returned {type(outputs).__name__} without logits: give a model with a task "
+        f"head, such as one of AutoModelForSequenceClassification."
+    )

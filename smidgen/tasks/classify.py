@@ -1,0 +1,179 @@
+"""Text classification: of single texts and of pairs, with one label a text or with several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from smidgen.errors import InputError, ModelError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NO_LABEL = -100  # marks a row without a label
+METRICS = ("accuracy", "f1")
+
+
+@dataclass(frozen=True)
+class Classify:
+    """The classes of a classifier, and all that follows from them.
+
+    Everywhere `logits` is (n, C); `gold` is (n,) int64 class ids, or (n, C) of 0 and 1 when `multi_label`.
+
+    Raises InputError for repeated, empty or too few labels, and for an unknown metric.
+    """
+
+    labels: tuple[str, ...]  # their order is the order of the ids in the model's config
+    multi_label: bool = False
+    metric: str = ""  # one of METRICS; "" stands for accuracy, or for f1 when multi_label
+
+    name: ClassVar[str] = "classify"
+    hf_class: ClassVar[str] = "AutoModelForSequenceClassification"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "metric", self.metric or ("f1" if self.multi_label else "accuracy"))
+        _check_metric(self.metric)
+        wanted = 1 if self.multi_label else 2
+        if len(self.labels) < wanted:
+            raise InputError(f"a classifier needs at least {wanted} labels, got {list(self.labels)}")
+        if len(set(self.labels)) < len(self.labels) or not all(self.labels):
+            raise InputError(f"labels must be different and not empty, got {list(self.labels)}")
+
+    def config(self) -> dict[str, Any]:
+        """What a Hugging Face config says about the classes."""
+        return {
+            "num_labels": len(self.labels),
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: i for i, label in enumerate(self.labels)},
+            "problem_type": ("multi" if self.multi_label else "single") + "_label_classification",
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Classify:
+        """The task of a config.json; ModelError where it is not the config of a classifier.
+
+        A config without `id2label` has the two classes that transformers gives it, LABEL_0 and LABEL_1.
+        """
+        count = int(config.get("num_labels") or 2)
+        given = config.get("id2label") or {i: f"LABEL_{i}" for i in range(count)}
+        names = {int(i): str(label) for i, label in given.items()}
+        if sorted(names) != list(range(len(names))):
+            raise ModelError(f"id2label of the config has ids {sorted(names)}, wanted 0 to {len(names) - 1}")
+        problem = config.get("problem_type")
+        multi_label = problem == "multi_label_classification"
+        if problem == "regression" or (len(names) == 1 and not multi_label):
+            raise ModelError(
+                f"the config has problem_type {problem!r} and {len(names)} output(s), so it predicts a number; "
+                "wanted a classifier. Give a model with an output for each class."
+            )
+        return cls(tuple(names[i] for i in range(len(names))), multi_label)
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """Class ids (n,) int64, or (n, C) int8 of 0 and 1 when `multi_label`."""
+        return (logits > 0).astype(np.int8) if self.multi_label else logits.argmax(-1).astype(np.int64)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """(n, C) float32: a softmax over the classes, or a sigmoid for each when `multi_label`."""
+        wide = logits.astype(np.float64)
+        if self.multi_label:
+            small = np.exp(-np.abs(wide))
+            return (np.where(wide >= 0, 1, small) / (1 + small)).astype(np.float32)
+        grown = np.exp(wide - wide.max(-1, keepdims=True))
+        return (grown / grown.sum(-1, keepdims=True)).astype(np.float32)
+
+    def correct(self, logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
+        """(n,) bool: whether the decision is the gold one; with several labels, whether all of them are."""
+        same = self.decide(logits) == gold
+        return same.all(-1) if self.multi_label else same
+
+    def score(self, logits: np.ndarray, gold: np.ndarray, metric: str | None = None) -> float:
+        """The metric, 0 to 1; see `resampled`."""
+        return float(self.resampled(logits, gold, np.arange(len(gold))[None], metric)[0])
+
+    def scores(self, logits: np.ndarray, gold: np.ndarray) -> dict[str, float]:
+        """Every metric of METRICS."""
+        return {metric: self.score(logits, gold, metric) for metric in METRICS}
+
+    def resampled(
+        self, logits: np.ndarray, gold: np.ndarray, index: np.ndarray, metric: str | None = None
+    ) -> np.ndarray:
+        """(R,) float64: the metric on each of R choices of rows, `index` (R, m), as a bootstrap needs it.
+
+        accuracy    share of rows that are wholly right
+        f1          macro over the classes that occur in gold or decision of the chosen rows; micro when `multi_label`
+
+        These are scikit-learn's `accuracy_score` and `f1_score`, which leaves absent classes out in the same way.
+        """
+        metric = _check_metric(metric or self.metric)
+        if logits.shape != (len(gold), len(self.labels)) or not index.shape[-1]:
+            raise InputError(
+                f"got logits {logits.shape} for {len(gold)} gold rows, wanted one row for each, at least one, "
+                f"and {len(self.labels)} columns, one for each label"
+            )
+        if metric == "accuracy":
+            return self.correct(logits, gold)[index].mean(-1)
+        decided = self.decide(logits)
+        if self.multi_label:
+            return _micro_f1(decided > 0, gold > 0.5, index)
+        return _macro_f1(decided, gold, index, len(self.labels))
+
+    def answers(self, logits: np.ndarray, top_k: int | Literal["unset"] | None = "unset") -> list[Any]:
+        """What `pipeline("text-classification")` of transformers returns, a row for each text.
+
+        By default `{"label", "score"}` of the likeliest class; with `top_k` a list of that many, the likeliest first;
+        with None a list of all.
+        """
+        chances = self.probabilities(logits)
+        count = 1 if top_k == "unset" else top_k
+        order = np.argsort(-chances, axis=-1, kind="stable")[:, :count]
+        rows = [
+            [{"label": self.labels[i], "score": float(chance[i])} for i in best]
+            for chance, best in zip(chances, order, strict=True)
+        ]
+        return [row[0] for row in rows] if top_k == "unset" else rows
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(B,) float32, one loss an example: cross entropy, or the mean of C binary ones when `multi_label`.
+
+        A row without a label (NO_LABEL, or NaN) gives 0 and no gradient in the first case; in the second its number
+        means nothing.
+        """
+        from torch.nn import functional as F
+
+        if self.multi_label:
+            known = labels.float().nan_to_num()
+            return F.binary_cross_entropy_with_logits(logits.float(), known, reduction="none").mean(-1)
+        return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=NO_LABEL)
+
+
+def _check_metric(metric: str) -> str:
+    if metric not in METRICS:
+        raise InputError(
+            f"unknown metric {metric!r}, wanted one of {', '.join(METRICS)}.{did_you_mean(metric, METRICS)}"
+        )
+    return metric
+
+
+def _macro_f1(decided: np.ndarray, gold: np.ndarray, index: np.ndarray, classes: int) -> np.ndarray:
+    """(R,): 2 hits / (decided + gold) for each class, a mean over the classes that occur."""
+    rounds = len(index)
+    bins = np.arange(rounds)[:, None] * (classes + 1)
+
+    def counts(ids: np.ndarray) -> np.ndarray:
+        flat = np.bincount((ids[index] + bins).ravel(), minlength=rounds * (classes + 1))
+        return flat.reshape(rounds, classes + 1)[:, :classes]
+
+    hits = counts(np.where(decided == gold, gold, classes))  # a miss falls into the bin that is cut off
+    total = counts(decided) + counts(gold)
+    return (2 * hits / np.maximum(total, 1)).sum(-1) / np.maximum((total > 0).sum(-1), 1)
+
+
+def _micro_f1(decided: np.ndarray, gold: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """(R,): 2 hits / (decided + gold), counted over all classes together; 0 where nothing is decided or gold."""
+    hits = (decided & gold).sum(-1)[index].sum(-1)
+    total = (decided.sum(-1) + gold.sum(-1))[index].sum(-1)
+    return 2 * hits / np.maximum(total, 1)

@@ -1,0 +1,227 @@
+"""What a teacher says, on disk: computed once, read by every student, epoch and run that asks.
+
+A folder per (teacher, tokenizer, length, taps) holds shards; a shard holds up to `SHARD` examples with their keys
+and, for each tap, one float16 array: `logits` (n, C), or a ragged one (tokens, H) for what has a row per token. Rows
+are found by example key, so shuffling, new rows and other students cost nothing. A shard is published by one rename;
+a killed run loses at most the shard it was making.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from smidgen.artefact import identity, write_atomic
+from smidgen.data import Split
+from smidgen.errors import ArtefactError, ModelError
+from smidgen.source import Source, takes_types
+from smidgen.tape import listen
+from smidgen.tasks.classify import Classify
+from smidgen.tokens import Encoded, encode, pad_id
+
+SHARD = 2048
+PER_TOKEN = ("embeddings", "hidden")  # endings of the taps that have a row per token
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A teacher's answers for the rows of one split.
+
+    `shards[k][tap]` is a memory-mapped array; row i of the split is row `row[i]` of shard `shard[i]`.
+    """
+
+    shards: tuple[dict[str, np.ndarray], ...]
+    shard: np.ndarray
+    row: np.ndarray
+    taps: tuple[str, ...]
+
+    def rows(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        """Answers for some rows: `logits` (B, C), per-token taps (B, length, H) padded with zeros; float32."""
+        return {tap: self._padded(tap, rows, length) if per_token(tap) else self._flat(tap, rows) for tap in self.taps}
+
+    def _flat(self, tap: str, rows: np.ndarray) -> np.ndarray:
+        picked = [self.shards[self.shard[i]][tap][self.row[i]] for i in rows]
+        return np.stack(picked).astype(np.float32)
+
+    def _padded(self, tap: str, rows: np.ndarray, length: int) -> np.ndarray:
+        width = self.shards[0][tap].shape[1]
+        out = np.zeros((len(rows), length, width), np.float32)
+        for b, i in enumerate(rows):
+            shard, row = self.shards[self.shard[i]], self.row[i]
+            start, stop = shard["starts"][row], shard["starts"][row + 1]
+            out[b, : stop - start] = shard[tap][start:stop]
+        return out
+
+
+def per_token(tap: str) -> bool:
+    """Has this tap a row for each token?"""
+    return tap.endswith(PER_TOKEN)
+
+
+def fingerprint(teacher: Source, taps: Iterable[str], max_length: int, precision: str = "float32") -> str:
+    """Names what a label depends on besides the example itself."""
+    return identity([teacher.id, teacher.tokenizer_id, max_length, sorted(taps), precision, "float16"])
+
+
+def label(
+    teacher: Source,
+    task: Classify,
+    split: Split,
+    taps: Iterable[str],
+    max_length: int,
+    root: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    precision: torch.dtype = torch.float32,
+) -> Labels:
+    """Labels for every row of a split, from disk where they are there, else from the teacher.
+
+    Args:
+        taps: `logits`, `embeddings` and `block.i.hidden`, in the teacher's own block numbers.
+        root: the folder that holds the label folders.
+        progress: called with (rows labelled, rows to label).
+        precision: what the teacher computes in; the store is float16.
+
+    Raises:
+        ArtefactError: the folder holds the labels of something else.
+    """
+    asked = tuple(sorted(taps))
+    print_ = fingerprint(teacher, asked, max_length, str(precision).removeprefix("torch."))
+    folder = root / f"labels-{print_}"
+    _claim(folder, {"fingerprint": print_, "teacher": teacher.id, "taps": list(asked), "max_length": max_length})
+    shards = open_shards(folder)
+    known = {int(key) for shard in shards for key in shard["keys"]}
+    missing = np.array([i for i, key in _first(split.keys) if int(key) not in known], np.int64)
+    if len(missing):
+        answer = _asker(teacher, task, asked, precision)
+        part = split.take(missing)
+        encoded = encode(teacher.path, part.texts, part.pairs, max_length)
+        for start in range(0, len(missing), SHARD):
+            rows = np.arange(start, min(start + SHARD, len(missing)))
+            _publish(folder, split.keys[missing[rows]], answer(encoded, rows))
+            progress(int(rows[-1]) + 1, len(missing))
+        shards = open_shards(folder)
+    return _lookup(shards, split.keys, asked)
+
+
+def open_shards(folder: Path) -> tuple[dict[str, np.ndarray], ...]:
+    """Memory-map every published shard of a label folder."""
+    found = sorted(folder.glob("shard-*"))
+    return tuple({f.stem: np.load(f, mmap_mode="r") for f in sorted(shard.glob("*.npy"))} for shard in found)
+
+
+def _first(keys: np.ndarray) -> list[tuple[int, int]]:
+    """(row, key) of the first row with each key: a text that comes twice is labelled once."""
+    unique, rows = np.unique(keys, return_index=True)
+    order = np.argsort(rows)
+    return list(zip(rows[order], unique[order], strict=True))
+
+
+def _claim(folder: Path, about: dict[str, object]) -> None:
+    """Make the folder say what it is for, or check that it does."""
+    file = folder / "about.json"
+    if file.is_file():
+        if (found := json.loads(file.read_text(encoding="utf-8"))) != about:
+            raise ArtefactError(
+                f"{folder}: holds labels for {found.get('fingerprint')}, wanted {about['fingerprint']}. Delete it."
+            )
+    else:
+        write_atomic(file, json.dumps(about, indent=1))
+    for draft in folder.glob(".draft-*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _publish(folder: Path, keys: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+    name = f"shard-{len(list(folder.glob('shard-*'))):05d}"
+    draft = folder / f".draft-{name}-{os.getpid()}"
+    draft.mkdir(parents=True)
+    for tap, array in {"keys": keys, **arrays}.items():
+        with (draft / f"{tap}.npy").open("wb") as file:
+            np.save(file, array)
+            file.flush()
+            os.fsync(file.fileno())
+    draft.rename(folder / name)
+
+
+def _lookup(shards: tuple[dict[str, np.ndarray], ...], keys: np.ndarray, taps: tuple[str, ...]) -> Labels:
+    held = np.concatenate([shard["keys"] for shard in shards])
+    where = np.concatenate([np.full(len(shard["keys"]), k) for k, shard in enumerate(shards)])
+    rows = np.concatenate([np.arange(len(shard["keys"])) for shard in shards])
+    order = np.argsort(held, kind="stable")
+    at = order[np.searchsorted(held[order], keys)]
+    assert (held[at] == keys).all()
+    return Labels(shards, where[at], rows[at], taps)
+
+
+Answer = Callable[[Encoded, np.ndarray], dict[str, np.ndarray]]
+
+
+def _asker(teacher: Source, task: Classify, taps: tuple[str, ...], precision: torch.dtype) -> Answer:
+    """A function from rows to arrays, in the rows' order; the teacher is loaded once."""
+    model = _load(teacher, task)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    nn.Module.to(model, device)
+    pad = pad_id(teacher.path)
+    uses_types = takes_types(model)
+
+    @torch.inference_mode()
+    def answer(encoded: Encoded, rows: np.ndarray) -> dict[str, np.ndarray]:
+        assert not model.training
+        found: dict[int, dict[str, np.ndarray]] = {}
+        by_length = rows[np.argsort(encoded.lengths[rows], kind="stable")]
+        for start in range(0, len(by_length), 64):
+            picked = by_length[start : start + 64]
+            batch = {k: torch.from_numpy(v).to(device) for k, v in encoded.batch(picked, pad).items()}
+            if not uses_types:
+                del batch["token_type_ids"]
+            with (
+                torch.autocast(device.type, precision, enabled=precision != torch.float32),
+                listen(model, taps) as recording,
+            ):
+                outputs = model(**batch)
+            heard = {k: v.half().cpu().numpy() for k, v in recording.read(outputs, batch["attention_mask"]).items()}
+            for b, row in enumerate(picked):
+                length = encoded.lengths[row]
+                found[int(row)] = {k: v[b, :length] if per_token(k) else v[b] for k, v in heard.items()}
+        arrays = {
+            tap: np.concatenate([found[int(i)][tap] for i in rows])
+            if per_token(tap)
+            else np.stack([found[int(i)][tap] for i in rows])
+            for tap in taps
+        }
+        return {**arrays, "starts": np.concatenate([[0], np.cumsum(encoded.lengths[rows])])}
+
+    return answer
+
+
+def _load(teacher: Source, task: Classify) -> PreTrainedModel:
+    """Any Hugging Face classifier can teach, with or without an anatomy."""
+    from transformers import AutoModelForSequenceClassification
+
+    if not teacher.is_classifier:
+        raise ModelError(
+            f"{teacher.reference}: a bare encoder has no answers to teach. Train it first (a stage with tune.full), or "
+            "give a fine-tuned classifier."
+        )
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(teacher.path), local_files_only=True, use_safetensors=True, dtype=torch.float32
+    )
+    if model.config.num_labels != len(task.labels):
+        raise ModelError(
+            f"{teacher.reference}: has {model.config.num_labels} outputs, the data has {len(task.labels)} labels."
+        )
+    if teacher.labels not in (None, task.labels):
+        raise ModelError(
+            f"{teacher.reference}: its outputs are {', '.join(teacher.labels or ())}, the data's labels are "
+            f"{', '.join(task.labels)}, in these orders. Give a teacher for the data's labels."
+        )
+    model.eval()
+    return model

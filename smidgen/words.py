@@ -1,0 +1,130 @@
+"""Numbers and names in words, for the pages of a report.
+
+A number that is missing is said to be "not measured", and is never 0. At least three significant digits, and the unit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+NOT_MEASURED = "not measured"
+NBSP = "\u00a0"
+
+
+def known(value: object) -> float | None:
+    """The number, or None for anything that is not a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def plain(value: object, unit: str = "") -> str:
+    """`1.43 ms`, `53.9 ms`, `112.4 MB`, `1,392`."""
+    number = known(value)
+    if number is None:
+        return NOT_MEASURED
+    size = abs(number)
+    whole = size >= 1000 or (size >= 100 and size == round(size)) or size == 0
+    digits = 0 if whole else 1 if size >= 100 else 2 - math.floor(math.log10(size))
+    return f"{number:,.{digits}f}{unit}"
+
+
+def ms(value: object) -> str:
+    return plain(value, NBSP + "ms")
+
+
+def mb(value: object) -> str:
+    return plain(value, NBSP + "MB")
+
+
+def gb(value: object) -> str:
+    """Megabytes, said in gigabytes."""
+    number = known(value)
+    return plain(None if number is None else number / 1000, NBSP + "GB")
+
+
+def times(value: object) -> str:
+    return plain(value, "×")
+
+
+def count(value: object) -> str:
+    number = known(value)
+    return NOT_MEASURED if number is None else f"{number:,.0f}"
+
+
+def seconds(value: object) -> str:
+    """`6.24 s`, `301.2 s (5 min)`."""
+    number = known(value)
+    return plain(value, NBSP + "s") + (f" ({number / 60:,.0f}{NBSP}min)" if number and number >= 120 else "")
+
+
+def score(value: object, metric: str = "accuracy", digits: int = 1) -> str:
+    """A quality: in percent for shares (accuracy, F1, exact match ...), else to three decimals."""
+    number = known(value)
+    if number is None:
+        return NOT_MEASURED
+    share = re.search(r"accuracy|f1|exact|precision|recall", metric)
+    return f"{100 * number:.{digits}f}{NBSP}%" if share else f"{number:.3f}"
+
+
+def said(number: Mapping[str, Any] | None, unit: str = "") -> str:
+    """The value of a measured number: `98.2 %`, or `5.38×` where `unit` is `times`."""
+    return _show(number, unit)(number["value"]) if number else NOT_MEASURED
+
+
+def bounds(number: Mapping[str, Any] | None, unit: str = "") -> str:
+    """The 95 % interval of a measured number: `97.1–99.3 %`; empty where it has none."""
+    if not number or known(number.get("low")) is None or known(number.get("high")) is None:
+        return ""
+    show = _show(number, unit)
+    return f"{show(number['low']).rstrip(NBSP + '%×')}–{show(number['high'])}"
+
+
+def ranged(number: Mapping[str, Any] | None, unit: str = "") -> str:
+    """`98.2 % (97.1–99.3 %)`."""
+    interval = bounds(number, unit)
+    return said(number, unit) + (f" ({interval})" if interval else "")
+
+
+def pairs(values: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """A small dict as rows of text."""
+    return [(str(key), _value(value)) for key, value in (values or {}).items()]
+
+
+def settings(values: Mapping[str, Any] | None) -> str:
+    """`keep=3, rule=auto`."""
+    return ", ".join(f"{key}={value}" for key, value in pairs(values))
+
+
+def calls(methods: Mapping[str, Any] | None) -> list[str]:
+    """The methods of a stage with their settings: `prune.layers(keep=3, rule=auto)`."""
+    return [f"{name}({settings(values)})" for name, values in (methods or {}).items()]
+
+
+def one_line(value: object) -> str:
+    return " ".join(str(value).split())
+
+
+def short(name: object, most: int = 36) -> str:
+    """A name in one line of at most so many characters."""
+    text = one_line(name)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def md(value: object) -> str:
+    """Text that Markdown shows as it is: one line, no markup, no HTML, no broken table."""
+    text = re.sub(r"([\\`*\[\]|#~$])", r"\\\1", str(value).replace("\r", " ").replace("\n", " "))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _show(number: Mapping[str, Any] | None, unit: str) -> Callable[[object], str]:
+    return times if unit == "times" else partial(score, metric=str((number or {}).get("metric") or "accuracy"))

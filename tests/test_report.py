@@ -1,0 +1,356 @@
+"""The report page, its Markdown and the model card, from one realistic report.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from markdown_it import MarkdownIt
+from reports import SAMPLE, lost, missed, sample, untested
+
+from smidgen import report
+from smidgen.errors import ArtefactError, MissingExtra
+from smidgen.findings import constraints
+from smidgen.measure import entries
+
+pytest.importorskip("jinja2")
+pytest.importorskip("plotly")
+yaml = pytest.importorskip("yaml")
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>|`{{7*7}}`\"'&amp;"
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return report.html(SAMPLE)
+
+
+class Tags(HTMLParser):
+    """Start tags with their attributes, and the text outside scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.raw = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self.raw = tag if tag in ("script", "style") else self.raw
+
+    def handle_endtag(self, tag: str) -> None:
+        self.raw = "" if tag == self.raw else self.raw
+
+    def handle_data(self, data: str) -> None:
+        if not self.raw:
+            self.text.append(data)
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.found)
+
+
+def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of a JSON value with its path."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from numbers(inner, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from numbers(inner, f"{path}[{index}]")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, float(value)
+
+
+def shown(text: str) -> list[float]:
+    return [float(token.replace(",", "")) for token in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
+
+
+def missing(tokens: list[float], measured: Iterator[tuple[str, float]]) -> list[str]:
+    """The numbers that no token shows, as they are or in percent, within the rounding of the page."""
+
+    def near(value: float) -> bool:
+        return any(
+            math.isclose(token, value, rel_tol=0.005) or math.isclose(token, 100 * value, abs_tol=0.051)
+            for token in tokens
+        )
+
+    return [path for path, value in measured if not near(value)]
+
+
+def said_numbers() -> Iterator[tuple[str, float]]:
+    for group in ("teacher", "winner", "candidates", "baselines"):
+        for entry in SAMPLE[group] if isinstance(SAMPLE[group], list) else [SAMPLE[group]]:
+            yield from numbers(entry["numbers"], f"{group}.{entry['name']}")
+    for group in ("budget", "data"):
+        yield from numbers(SAMPLE[group], group)
+    yield from numbers([SAMPLE["environment"]["cores"], SAMPLE["environment"]["memory_mb"] / 1000], "environment")
+    yield from numbers(SAMPLE["winner"]["lineage"], "lineage")
+
+
+# ---- the page ---------------------------------------------------------------------------------------------------
+
+
+def test_every_number_is_on_the_page(page: str) -> None:
+    text = " ".join(Tags(page).text)
+    assert missing(shown(text), said_numbers()) == []
+    assert missing(shown(text), numbers(SAMPLE["timing"])) == []
+    assert "87.3\u00a0%" in text and "86.1–88.5\u00a0%" in text and "5.22–5.55×" in text and "16,997,378" in text
+
+
+def test_every_number_is_in_the_markdown() -> None:
+    assert missing(shown(report.markdown(SAMPLE)), said_numbers()) == []
+
+
+def test_names_reasons_warnings_and_fingerprints_are_told(page: str) -> None:
+    found = sample()
+    told = " ".join(Tags(page).text)
+    for entry in (found["teacher"], *found["candidates"], *found["baselines"]):
+        assert entry["name"] in told and entry["reason"] in told
+    assert found["data"]["warnings"][0] in told and found["data"]["test"]["fingerprint"][:12] in told
+    assert found["command"] in told and "smidgen verify" in told and found["fingerprint"] in told
+    assert "prune.layers(keep=3, rule=auto)" in told and "epochs=6, learning_rate=0.0002" in told
+    assert "1 of 27 stages were already on disk" in told and found["model"]["reference"] in told
+
+
+def test_the_page_loads_nothing(page: str) -> None:
+    for tag, attributes in Tags(page).found:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        for name in ("src", "srcset", "poster", "data", "xlink:href", "action"):
+            assert name not in attributes, (tag, attributes)
+        assert not (attributes.get("href") or "").startswith(("http", "//")), attributes
+    assert "@import" not in page.split("</style>")[0] and "url(" not in page.split("</style>")[0]
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy and "default-src 'none'" in policy[1] and policy[1].count("sha256-") == 2
+    assert "script-src 'unsafe" not in policy[1]
+
+
+def test_the_page_can_be_read_without_eyes(page: str) -> None:
+    tags = Tags(page)
+    assert tags.count("h1") == 1 and tags.count("main") == 1
+    assert tags.count("caption") == tags.count("table") >= 4
+    chart = next(attributes for _, attributes in tags.found if attributes.get("id") == "chart")
+    assert chart["role"] == "img" and "1.43\u00a0ms p95" in (chart["aria-label"] or "")
+    assert all("scope" in attributes for tag, attributes in tags.found if tag == "th")
+
+
+def test_hostile_texts_stay_texts() -> None:
+    found = sample()
+
+    def poison(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: poison(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [poison(inner) for inner in value]
+        return EVIL if isinstance(value, str) else value
+
+    evil = poison(found) | {"verdict": "met"}
+    evil["data"]["train"]["classes"] = {EVIL: 3}
+    evil["winner"]["curves"] = {EVIL: [{"step": 1, "loss": 2.0, "terms": {EVIL: 1.0}, "dev": 0.5}]}
+    evil["environment"]["versions"] = {EVIL: EVIL}
+    evil["budget"]["latency"]["percentile"] = "p95"
+    tags = Tags(report.html(evil))
+    assert tags.count("script") == 3 and tags.count("img") == 0
+    assert not any(name.startswith("on") for _, attributes in tags.found for name in attributes)
+    assert any("<script>alert(1)</script>" in text for text in tags.text)
+    for text in (report.markdown(evil), report.card(evil).split("---\n", 2)[2]):
+        rendered = Tags(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
+        assert rendered.count("script") == 0 and rendered.count("img") == 0
+        assert any("<script>alert(1)</script>" in found for found in rendered.text)
+    svg = ElementTree.fromstring(report.picture(evil))
+    assert not [node for node in svg.iter() if node.tag.endswith(("script", "img", "foreignObject"))]
+
+
+def test_hostile_names_do_not_break_a_markdown_table() -> None:
+    found = sample()
+    plain_rows = [line.count("|") for line in report.markdown(found).splitlines() if line.startswith("|")]
+    found["candidates"][1]["name"] = "a | b\n| c |\r\n# d"
+    rows = [line for line in report.markdown(found).splitlines() if line.startswith("|")]
+    assert [re.sub(r"\\\|", "", line).count("|") for line in rows] == plain_rows
+
+
+def test_the_sample_has_the_entries_that_are_written_today() -> None:
+    own = entries.entry("a name", "trained")
+    for found in (SAMPLE["teacher"], SAMPLE["winner"], *SAMPLE["candidates"], *SAMPLE["baselines"]):
+        assert set(found) == set(own) and set(found["numbers"]) == set(own["numbers"])
+    fresh = sample() | {
+        "teacher": entries.entry("teacher", "teacher"),
+        "candidates": [own],
+        "baselines": [],
+        "winner": None,
+    }
+    report.check(fresh | {"verdict": "not_met"})
+
+
+# ---- what is not there ------------------------------------------------------------------------------------------
+
+
+def test_without_a_winner() -> None:
+    found = lost()
+    for text in (" ".join(Tags(report.html(found)).text), report.markdown(found)):
+        assert "No candidate meets the whole budget" in text and "Budget not met" in text
+        assert found["reason"] in text and "Met by" in text
+    with pytest.raises(ArtefactError, match=r"winner is null, so there is no model .* Loosen the budget"):
+        report.card(found)
+
+
+def test_the_candidate_that_missed_in_the_end_is_shown_beside_the_teacher() -> None:
+    for text in (" ".join(Tags(report.html(missed())).text), report.markdown(missed())):
+        assert "3 blocks, int8 fits on dev, but not in the end" in text and "chosen on dev, beside the teacher" in text
+        assert "✗" in text and "not met" in text and "Met by" not in text
+        assert "95.9\u00a0%" in text and "How 3 blocks, int8 was made" in text
+
+
+def test_without_a_test_set_or_a_command() -> None:
+    found = untested() | {"command": "", "notes": ["No test set was given."]}
+    for text in (" ".join(Tags(report.html(found)).text), report.markdown(found)):
+        assert "No test set was given." in text and "p50 / p95" in text and "p99" not in text
+        assert "Run the same command" not in text
+    assert "Quality on dev, accuracy, n = 872" in report.card(found) and "model-index" not in report.card(found)
+
+
+def test_missing_numbers_are_not_zero() -> None:
+    found = sample()
+    keys = found["winner"]["numbers"]
+    found["winner"]["numbers"] = dict.fromkeys(keys)
+    found["teacher"]["numbers"] = dict.fromkeys(keys)
+    found["candidates"], found["baselines"] = [], []
+    text = " ".join(Tags(report.html(found)).text)
+    assert "not measured" in text and "Nothing to draw" in text
+    assert not re.search(r"(?<![\d.,])0(\.0+)?\s*(ms|MB|%|×)", text)
+    assert all(line.met is None and line.measured == "not measured" for line in constraints(found))
+
+
+# ---- the card ---------------------------------------------------------------------------------------------------
+
+
+def test_card_front_matter() -> None:
+    _, front, body = report.card(SAMPLE).split("---\n", 2)
+    meta = yaml.safe_load(front)
+    assert meta["library_name"] == "smidgen" and meta["pipeline_tag"] == "text-classification"
+    assert meta["base_model"] == "sentence-transformers/all-MiniLM-L6-v2"
+    result = meta["model-index"][0]["results"][0]
+    assert result["task"]["type"] == "text-classification" and result["dataset"]["type"] == "custom"
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.8726, "name": "accuracy"}]
+    assert 'smidgen predict winner "text"' in body and 'smidgen.load("winner").predict' in body
+    assert "98.2\u00a0% (97.1–99.3\u00a0%)" in body and "prune.layers(keep=3, rule=auto)" in body
+
+
+def test_card_is_what_the_hub_reads() -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    card = hub.ModelCard(report.card(SAMPLE))
+    assert card.data.eval_results[0].metric_value == 0.8726 and card.data.model_name == "3 blocks, int8"
+
+
+def test_card_keeps_folders_and_local_models_to_itself() -> None:
+    found = sample()
+    found["data"]["test"]["source"] = "/home/someone/secret/test.csv"
+    found["model"]["reference"] = "/home/someone/model"
+    text = report.card(found)
+    assert "someone" not in text and "base_model" not in text and "name: test.csv" in text
+    found["winner"]["recipe"]["model"] = "google/bert_uncased_L-4_H-256_A-4"
+    assert "base_model: google/bert_uncased_L-4_H-256_A-4" in report.card(found)
+
+
+# ---- reading and writing ----------------------------------------------------------------------------------------
+
+
+def test_render_writes_two_files_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(SAMPLE), encoding="utf-8")
+    written = report.render(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.html", "report.md"}
+    assert written["report.html"].read_text(encoding="utf-8") == report.html(SAMPLE)
+    assert written["report.md"].read_text(encoding="utf-8").startswith("# 3 blocks, int8")
+
+
+def test_render_says_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match=r"report\.json: no such file.*Type: smidgen report DIR"):
+        report.render(tmp_path)
+    (tmp_path / "report.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ArtefactError, match=r"not JSON \(.*\)\. Run the smidgen compress command again"):
+        report.render(tmp_path)
+
+
+def test_check_names_every_missing_key() -> None:
+    found = sample()
+    report.check(found)
+    del found["data"]["test"]
+    del found["winner"]["numbers"]["latency"]["p95_ms"]
+    found["candidates"][2]["numbers"].pop("size_mb")
+    found["teacher"] = None
+    with pytest.raises(ArtefactError) as caught:
+        report.check(found)
+    for path in ("data.test", "winner.numbers.latency.p95_ms", "candidates[2].numbers.size_mb", "teacher"):
+        assert path in str(caught.value)
+    assert "Wanted every key of schema 1. Run the smidgen compress command again" in str(caught.value)
+
+
+def test_check_other_faults() -> None:
+    found = sample()
+    with pytest.raises(ArtefactError, match=r"got schema 2, this smidgen reads schema 1\. Type: pip install --upgrade"):
+        report.check(found | {"schema": 2})
+    with pytest.raises(ArtefactError, match="got verdict 'won', wanted 'met' or 'not_met'"):
+        report.check(found | {"verdict": "won"})
+    with pytest.raises(ArtefactError, match=r"missing candidates \(a list\)"):
+        report.check(found | {"candidates": {}})
+    with pytest.raises(ArtefactError, match="got list, wanted an object"):
+        report.check([])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "call"),
+    [
+        ("jinja2", "jinja2", report.markdown),
+        ("plotly.offline", "plotly", report.html),
+        ("yaml", "pyyaml", report.card),
+    ],
+)
+def test_missing_extra(monkeypatch: pytest.MonkeyPatch, module: str, package: str, call: Any) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=rf"needs {package}.*Type: pip install 'smidgen\[train\]'"):
+        call(SAMPLE)
+
+
+def test_import_is_light() -> None:
+    code = "import sys, smidgen.report; print([m for m in ('torch', 'jinja2', 'plotly', 'yaml') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# ---- in a browser -----------------------------------------------------------------------------------------------
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(not BROWSER, reason="Chromium is not installed, so the page was not opened")
+def test_the_page_draws_in_a_browser(tmp_path: Path) -> None:
+    found = sample()
+    found["candidates"][1]["name"] = EVIL
+    path = tmp_path / "report.html"
+    path.write_text(report.html(found), encoding="utf-8")
+    quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command = [
+        str(BROWSER),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        *quiet,
+        f"--user-data-dir={tmp_path / 'u'}",
+    ]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=8000", "--dump-dom", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    dom = Tags(done.stdout)
+    assert ("html", {"lang": "en", "class": "drawn"}) in dom.found, done.stderr[-2000:]
+    assert any(tag == "svg" and "main-svg" in (attributes.get("class") or "") for tag, attributes in dom.found)
+    assert not re.search(r"CONSOLE|Refused to", done.stderr), done.stderr
+    assert dom.count("img") == 0 and dom.count("script") == 3

@@ -1,0 +1,218 @@
+"""A teacher's answers on disk: right, found by example, computed once, and safe against crashes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from folders import LABELS, model_folder, sentences
+
+from smidgen import teacher as module
+from smidgen.data import Split
+from smidgen.errors import ArtefactError, ModelError
+from smidgen.source import Source, resolve
+from smidgen.tape import listen
+from smidgen.tasks.classify import Classify
+from smidgen.teacher import fingerprint, label, open_shards
+from smidgen.tokens import encode, pad_id
+
+TASK = Classify(LABELS)
+TAPS = ("logits", "embeddings", "block.0.hidden", "block.1.hidden")
+LENGTH = 24
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """A classifier with dropout in its config."""
+    return resolve(str(model_folder(tmp_path_factory.mktemp("teacher"), labels=LABELS, seed=3)))
+
+
+def split_of(texts: Iterable[str]) -> Split:
+    return Split("train", tuple(texts), None, None, "here")
+
+
+TEXTS = tuple(text for text, _ in sentences(50, seed=9))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts the teacher was asked each time."""
+    real, counts = module._asker, []
+
+    def counting(*args: Any) -> Any:
+        answer = real(*args)
+
+        def ask(encoded: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
+            counts.append(len(rows))
+            return answer(encoded, rows)
+
+        return ask
+
+    monkeypatch.setattr(module, "_asker", counting)
+    return counts
+
+
+def online(source: Source, text: str) -> dict[str, np.ndarray]:
+    """What the teacher says about one text, alone, now."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(str(source.path)).eval()
+    found = encode(source.path, [text], None, LENGTH).batch([0], pad_id(source.path))
+    inputs = {name: torch.from_numpy(value) for name, value in found.items()}
+    with torch.inference_mode(), listen(model, TAPS) as heard:
+        return {tap: value[0].numpy() for tap, value in heard.read(model(**inputs), inputs["attention_mask"]).items()}
+
+
+def test_labels_on_disk_are_those_of_the_teacher(source: Source, tmp_path: Path) -> None:
+    labels = label(source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path)
+    everywhere = encode(source.path, TEXTS, None, LENGTH).lengths
+    rows = np.array([everywhere.argmax(), everywhere.argmin(), 7])
+    lengths = everywhere[rows]
+    assert len(set(lengths)) == 3, lengths
+    found = labels.rows(rows, LENGTH + 5)
+    assert {tap: value.dtype for tap, value in found.items()} == dict.fromkeys(sorted(TAPS), np.dtype(np.float32))
+    assert found["logits"].shape == (3, 2)
+    for b, row in enumerate(rows):
+        now = online(source, TEXTS[row])
+        np.testing.assert_allclose(found["logits"][b], now["logits"], rtol=2e-3, atol=2e-3)
+        for tap in TAPS[1:]:  # ragged on disk, padded with zeros here
+            assert now[tap].shape == (lengths[b], 32)
+            np.testing.assert_allclose(found[tap][b, : lengths[b]], now[tap], rtol=2e-3, atol=2e-3)
+            assert (found[tap][b, lengths[b] :] == 0).all()
+
+
+def test_arrays_are_ragged_half_precision_and_memory_mapped(source: Source, tmp_path: Path) -> None:
+    labels = label(source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path)
+    (shard,) = labels.shards
+    assert all(isinstance(array, np.memmap) for array in shard.values())
+    assert all(shard[tap].dtype == np.float16 for tap in TAPS)
+    lengths = encode(source.path, TEXTS, None, LENGTH).lengths
+    assert shard["block.1.hidden"].shape == (lengths.sum(), 32)
+    assert (np.diff(shard["starts"]) == lengths).all()
+
+
+def test_found_by_example_in_any_order(source: Source, tmp_path: Path, asked: list[int]) -> None:
+    first = label(source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path)
+    order = np.random.default_rng(0).permutation(len(TEXTS))
+    again = label(source, TASK, split_of(TEXTS[i] for i in order), TAPS, LENGTH, tmp_path)
+    assert asked == [50]
+    everything = np.arange(len(TEXTS))
+    one, other = first.rows(order, LENGTH), again.rows(everything, LENGTH)
+    assert all((one[tap] == other[tap]).all() for tap in TAPS)
+
+
+def test_only_new_rows_are_computed(
+    source: Source, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label(source, TASK, split_of(TEXTS[:30]), TAPS, LENGTH, tmp_path)
+    told: list[tuple[int, int]] = []
+    more = label(
+        source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path, progress=lambda done, total: told.append((done, total))
+    )
+    assert asked == [30, 20]
+    assert told == [(20, 20)]
+    assert len(more.shards) == 2
+    np.testing.assert_allclose(
+        more.rows(np.array([45]), LENGTH)["logits"][0], online(source, TEXTS[45])["logits"], atol=2e-3, rtol=2e-3
+    )
+    monkeypatch.setattr(module, "_asker", None)  # all is there: the teacher is not even loaded
+    label(source, TASK, split_of(TEXTS[10:20]), TAPS, LENGTH, tmp_path)
+
+
+def test_a_text_that_comes_twice_is_labelled_once(source: Source, tmp_path: Path, asked: list[int]) -> None:
+    labels = label(source, TASK, split_of([*TEXTS[:10], *TEXTS[:10]]), TAPS, LENGTH, tmp_path)
+    assert asked == [10]
+    found = labels.rows(np.arange(20), LENGTH)
+    assert all((found[tap][:10] == found[tap][10:]).all() for tap in TAPS)
+
+
+def test_a_pair_is_not_its_first_text(source: Source, tmp_path: Path, asked: list[int]) -> None:
+    plain = split_of(TEXTS[:5])
+    label(source, TASK, plain, ["logits"], LENGTH, tmp_path)
+    label(source, TASK, replace(plain, pairs=TEXTS[5:10]), ["logits"], LENGTH, tmp_path)
+    assert asked == [5, 5]
+
+
+def test_a_crash_costs_one_shard_at_most(
+    source: Source, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHARD", 8)
+    real = np.save
+
+    def failing(file: Any, array: np.ndarray) -> None:
+        if len(list(tmp_path.glob("labels-*/shard-*"))) == 3:
+            file.write(b"half")
+            raise OSError("no space left on device")
+        real(file, array)
+
+    monkeypatch.setattr(module.np, "save", failing)
+    with pytest.raises(OSError, match="no space left"):
+        label(source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path)
+    (folder,) = tmp_path.glob("labels-*")
+    assert len(open_shards(folder)) == 3
+    assert list(folder.glob(".draft-*"))
+    monkeypatch.setattr(module.np, "save", real)
+    asked.clear()
+    resumed = label(source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path)
+    assert asked == [8, 8, 8, 2]  # 24 of 50 were safe
+    assert not list(folder.glob(".draft-*"))
+    whole = label(source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path / "other")
+    everything = np.arange(len(TEXTS))
+    one, other = resumed.rows(everything, LENGTH), whole.rows(everything, LENGTH)
+    assert all((one[tap] == other[tap]).all() for tap in TAPS)
+
+
+def test_a_wrong_fingerprint_is_an_error(source: Source, tmp_path: Path) -> None:
+    label(source, TASK, split_of(TEXTS[:3]), ["logits"], LENGTH, tmp_path)
+    (about,) = tmp_path.glob("labels-*/about.json")
+    found = json.loads(about.read_text())
+    about.write_text(json.dumps(found | {"fingerprint": "0123456789abcdef"}))
+    wanted = fingerprint(source, ["logits"], LENGTH)
+    with pytest.raises(ArtefactError, match=rf"holds labels for 0123456789abcdef, wanted {wanted}\. Delete it\."):
+        label(source, TASK, split_of(TEXTS[:3]), ["logits"], LENGTH, tmp_path)
+
+
+def test_the_fingerprint_knows_all_that_a_label_depends_on(source: Source, tmp_path: Path) -> None:
+    other = resolve(str(model_folder(tmp_path / "other", labels=LABELS, seed=4)))
+    prints = [
+        fingerprint(source, TAPS, LENGTH),
+        fingerprint(source, TAPS[:1], LENGTH),
+        fingerprint(source, TAPS, LENGTH + 1),
+        fingerprint(source, TAPS, LENGTH, "bfloat16"),
+        fingerprint(other, TAPS, LENGTH),
+    ]
+    assert len(set(prints)) == 5
+    assert fingerprint(source, TAPS[::-1], LENGTH) == prints[0]
+
+
+def test_reduced_precision_is_kept_apart_and_near(source: Source, tmp_path: Path) -> None:
+    exact = label(source, TASK, split_of(TEXTS), ["logits"], LENGTH, tmp_path)
+    rough = label(source, TASK, split_of(TEXTS), ["logits"], LENGTH, tmp_path, precision=torch.bfloat16)
+    rows = np.arange(len(TEXTS))
+    one, other = exact.rows(rows, LENGTH)["logits"], rough.rows(rows, LENGTH)["logits"]
+    assert 0 < np.abs(one - other).max() < 0.1 * np.abs(one).max()
+
+
+def test_long_texts_are_cut(source: Source, tmp_path: Path) -> None:
+    labels = label(source, TASK, split_of(TEXTS), TAPS, 6, tmp_path)
+    assert np.diff(labels.shards[0]["starts"]).max() == 6
+    assert labels.rows(np.arange(4), 6)["embeddings"].shape == (4, 6, 32)
+
+
+def test_a_teacher_for_other_labels_is_refused(source: Source, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has 2 outputs, the data has 3 labels"):
+        label(source, Classify(("a", "b", "c")), split_of(TEXTS), ["logits"], LENGTH, tmp_path)
+    with pytest.raises(ModelError, match=r"its outputs are bad, good, the data's labels are good, bad"):
+        label(source, Classify(LABELS[::-1]), split_of(TEXTS), ["logits"], LENGTH, tmp_path)
+    assert not list(tmp_path.glob("labels-*/shard-*"))
+
+
+def test_a_bare_encoder_has_nothing_to_teach(tiny_bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"a bare encoder has no answers to teach\. Train it first .*tune\.full"):
+        label(resolve(str(tiny_bert)), TASK, split_of(TEXTS), ["logits"], LENGTH, tmp_path)
