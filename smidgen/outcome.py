@@ -18,13 +18,11 @@ from smidgen.recipe import to_data
 from smidgen.search import (
     Candidate,
     Search,
-    baselines,
-    choose,
+    decide,
     feasible,
     measure_memory,
     read_test,
     start,
-    time_trained,
     train_finalists,
     verdict,
 )
@@ -53,12 +51,9 @@ def carry_out(job: Job, out: Path, watch: Watch | None = None, command: str = ""
         return found
     feasible(search)
     train_finalists(search)
-    winner, models = None, {}
+    winner = None
     if search.teacher_folder is not None:
-        provisional = choose(search)
-        models = baselines(search, provisional)
-        time_trained(search, models)
-        winner = choose(search)
+        winner, models = decide(search)
         read_test(search, winner, models)
         measure_memory(search, winner)
     word, reason = verdict(search, winner)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from smidgen.watch import Watch
 Entry = dict[str, Any]
 
 
-@dataclass
+@dataclass(eq=False)
 class Candidate:
     """A shape on its way through the search."""
 
@@ -153,16 +153,12 @@ def finalists(candidates: Iterable[Candidate], job: Job) -> list[str]:
     return fit[::-1] if _only_quality(job.budget) else fit[: job.finalists]
 
 
-def choose(search: Search) -> Candidate | None:
+def choose(search: Search, passed_over: Sequence[Candidate] = ()) -> Candidate | None:
     """The winner by dev: among those that keep to the budget the best, or the fastest of those that cannot be told from
     the best (within one standard error); where only a quality is asked, the fastest.
     """
-    dev = search.teacher["numbers"]["dev_quality"]
-    teacher_dev = dev["value"] if dev else None
     fit = [
-        c
-        for c in search.candidates
-        if c.logits is not None and not over(search.job.budget, c.entry["numbers"], teacher_dev, "dev_quality")
+        c for c in search.candidates if c.logits is not None and c not in passed_over and not _over_on_dev(search, c)
     ]
     if not fit:
         return None
@@ -171,6 +167,20 @@ def choose(search: Search) -> Candidate | None:
         error = (best["high"] - best["low"]) / (2 * 1.96)
         fit = [c for c in fit if c.entry["numbers"]["dev_quality"]["value"] >= best["value"] - error]
     return min(fit, key=lambda c: c.entry["numbers"]["latency"]["p50_ms"])
+
+
+def decide(search: Search) -> tuple[Candidate | None, dict[str, Any]]:
+    """The winner, and the peers that it was timed beside. One that breaks the budget when it is timed again, beside
+    them, makes way for the next best.
+    """
+    passed_over: list[Candidate] = []
+    while True:
+        winner = choose(search, passed_over)
+        models = baselines(search, winner)
+        time_trained(search, models)
+        if winner is None or not _over_on_dev(search, winner):
+            return winner, models
+        passed_over.append(winner)
 
 
 def time_trained(search: Search, extra: Mapping[str, Any]) -> None:
@@ -200,6 +210,7 @@ def baselines(search: Search, winner: Candidate | None) -> dict[str, Any]:
     job, task = search.job, search.data.task
     models: dict[str, Any] = {}
     assert search.teacher_folder is not None
+    search.baselines.clear()
     models["teacher"] = TorchModel(search.teacher_folder, task)
     search.teacher["numbers"]["parameters"] = models["teacher"].parameters
     tfidf = TfIdf(search.data.train, task, job.seed)
@@ -260,10 +271,9 @@ def verdict(search: Search, winner: Candidate | None) -> tuple[str, str]:
 
 def nearest(search: Search) -> str:
     """Which candidate comes nearest to the budget, and what stands against it."""
-    dev = search.teacher["numbers"]["dev_quality"]
     found = []
     for candidate in search.candidates:
-        broken = over(search.job.budget, candidate.entry["numbers"], dev["value"] if dev else None, "dev_quality")
+        broken = _over_on_dev(search, candidate)
         if broken:
             found.append((max(broken.values()), candidate, broken))
     if not found:
@@ -282,6 +292,11 @@ def nearest(search: Search) -> str:
 def _candidate(shape: Shape) -> Candidate:
     recipe = {"model": shape.model or "the model given", "blocks": shape.blocks, "precision": shape.precision}
     return Candidate(shape, entries.entry(shape.name, "not_trained", recipe=recipe))
+
+
+def _over_on_dev(search: Search, candidate: Candidate) -> dict[str, float]:
+    dev = search.teacher["numbers"]["dev_quality"]
+    return over(search.job.budget, candidate.entry["numbers"], dev["value"] if dev else None, "dev_quality")
 
 
 def _is_teacher(shape: Shape) -> bool:
