@@ -68,7 +68,7 @@ def ours(splits: Any, seed: int) -> tuple[float, int, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
         done = run(plan(recipe, splits), Path(folder), checkpoint_seconds=1e9)[0]
         history = done.artefact.record["history"]
-        logits = TorchModel(done.artefact.path, splits.task).logits(splits.test.texts)
+        logits = TorchModel(done.artefact.path, splits.task).outputs(splits.test.texts)
     return history["seconds"], history["examples"], logits
 
 
@@ -133,7 +133,7 @@ def runtime() -> None:
     rows = entries.timed_texts(splits.test)
     timed, speed = entries.time_all(models, rows, calls=1000)
     wanted = splits.test
-    same = {n: float(np.mean(models[n].logits(wanted.texts).argmax(1) == wanted.labels)) for n in models}
+    same = {n: float(np.mean(models[n].outputs(wanted.texts).argmax(1) == wanted.labels)) for n in models}
     result: dict[str, Any] = {
         "what": "MiniLM-6 fine-tuned on SST-2, text in to label out, SST-2 test sentences, 2 threads, interleaved",
         "n": 1000,
@@ -186,7 +186,7 @@ class ByHand:
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
         self.threads = options.intra_op_num_threads
 
-    def logits(self, texts: Any, pairs: Any = None) -> np.ndarray:
+    def outputs(self, texts: Any, pairs: Any = None) -> np.ndarray:
         return np.concatenate([self._run(list(texts[i : i + 32])) for i in range(0, len(texts), 32)])
 
     def predict(self, texts: Any, pairs: Any = None) -> list[dict[str, Any]]:

@@ -53,6 +53,7 @@ def compress(
     multi_label: bool | None = None,
     metric: str | None = None,
     max_length: int | None = None,
+    task: str = "classify",
     seed: int = 0,
     watch: Watch | None = None,
     command: str = "smidgen.compress(...)",
@@ -66,6 +67,7 @@ def compress(
         max_latency, max_size, max_memory, min_quality, time_limit: as on the command line, see `smidgen.budget`.
         students: other pretrained models to consider as students.
         depths: numbers of blocks to consider.
+        task: `classify`, `tag` or `answer`.
         finalists: how many depths that fit are trained at most.
 
     Returns:
@@ -82,6 +84,7 @@ def compress(
     _need_training()
     from smidgen.outcome import carry_out
     from smidgen.shapes import STUDENT, TEACHER, Job
+    from smidgen.tasks import task_class
 
     columns = (text_column, text_pair_column, label_column)
     files = Files(train, dev, test, unlabeled, *columns, multi_label, metric or least, max_length)
@@ -93,6 +96,7 @@ def compress(
         depths=tuple(depths),
         finalists=finalists,
         seed=seed,
+        task=task_class(task).name,
         teacher=TEACHER if teacher_epochs is None else replace(TEACHER, epochs=teacher_epochs),
         student=STUDENT if student_epochs is None else replace(STUDENT, epochs=student_epochs),
     )

@@ -52,7 +52,7 @@ def bench(
         timed, speed = entries.time_all(models, rows, calls)
         bar.to(1)
     base = f"{torch_models[0]} (torch float32)" if torch_models else str(folders[0])
-    logits = {name: model.logits(split.texts, split.pairs) for name, model in models.items()} if split else {}
+    logits = {name: model.outputs(split.texts, split.pairs) for name, model in models.items()} if split else {}
     found = []
     for name, model in models.items():
         entry = entries.entry(name, "bench", path=name)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from smidgen.errors import DataError, did_you_mean
 from smidgen.tables import Table
+from smidgen.tasks.tag import broken
 
 # The first name of each wins over the others.
 TEXT = ("text", "sentence", "sentence1", "premise", "question1", "review", "content", "tweet", "comment", "utterance")
 TEXT_PAIR = ("text_pair", "text2", "sentence2", "hypothesis", "question2")
 LABEL = ("label", "labels", "class", "category", "sentiment", "target", "intent")
+TOKENS = ("tokens", "words")
+TAGS = ("tags", "ner_tags", "ner", "labels", "pos_tags", "pos")
+QUESTION = ("question", "query")
+CONTEXT = ("context", "passage", "paragraph", "document")
+ANSWERS = ("answers", "answer")
 
 INTEGRAL = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")  # 7, -7, 7.0; not 007, which is a word
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -22,7 +28,11 @@ MEND = "Fill it in or remove the row."
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns; None finds one by the usual names, and `text_pair=""` takes none."""
+    """The names of the columns; None finds one by the usual names, and `text_pair=""` takes none.
+
+    For tagging `text` holds the words and `label` the tags; for answering `text` holds the question, `text_pair` the
+    context and `label` the answers.
+    """
 
     text: str | None = None
     text_pair: str | None = None
@@ -66,6 +76,38 @@ def label_names(table: Table, columns: Columns, multi_label: bool | None) -> tup
     return names, lists or bool(multi_label)
 
 
+def tagged(table: Table, columns: Columns, labelled: bool = True) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The rows' words, joined by single spaces, and the names of their tags; () for each row where not labelled.
+
+    DataError for a row whose words and tags are not lists of text, not as many, or not BIO.
+    """
+    tokens = _need(table, "text", columns.text, TOKENS)
+    tags = _need(table, "label", columns.label, TAGS) if labelled else None
+    texts, names = [], []
+    for i, cell in enumerate(table.columns[tokens]):
+        words = _words(table, i, tokens, cell)
+        texts.append(" ".join(words))
+        names.append(_tags(table, i, tags, words) if tags else ())
+    return tuple(texts), names
+
+
+def asked(
+    table: Table, columns: Columns, labelled: bool = True
+) -> tuple[tuple[str, ...], tuple[str, ...], list[tuple[tuple[str, int], ...]]]:
+    """Questions, contexts, and for each row its accepted answers: (text, first character), none for no answer.
+
+    DataError for an empty text, an answer that is not in its context at its offset, and answers of another form.
+    """
+    question = _need(table, "text", columns.text, QUESTION)
+    context = _need(table, "text_pair", columns.text_pair, CONTEXT)
+    questions, contexts = _texts(table, question), _texts(table, context)
+    if not labelled:
+        return questions, contexts, [()] * len(table)
+    column = _need(table, "label", columns.label, ANSWERS)
+    cells = enumerate(zip(table.columns[column], contexts, strict=True))
+    return questions, contexts, [_accepted(table, i, column, cell, text) for i, (cell, text) in cells]
+
+
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """The different names, sorted; where all are whole numbers, by value, and "1.0" is "1"."""
     known = set(names)
@@ -88,6 +130,68 @@ def shown(names: Sequence[str], most: int = 12) -> str:
     """The names with commas, cut after `most`."""
     more = f" ... ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def _need(table: Table, what: str, given: str | None, usual: Sequence[str]) -> str:
+    found = _find(table, what, given, usual)
+    if found is None:
+        raise _absent(table, what, usual)
+    return found
+
+
+def _words(table: Table, row: int, column: str, cell: Any) -> list[str]:
+    if not isinstance(cell, list | tuple) or not cell:
+        got = "an empty list" if cell == [] else f"{str(cell)[:40]!r}"
+        raise table.fault(row, f"the column {column!r} holds {got}, wanted a list of words. {MEND}")
+    for word in cell:
+        if not isinstance(word, str) or not word.strip() or SURROGATE.search(word):
+            raise table.fault(
+                row, f"the column {column!r} has the word {word!r}, wanted a text that is not empty. {MEND}"
+            )
+    return ["\u00a0".join(word.split()) for word in cell]
+
+
+def _tags(table: Table, row: int, column: str, words: Sequence[str]) -> tuple[str, ...]:
+    cell = table.columns[column][row]
+    if not isinstance(cell, list | tuple):
+        raise table.fault(row, f"the column {column!r} holds {str(cell)[:40]!r}, wanted a list of tags. {MEND}")
+    if len(cell) != len(words):
+        raise table.fault(row, f"{len(words)} words, but {len(cell)} tags; wanted one tag for each word. {MEND}")
+    names = tuple(_name(table, row, column, tag) for tag in cell)
+    at = broken(names)
+    if at is not None:
+        before = "nothing" if at == 0 else f"{names[at - 1]!r}"
+        raise table.fault(
+            row,
+            f"the tag {names[at]!r} of word {at + 1} ({words[at]!r}) comes after {before}, so it continues no entity. "
+            f"Write 'B-{names[at][2:]}' where an entity begins.",
+        )
+    return names
+
+
+def _accepted(table: Table, row: int, column: str, cell: Any, context: str) -> tuple[tuple[str, int], ...]:
+    texts, starts = (cell.get("text"), cell.get("answer_start")) if isinstance(cell, Mapping) else (None, None)
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        raise table.fault(
+            row,
+            f"the column {column!r} holds {str(cell)[:60]}, wanted "
+            '{"text": [...], "answer_start": [...]}, as many of each; both empty for no answer.',
+        )
+    found = []
+    for text, start in zip(texts, starts, strict=True):
+        if not isinstance(text, str) or not isinstance(start, int) or not text.strip():
+            raise table.fault(row, f"the answer {text!r} at {start!r}: wanted a text and a whole number. {MEND}")
+        if context[start : start + len(text)] != text or start < 0:
+            there = context.find(text)
+            hint = (
+                f" It is at {there}: correct answer_start." if there >= 0 else " It is nowhere in the context. " + MEND
+            )
+            got = context[max(start, 0) : max(start, 0) + len(text)]
+            raise table.fault(
+                row, f"the answer {text[:40]!r} is not in its context at {start}, there is {got[:40]!r}.{hint}"
+            )
+        found.append((text, start))
+    return tuple(found)
 
 
 def _find(table: Table, what: str, given: str | None, usual: Sequence[str]) -> str | None:

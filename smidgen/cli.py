@@ -61,8 +61,11 @@ def compress(
     text_pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     multi_label: MultiLabel = None,
-    metric: Annotated[str | None, typer.Option(help="accuracy or f1; left out: the task's own.")] = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy, f1 or exact; left out: the task's own.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens a text is cut at; left out: fits the data.")] = None,
+    task: Annotated[
+        str, typer.Option(help="classify, tag (words and tags) or answer (question and context).")
+    ] = "classify",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -101,6 +104,7 @@ def compress(
         multi_label=multi_label,
         metric=metric,
         max_length=max_length,
+        task=task,
         seed=seed,
         watch=console.Bars(),
         command=_typed(),

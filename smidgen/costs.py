@@ -34,7 +34,7 @@ def _cost(plan: Plan, planned: Planned, store: Store) -> dict[str, Any]:
     if planned.trains:
         split = training_split(plan, planned)
         folder = plan.models[resolved_model(planned, plan.stages, planned.source)].path
-        lengths = encode(folder, split.texts, split.pairs, plan.max_length).lengths
+        lengths = encode(plan.data.task, folder, split.texts, split.pairs, plan.max_length).lengths
         steps = batches(lengths, planned.stage.train, planned.seed)
         found |= {"rows": len(split), "steps": len(steps), "examples": sum(len(rows) for rows in steps)}
         if planned.teacher is not None:

@@ -16,13 +16,14 @@ from typing import TextIO
 
 import numpy as np
 
-from smidgen.cells import USUAL, are_integral, in_order, label_names, shown, texts_and_pairs, value
+from smidgen.cells import USUAL, are_integral, asked, in_order, label_names, shown, tagged, texts_and_pairs, value
 from smidgen.cells import Columns as Columns
+from smidgen.encoded import objects
 from smidgen.errors import DataError, did_you_mean
 from smidgen.splits import Split as Split
 from smidgen.splits import class_counts, take_dev
 from smidgen.tables import Table, decode, read_table, read_text
-from smidgen.tasks.classify import Classify
+from smidgen.tasks import Answer, Classify, Tag, Task
 
 FEW = 5  # examples of a class below which there is a warning
 
@@ -31,7 +32,7 @@ FEW = 5  # examples of a class below which there is a warning
 class Data:
     """A task and its splits. `warnings` are sentences for the user; nothing in them stops a run."""
 
-    task: Classify
+    task: Task
     train: Split
     dev: Split
     test: Split | None = None
@@ -43,6 +44,7 @@ class Data:
         """64 hex digits over the labels and every split. What reads only train should use the one of that split."""
         splits = (self.train, self.dev, self.test, self.unlabeled)
         parts = (
+            self.task.name,
             *self.task.labels,
             str(self.task.multi_label),
             *(split.fingerprint if split else "" for split in splits),
@@ -60,41 +62,41 @@ def load_data(
     multi_label: bool | None = None,
     metric: str | None = None,
     seed: int = 0,
+    task: str = "classify",
 ) -> Data:
     """Read and check the splits of one task.
 
     Args:
+        task: `classify`; `tag`, with a list of words and one of tags a row; or `answer`, with questions, contexts and
+            accepted answers.
         train, dev, test, unlabeled: paths, or Hub ids `org/name@config:split`. No `dev`: a seeded part of train.
         labels: the classes in the order of a fine-tuned model's config; None takes those of train, sorted.
         multi_label: whether a text may have several labels; None finds out: yes where train has lists of labels.
-        metric: of smidgen.tasks.classify.METRICS; None takes the task's own.
+        metric: one of the task's METRICS; None takes its own.
 
     Raises DataError for the first fault found; it names the file and the row or column, and what to do.
     """
     _refuse_same_source({"train": train, "dev": dev, "test": test})
     table = read_table(train, "train")
-    texts, pairs = texts_and_pairs(table, columns)
-    names, several = label_names(table, columns, multi_label)
-    classes = _classes(table, names, several)
-    task = Classify(classes if labels is None else tuple(labels), several, metric or "")
+    found = _task(task, table, columns, labels, multi_label, metric or "")
     by_id = labels is not None
-    whole = Split("train", texts, pairs, _encode(table, names, task, by_id), table.source)
+    whole = _split(table, "train", found, columns, by_id)
 
     def read(source: str | None, name: str) -> Split | None:
         if not source:
             return None
-        split = _split(read_table(source, name), name, task, columns, by_id, labelled=name != "unlabeled")
+        split = _split(read_table(source, name), name, found, columns, by_id, labelled=name != "unlabeled")
         _refuse_lone_pairs(whole, split)
         return split
 
     held_out, final, more = read(dev, "dev"), read(test, "test"), read(unlabeled, "unlabeled")
     _refuse_same_rows([whole, held_out, final])
-    warnings = (*_train_warnings(whole, task), *_overlaps(whole, held_out, final, more))
+    warnings = (*_train_warnings(whole, found), *_overlaps(whole, held_out, final, more))
     rest, held_out = take_dev(whole, seed) if held_out is None else (whole, held_out)
-    return Data(task, rest, held_out, final, more, warnings)
+    return Data(found, rest, held_out, final, more, warnings)
 
 
-def read_split(path: str, name: str, task: Classify, columns: Columns = USUAL) -> Split:
+def read_split(path: str, name: str, task: Task, columns: Columns = USUAL) -> Split:
     """A labelled file for a known task; its labels are the task's names, or their ids."""
     return _split(read_table(path, name), name, task, columns, by_id=True)
 
@@ -107,7 +109,39 @@ def read_texts(source: str | Path | TextIO, columns: Columns = USUAL) -> tuple[t
     return texts_and_pairs(table, columns)
 
 
-def _split(table: Table, name: str, task: Classify, columns: Columns, by_id: bool, labelled: bool = True) -> Split:
+def _task(
+    name: str,
+    table: Table,
+    columns: Columns,
+    labels: Sequence[str] | None,
+    multi_label: bool | None,
+    metric: str,
+) -> Task:
+    """The task of a training file, with the classes or tags that it has, or that a model was trained for."""
+    if name == "answer":
+        return Answer(metric)
+    if name == "tag":
+        names, several = tagged(table, columns)[1], False
+    else:
+        texts_and_pairs(table, columns)  # what is wrong with the texts is told before what is wrong with the labels
+        names, several = label_names(table, columns, multi_label)
+    classes = _classes(table, names, several)
+    chosen = classes if labels is None else tuple(labels)
+    return Tag(chosen, metric) if name == "tag" else Classify(chosen, several, metric)
+
+
+def _split(table: Table, name: str, task: Task, columns: Columns, by_id: bool, labelled: bool = True) -> Split:
+    if isinstance(task, Answer):
+        questions, contexts, accepted = asked(table, columns, labelled)
+        return Split(name, questions, contexts, objects(accepted) if labelled else None, table.source)
+    if isinstance(task, Tag):
+        if not labelled and "text" in table.columns:  # plain texts: their words are those between spaces
+            texts = tuple(" ".join(text.split()) for text in texts_and_pairs(table, columns)[0])
+            return Split(name, texts, None, None, table.source)
+        texts, tags = tagged(table, columns, labelled)
+        ids = _ids(table, tags, task, by_id)
+        gold = objects(tuple(ids[tag] for tag in row) for row in tags)
+        return Split(name, texts, None, gold if labelled else None, table.source)
     texts, pairs = texts_and_pairs(table, columns)
     labels = None
     if labelled:
@@ -125,7 +159,21 @@ def _classes(table: Table, names: Sequence[tuple[str, ...]], several: bool) -> t
 
 
 def _encode(table: Table, names: Sequence[tuple[str, ...]], task: Classify, by_id: bool) -> np.ndarray:
-    """Class ids by name; with `by_id` also by number, where a file has only numbers and the names are none."""
+    """Class ids of rows: (n,), or (n, C) of 0 and 1."""
+    ids = _ids(table, names, task, by_id)
+    if not task.multi_label:
+        return np.array([ids[row[0]] for row in names], dtype=np.int64)
+    several = np.zeros((len(names), len(task.labels)), dtype=np.float32)
+    for i, row in enumerate(names):
+        several[i, [ids[name] for name in row]] = 1
+    return several
+
+
+def _ids(table: Table, names: Sequence[tuple[str, ...]], task: Task, by_id: bool) -> dict[str, int]:
+    """Class ids by name; with `by_id` also by number, where a file has only numbers and the names are none.
+
+    DataError for the first row that has another name.
+    """
     ids = {label: i for i, label in enumerate(task.labels)}
     found = {name for row in names for name in row}
     numbers = {name: value(name) for name in found if are_integral([name])}
@@ -141,12 +189,7 @@ def _encode(table: Table, names: Sequence[tuple[str, ...]], task: Classify, by_i
                     f"unknown label {name!r}, wanted one of {shown(task.labels)}.{did_you_mean(name, task.labels)} "
                     "Correct it or remove the row.",
                 )
-    if not task.multi_label:
-        return np.array([ids[row[0]] for row in names], dtype=np.int64)
-    several = np.zeros((len(names), len(task.labels)), dtype=np.float32)
-    for i, row in enumerate(names):
-        several[i, [ids[name] for name in row]] = 1
-    return several
+    return ids
 
 
 def _read_stream(stream: TextIO) -> Table:
@@ -195,17 +238,19 @@ def _same(source: str, name: str, other: str, what: str) -> DataError:
     )
 
 
-def _train_warnings(train: Split, task: Classify) -> list[str]:
+def _train_warnings(train: Split, task: Task) -> list[str]:
     assert train.labels is not None
     told = []
-    answers: dict[int, set[bytes]] = {}
-    for key, label in zip(train.keys.tolist(), train.labels, strict=True):
-        answers.setdefault(key, set()).add(label.tobytes())
+    answers: dict[int, set[str]] = {}
+    for key, label in zip(train.keys.tolist(), train.labels.tolist(), strict=True):
+        answers.setdefault(key, set()).add(repr(label))
     conflicts = sum(len(different) > 1 for different in answers.values())
     if conflicts:
         told.append(
             f"{train.source}: {_count(conflicts, 'text has', 'texts have')} different labels in different rows."
         )
+    if isinstance(task, Answer):
+        return told
     counts = class_counts(train.labels, len(task.labels))
     rare = [f"{label} ({count})" for label, count in zip(task.labels, counts, strict=True) if count < FEW]
     if rare:

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +26,63 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from smidgen.encoded import Encoded
 from smidgen.errors import InputError
 from smidgen.method import Context, Method, name_of
 from smidgen.recipe import Training
 from smidgen.source import takes_types
-from smidgen.tape import Tape, listen
-from smidgen.tasks.classify import NO_LABEL, Classify
+from smidgen.splits import Split
+from smidgen.tape import Tape, listen, logits_of
+from smidgen.tasks import Task
+from smidgen.tasks.classify import NO_LABEL
 from smidgen.teacher import Labels
-from smidgen.tokens import Encoded
 from smidgen.watch import Silent, Watch
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a stage trains on or is judged by. `labels` hold NO_LABEL (or NaN rows) where there is none."""
+    """What a stage trains on or is judged by: rows of tokens.
+
+    `labels` are the task's targets, a row or a token; they hold NO_LABEL (or NaN) where there is none. `split` are the
+    texts that the rows are of; without it row i is text i and its label the gold one.
+    """
 
     encoded: Encoded
     labels: np.ndarray
     pad_id: int
     teacher: Labels | None = None
+    split: Split | None = None
 
     def __len__(self) -> int:
         return len(self.encoded)
 
-    @property
+    @cached_property
     def labelled(self) -> np.ndarray:
-        """(n,) bool."""
-        return self.labels != NO_LABEL if self.labels.ndim == 1 else ~np.isnan(self.labels[:, 0])
+        """(rows,) how many labels each row has: none or one, or as many as words."""
+        known = ~np.isnan(self.labels) if self.labels.dtype.kind == "f" else self.labels != NO_LABEL
+        if self.encoded.units is not None:
+            return np.add.reduceat(known.astype(np.int64), self.encoded.starts[:-1])
+        return (known if known.ndim == 1 else known[:, 0]).astype(np.int64)
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """(rows,) how many decisions each row asks for: one, or as many as words."""
+        if self.encoded.units is None:
+            return np.ones(len(self), np.int64)
+        return np.add.reduceat(self.encoded.units.astype(np.int64), self.encoded.starts[:-1])
+
+    def targets(self, rows: np.ndarray) -> np.ndarray:
+        """Labels of some rows: (B, ...), or (B, L) where each token has one."""
+        if self.encoded.units is None:
+            return self.labels[rows]
+        return self.encoded.padded(self.labels, rows, NO_LABEL)
+
+    def score(self, task: Task, values: np.ndarray) -> float:
+        """The task's metric of what a model says about these rows."""
+        if self.split is None:
+            return task.score(task.gather(self.encoded, values, (), None), self.labels)
+        assert self.split.labels is not None
+        return task.score(task.gather(self.encoded, values, self.split.texts, self.split.pairs), self.split.labels)
 
 
 @dataclass
@@ -155,11 +186,8 @@ class _Run:
     def step(self, step: int) -> None:
         chosen = self.plan[step]
         pieces = cut(chosen, self.rows.encoded.lengths, self.settings.micro_tokens, self.accelerator.num_processes)
-        whole = (
-            float(len(chosen)),
-            float(self.rows.encoded.lengths[chosen].sum()),
-            float(self.rows.labelled[chosen].sum()),
-        )
+        counts = (self.rows.encoded.lengths, self.rows.labelled, self.rows.units)
+        whole = (float(len(chosen)), *(float(count[chosen].sum()) for count in counts))
         self.model.train()
         for piece in pieces[self.accelerator.process_index]:
             if len(piece):
@@ -177,7 +205,9 @@ class _Run:
         for method, state in self.running:
             method.step(state, self.done / self.total)
 
-    def terms(self, piece: np.ndarray, examples: float, tokens: float, labelled: float) -> dict[str, Tensor]:
+    def terms(
+        self, piece: np.ndarray, examples: float, tokens: float, labelled: float, units: float
+    ) -> dict[str, Tensor]:
         """Every method's loss terms for one micro-batch, by `method.term`."""
         device = self.accelerator.device
         batch = self.rows.encoded.batch(piece, self.rows.pad_id)
@@ -188,13 +218,22 @@ class _Run:
         tape = Tape(
             student=recording.read(outputs, inputs["attention_mask"]),
             teacher={name: torch.from_numpy(value).to(device) for name, value in said.items()},
-            labels=torch.from_numpy(self.rows.labels[piece]).to(device),
+            labels=torch.from_numpy(self.rows.targets(piece)).to(device),
             mask=inputs["attention_mask"],
             examples=examples,
             tokens=tokens,
             labelled=labelled,
+            units=self.decided(piece),
+            unit_count=units,
         )
         return {f"{name_of(m)}.{k}": v for m, state in self.running for k, v in m.loss(state, tape).items()}
+
+    def decided(self, piece: np.ndarray) -> Tensor | None:
+        """(B, L) bool: the tokens at which the task decides; None where it decides a row."""
+        encoded = self.rows.encoded
+        if encoded.units is None:
+            return None
+        return torch.from_numpy(encoded.padded(encoded.units, piece, 0)).to(self.accelerator.device)
 
     def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
         wanted = ("input_ids", "attention_mask", *(("token_type_ids",) if self.uses_types else ()))
@@ -222,8 +261,7 @@ class _Run:
     # Looking at dev, keeping the best.
 
     def evaluate(self, step: int, history: History) -> float:
-        logits = predict(self.model, self.dev, self.accelerator)
-        score = self.ctx.task.score(logits, self.dev.labels)
+        score = self.dev.score(self.ctx.task, predict(self.model, self.dev, self.accelerator))
         terms = {name: float(value) / max(self.since, 1) for name, value in self.sums.items()}
         lr = self.scheduler.get_last_lr()[0]
         entry = {"step": step, "dev": score, "loss": sum(terms.values()), "terms": terms, "lr": lr}
@@ -393,7 +431,7 @@ def resolve_precision(precision: str) -> str:
 
 @torch.inference_mode()
 def predict(model: nn.Module, rows: Rows, accelerator: Accelerator) -> np.ndarray:
-    """Logits (n, C) float32 for all rows, in the loop's precision, each process a share."""
+    """Logits (rows, C), or (tokens, C) of all rows end to end, in the loop's precision, each process a share."""
     was_training, device = model.training, accelerator.device
     model.eval()
     order = np.argsort(rows.encoded.lengths, kind="stable")
@@ -404,23 +442,18 @@ def predict(model: nn.Module, rows: Rows, accelerator: Accelerator) -> np.ndarra
         if not takes_types(model):
             del batch["token_type_ids"]
         with accelerator.autocast():
-            found.append((piece, model(**batch).logits.float().cpu().numpy()))
+            logits = logits_of(model(**batch)).float().cpu().numpy()
+        found.append((piece, logits if logits.ndim == 2 else logits[batch["attention_mask"].bool().cpu().numpy()]))
     if accelerator.num_processes > 1:
         from accelerate.utils import gather_object
 
         found = gather_object(found)
     model.train(was_training)
-    logits = np.empty((len(rows), found[0][1].shape[1]), np.float32)
+    by_token = rows.encoded.spans is not None
+    logits = np.empty((len(rows.encoded.ids) if by_token else len(rows), found[0][1].shape[1]), np.float32)
     for piece, values in found:
-        logits[piece] = values
+        logits[rows.encoded.flat(piece) if by_token else piece] = values
     return logits
-
-
-def labels_for(task: Classify, labels: np.ndarray | None, count: int) -> np.ndarray:
-    """Labels of a split, or the marks of having none: NO_LABEL (n,), or NaN (n, C) for multi-label."""
-    if labels is not None:
-        return labels
-    return np.full((count, len(task.labels)), np.nan, np.float32) if task.multi_label else np.full(count, NO_LABEL)
 
 
 def _random_state() -> list[Tensor]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from smidgen.surgery import Edit
     from smidgen.tape import Tape
-    from smidgen.tasks.classify import Classify
+    from smidgen.tasks import Task
 
 S = TypeVar("S")
 FOLDER = Path(__file__).parent / "methods"
@@ -53,7 +53,7 @@ class Context:
 
     source: Path  # the folder that the stage starts from
     target: Path  # the folder being made; only for methods that own their stage
-    task: Classify
+    task: Task
     texts: tuple[tuple[str, str | None], ...]  # some rows of dev, to check and calibrate on
     seed: int
     model: PreTrainedModel | None = None

@@ -123,12 +123,7 @@ def _report(search: Search, winner: Candidate | None, word: str, reason: str, co
         "verdict": word,
         "reason": reason,
         "budget": job.budget.to_data(),
-        "task": {
-            "name": data.task.name,
-            "labels": list(data.task.labels),
-            "multi_label": data.task.multi_label,
-            "metric": data.task.metric,
-        },
+        "task": data.task.to_data(),
         "columns": {
             "text": job.files.text_column,
             "text_pair": job.files.text_pair_column,

@@ -18,6 +18,7 @@ from smidgen.errors import InputError, ModelError, RecipeError, did_you_mean
 from smidgen.method import Method, find, name_of, owns_stage, settings_of, trains
 from smidgen.recipe import Choice, Recipe, Stage, Training, build
 from smidgen.source import Source, check_whole, need_anatomy, resolve
+from smidgen.tasks import TASKS, Task
 from smidgen.tokens import fitting_length, length_limit
 
 DATA = ("train", "unlabeled", "train+unlabeled")
@@ -102,8 +103,8 @@ def _refuse(recipe: Recipe, faults: list[str], errors: list[InputError]) -> None
 
 
 def _tasks(recipe: Recipe, faults: list[str]) -> None:
-    if recipe.task != "classify":
-        faults.append(f"task: got {recipe.task!r}, wanted classify.")
+    if recipe.task not in TASKS:
+        faults.append(f"task: got {recipe.task!r}, wanted one of {', '.join(TASKS)}.{did_you_mean(recipe.task, TASKS)}")
     for where, seed in (("seed", recipe.seed), *((f"stage {s.name}.seed", s.seed) for s in recipe.stages)):
         if seed is not None and not 0 <= seed < 2**32:
             faults.append(f"{where}: got {seed}, wanted a whole number from 0 up to 2**32.")
@@ -147,7 +148,8 @@ def _models(recipe: Recipe, errors: list[InputError]) -> dict[str, Source]:
 def _data(recipe: Recipe, models: Mapping[str, Source], errors: list[InputError]) -> Data | None:
     files = recipe.data
     teachers = [s.teacher for s in recipe.stages if s.teacher] + [recipe.model]
-    labels = next((models[t].labels for t in teachers if t in models and models[t].labels), None)
+    fitted = [models[t] for t in teachers if t in models and models[t].head == recipe.task]
+    labels = next((source.labels for source in fitted if source.labels), None)
     try:
         return load_data(
             train=files.train,
@@ -159,6 +161,7 @@ def _data(recipe: Recipe, models: Mapping[str, Source], errors: list[InputError]
             multi_label=files.multi_label,
             metric=files.metric,
             seed=max(recipe.seed, 0),
+            task=recipe.task if recipe.task in TASKS else "classify",
         )
     except InputError as error:
         errors.append(error)
@@ -173,7 +176,7 @@ def _whole(recipe: Recipe, models: Mapping[str, Source], data: Data | None, erro
         try:
             if reference in starts:
                 need_anatomy(source)
-            if data is not None and (reference in starts or source.is_classifier):
+            if data is not None and (reference in starts or source.head == data.task.name):
                 check_whole(source, data.task)
         except ModelError as error:
             errors.append(error)
@@ -182,10 +185,11 @@ def _whole(recipe: Recipe, models: Mapping[str, Source], data: Data | None, erro
 def _teachers(recipe: Recipe, models: Mapping[str, Source], faults: list[str]) -> None:
     for stage in recipe.stages:
         teacher = models.get(recipe.model if stage.teacher == "model" else stage.teacher or "")
-        if teacher is not None and not teacher.is_classifier:
+        if teacher is not None and teacher.head != recipe.task:
+            kind = f"has a head for another task ({teacher.head})" if teacher.head else "is a bare encoder"
             faults.append(
-                f"stage {stage.name}.teacher: {teacher.reference} is a bare encoder and has no answers. Name a stage "
-                "that trains it, or a classifier."
+                f"stage {stage.name}.teacher: {teacher.reference} {kind} and has no answers. Name a stage "
+                f"that trains it, or a model that was trained to {recipe.task}."
             )
 
 
@@ -254,7 +258,7 @@ def _forms(recipe: Recipe, methods: list[tuple[Method[Any], ...]], faults: list[
 
 def _max_length(recipe: Recipe, model: Source, data: Data) -> int:
     if recipe.data.max_length is None:
-        return fitting_length(model.path, data.train.texts, data.train.pairs)
+        return fitting_length(data.task, model.path, data.train.texts, data.train.pairs)
     limit = length_limit(model.path)
     if not 4 <= recipe.data.max_length <= limit:
         raise RecipeError(
@@ -279,7 +283,7 @@ def _identify(
         parts: dict[str, Any] = {
             "source": models[source].id if source in models else source,
             "methods": [[name_of(m), m.version, settings_of(m)] for m in chosen],
-            "task": [list(data.task.labels), data.task.multi_label, max_length],
+            "task": [*_of_task(data.task), max_length],
         }
         if source in models:
             parts["seed"] = seed  # a head that the model lacks is drawn from it
@@ -292,6 +296,12 @@ def _identify(
         done.append(Planned(stage, chosen, id, source, teacher, seed, training, accepts, leaves))
         ids[stage.name], forms[id], before = id, leaves, id
     return tuple(done)
+
+
+def _of_task(task: Task) -> list[Any]:
+    """What a model's shape and answers depend on; the metric is not part of it."""
+    told = {name: value for name, value in task.to_data().items() if name != "metric"}
+    return list(told.values())
 
 
 def _training_parts(stage: Stage, data: Data, seed: int) -> dict[str, Any]:

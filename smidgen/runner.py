@@ -123,12 +123,12 @@ def _train_stage(
     import torch
 
     from smidgen.loop import make_accelerator, train
-    from smidgen.source import load_classifier
+    from smidgen.source import load_model
     from smidgen.surgery import to_data
 
     started = time.monotonic()
     ctx = _context(plan, planned, source, store.root)
-    ctx.model = load_classifier(source, plan.data.task, planned.seed)
+    ctx.model = load_model(source, plan.data.task, planned.seed)
     if planned.teacher is not None:
         teacher = source_of(plan, store, planned.teacher)
         ctx.teacher_blocks, ctx.teacher_width = _shape(teacher)
@@ -171,17 +171,17 @@ def _publish_model(
 def _check_reload(plan: Plan, source: Source, ctx: Context, target: Path) -> None:
     """Replayed edits with the weights, and the folder read back, give the outputs of the model in hand."""
     import torch
-    from transformers import AutoModelForSequenceClassification
 
-    from smidgen.source import load_classifier, takes_types
+    from smidgen.source import auto_class, load_model, takes_types
     from smidgen.surgery import replay
+    from smidgen.tape import logits_of
 
     model = ctx.model
     assert model is not None
-    encoded = encode(target, *_texts(ctx), plan.max_length)
+    encoded = encode(ctx.task, target, *_texts(ctx), plan.max_length)
     batch = encoded.batch(list(range(min(8, len(encoded)))), pad_id(target))
     inputs = {k: torch.from_numpy(v) for k, v in batch.items() if k != "token_type_ids" or takes_types(model)}
-    skeleton = load_classifier(source, ctx.task, ctx.seed)
+    skeleton = load_model(source, ctx.task, ctx.seed)
     again = replay(skeleton, ctx.edits)
     try:
         again.load_state_dict(model.state_dict())
@@ -190,9 +190,9 @@ def _check_reload(plan: Plan, source: Source, ctx: Context, target: Path) -> Non
         raise SmidgenError(
             f"replaying its edits gives another shape ({why}); nothing was written. This is a bug."
         ) from error
-    reloaded = AutoModelForSequenceClassification.from_pretrained(str(target), local_files_only=True)
+    reloaded = auto_class(ctx.task).from_pretrained(str(target), local_files_only=True)
     with torch.inference_mode():
-        outputs = [m.eval()(**inputs).logits for m in (model, again, reloaded)]
+        outputs = [logits_of(m.eval()(**inputs)) for m in (model, again, reloaded)]
     for name, other in (("replaying its edits", outputs[1]), ("reloading its folder", outputs[2])):
         if not torch.allclose(outputs[0], other, atol=1e-5):
             worst = float((outputs[0] - other).abs().max())
@@ -239,27 +239,26 @@ def label_rows(
 def training_split(plan: Plan, planned: Planned) -> Split:
     """The rows a stage trains on; those without a label last."""
     from smidgen.data import Split
-    from smidgen.loop import labels_for
 
     named = {"train": plan.data.train, "unlabeled": plan.data.unlabeled}
     parts = [split for name in planned.stage.data.split("+") if (split := named[name]) is not None]
     if len(parts) == 1:
         return parts[0]
-    task = plan.data.task
     return Split(
         name=planned.stage.data,
         texts=tuple(text for part in parts for text in part.texts),
         pairs=tuple(pair for part in parts for pair in part.pairs or ()) if parts[0].pairs is not None else None,
-        labels=np.concatenate([labels_for(task, part.labels, len(part)) for part in parts]),
+        labels=np.concatenate([p.labels if p.labels is not None else plan.data.task.no_labels(len(p)) for p in parts]),
         source=" + ".join(part.source for part in parts),
     )
 
 
 def _plain_rows(plan: Plan, split: Split, source: Source) -> Rows:
-    from smidgen.loop import Rows, labels_for
+    from smidgen.loop import Rows
 
-    encoded = encode(source.path, split.texts, split.pairs, plan.max_length)
-    return Rows(encoded, labels_for(plan.data.task, split.labels, len(split)), pad_id(source.path))
+    task = plan.data.task
+    encoded = encode(task, source.path, split.texts, split.pairs, plan.max_length)
+    return Rows(encoded, task.targets(encoded, split.texts, split.labels), pad_id(source.path), split=split)
 
 
 def _context(plan: Plan, planned: Planned, source: Source, target: Path) -> Context:
@@ -311,12 +310,7 @@ def _record(plan: Plan, planned: Planned, source: Source) -> dict[str, Any]:
         "form": planned.leaves,
         "parent": planned.source if planned.source not in plan.models else plan.models[planned.source].id,
         "model": parent.get("model", source.reference),
-        "task": {
-            "name": task.name,
-            "labels": list(task.labels),
-            "multi_label": task.multi_label,
-            "metric": task.metric,
-        },
+        "task": task.to_data(),
         "max_length": plan.max_length,
         "edits": list(parent.get("edits", [])),
         "lineage": [*parent.get("lineage", []), own],

@@ -35,6 +35,7 @@ from smidgen.runtime.folder import deployed_bytes
 from smidgen.runtime.model import usable_cores
 from smidgen.shapes import Job, Shape, distilled, plain, shapes, untrained
 from smidgen.source import Source, need_anatomy, resolve
+from smidgen.tasks import Classify
 from smidgen.watch import Watch
 
 Entry = dict[str, Any]
@@ -213,11 +214,12 @@ def baselines(search: Search, winner: Candidate | None) -> dict[str, Any]:
     search.baselines.clear()
     models["teacher"] = TorchModel(search.teacher_folder, task)
     search.teacher["numbers"]["parameters"] = models["teacher"].parameters
-    tfidf = TfIdf(search.data.train, task, job.seed)
-    entry = entries.entry("TF-IDF + logistic regression", "baseline")
-    entry["numbers"] |= {"size_mb": tfidf.size_mb, "parameters": tfidf.parameters}
-    search.baselines.append(entry)
-    models[entry["name"]] = tfidf
+    if isinstance(task, Classify):
+        tfidf = TfIdf(search.data.train, task, job.seed)
+        entry = entries.entry("TF-IDF + logistic regression", "baseline")
+        entry["numbers"] |= {"size_mb": tfidf.size_mb, "parameters": tfidf.parameters}
+        search.baselines.append(entry)
+        models[entry["name"]] = tfidf
     whole = Shape("", search.model.blocks, search.model.blocks, "int8")
     if not any(c.shape == whole and c.logits is not None for c in search.candidates):
         _add_folder(search, models, "teacher, int8", distilled(job, search.model, whole))
@@ -232,14 +234,14 @@ def read_test(search: Search, winner: Candidate | None, models: Mapping[str, Any
     if test is None:
         search.notes.append("No test set was given: qualities are of dev, which the winner was chosen on.")
         return
-    teacher = models["teacher"].logits(test.texts, test.pairs)
+    teacher = models["teacher"].outputs(test.texts, test.pairs)
     search.teacher["numbers"]["quality"] = entries.quality_data(task, teacher, test)
     judged = [(e, models[e["name"]]) for e in search.baselines]
     if winner is not None:
         assert winner.folder is not None
         judged.append((winner.entry, load(winner.folder)))
     for entry, model in judged:
-        logits = model.logits(test.texts, test.pairs)
+        logits = model.outputs(test.texts, test.pairs)
         entry["numbers"]["quality"] = entries.quality_data(task, logits, test)
         entry["numbers"] |= entries.compared_data(task, logits, teacher, test)
 
@@ -350,7 +352,7 @@ def _memory(folder: Path, search: Search) -> float:
 
 def _make_teacher(search: Search) -> None:
     shape = Shape("", search.model.blocks, search.model.blocks, "int8")
-    if search.model.is_classifier:
+    if search.model.head == search.data.task.name:
         search.teacher_folder = search.model.path
     else:
         done = search.make(distilled(search.job, search.model, shape))
@@ -364,7 +366,7 @@ def _make_teacher(search: Search) -> None:
     numbers = search.teacher["numbers"]
     numbers["size_mb"] = _torch_bytes(search.teacher_folder) / 1e6
     dev = search.data.dev
-    search.teacher_dev = TorchModel(search.teacher_folder, search.data.task).logits(dev.texts, dev.pairs)
+    search.teacher_dev = TorchModel(search.teacher_folder, search.data.task).outputs(dev.texts, dev.pairs)
     numbers["dev_quality"] = entries.quality_data(search.data.task, search.teacher_dev, dev)
 
 
@@ -373,7 +375,7 @@ def _train(search: Search, candidate: Candidate) -> None:
     _judge(search, candidate.entry, done[-1])
     candidate.folder = done[-1].artefact.path
     dev = search.data.dev
-    candidate.logits = load(candidate.folder).logits(dev.texts, dev.pairs)
+    candidate.logits = load(candidate.folder).outputs(dev.texts, dev.pairs)
     candidate.entry["status"] = "trained"
     candidate.entry["numbers"]["dev_quality"] = entries.quality_data(search.data.task, candidate.logits, dev)
 
@@ -396,7 +398,7 @@ def _add_folder(search: Search, models: dict[str, Any], name: str, recipe: Recip
     _judge(search, entry, done[-1])
     model = load(done[-1].artefact.path)
     dev = search.data.dev
-    logits = model.logits(dev.texts, dev.pairs)
+    logits = model.outputs(dev.texts, dev.pairs)
     entry["numbers"]["dev_quality"] = entries.quality_data(search.data.task, logits, dev)
     search.baselines.append(entry)
     models[name] = model

@@ -25,6 +25,7 @@ class Job:
     depths: tuple[int, ...] = ()  # blocks to keep; () = one to four, and the halves and thirds of the whole
     finalists: int = 2  # trained candidates, at most
     seed: int = 0
+    task: str = "classify"
     teacher: Training = TEACHER
     student: Training = STUDENT
     calls: int = 300  # timed calls of each candidate
@@ -91,8 +92,8 @@ def plain(job: Job, shape: Shape) -> Recipe:
 
 
 def teacher_stages(job: Job, model: Source) -> list[Stage]:
-    """Fine-tune a bare encoder; a classifier is its own teacher."""
-    return [] if model.is_classifier else [Stage("teacher", (Use("tune.full"),), train=job.teacher)]
+    """Fine-tune a bare encoder; a model that has the task's head is its own teacher."""
+    return [] if model.head == job.task else [Stage("teacher", (Use("tune.full"),), train=job.teacher)]
 
 
 def _cut(shape: Shape) -> tuple[Use, ...]:
@@ -103,4 +104,7 @@ def _recipe(job: Job, shape: Shape, how: str, stages: Sequence[Stage]) -> Recipe
     start = None if stages else shape.model or None
     graphs = [Stage("onnx", (Use("export.onnx"),), source=start), Stage("int8", (Use("quant.dynamic"),))]
     kept = graphs if shape.precision == "int8" else graphs[:1]
-    return Recipe(model=job.model, data=job.files, stages=(*stages, *kept), seed=job.seed, name=f"{shape.name}, {how}")
+    stages = (*stages, *kept)
+    return Recipe(
+        model=job.model, data=job.files, stages=stages, task=job.task, seed=job.seed, name=f"{shape.name}, {how}"
+    )

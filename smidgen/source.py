@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from smidgen.artefact import RECORD, file_hash, half_written, identity
 from smidgen.errors import ModelError, did_you_mean
+from smidgen.tasks import head_of
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from smidgen.tasks.classify import Classify
+    from smidgen.tasks import Task
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".joblib")
@@ -68,10 +69,9 @@ class Source:
         return sum(_product(shape) for shape in tensor_shapes(self.path / "model.safetensors").values())
 
     @property
-    def is_classifier(self) -> bool:
-        """Has it a trained classification head?"""
-        named = self.config.get("architectures") or [""]
-        return str(named[0]).endswith("ForSequenceClassification")
+    def head(self) -> str:
+        """The task that it has a trained head for, such as `classify`; "" for a bare encoder."""
+        return head_of(self.config)
 
     @property
     def outputs(self) -> int:
@@ -80,11 +80,11 @@ class Source:
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """Its label names in the order of its outputs; None for a bare encoder or `LABEL_0`-like names."""
+        """Its label names in the order of its outputs; None where it has no head with names of its own."""
         names = self.config.get("id2label") or {}
         ordered = tuple(str(names[key]) for key in sorted(names, key=int))
         nameless = all(name == f"LABEL_{i}" for i, name in enumerate(ordered))
-        return None if not self.is_classifier or nameless else ordered
+        return None if self.head not in ("classify", "tag") or nameless else ordered
 
 
 def resolve(reference: str) -> Source:
@@ -150,7 +150,7 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def load_classifier(source: Source, task: Classify, seed: int) -> PreTrainedModel:
+def load_model(source: Source, task: Task, seed: int) -> PreTrainedModel:
     """The model with a head for `task`, in float32 and evaluation mode; a head it lacks is drawn from `seed`.
 
     Raises:
@@ -180,8 +180,8 @@ def need_anatomy(source: Source) -> None:
         raise ModelError(f"{source.reference}: config.json does not say num_hidden_layers. Get the folder whole.")
 
 
-def check_whole(source: Source, task: Classify) -> None:
-    """Refuse, from headers alone, what `load_classifier` would refuse, and a tokenizer that does not open.
+def check_whole(source: Source, task: Task) -> None:
+    """Refuse, from headers alone, what `load_model` would refuse, and a tokenizer that does not open.
 
     Raises:
         ModelError: see there.
@@ -197,27 +197,27 @@ def check_whole(source: Source, task: Classify) -> None:
     _open(source, task, device="meta")
 
 
-def _open(source: Source, task: Classify, device: str | None = None) -> PreTrainedModel:
+def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedModel:
     """The model with a head for `task`; on the device `meta` without its weights, after the same checks."""
     import torch
-    from transformers import AutoModelForSequenceClassification
 
     quiet()
     name = source.reference
     if not (source.path / "model.safetensors").is_file():
         raise ModelError(f"{name}: holds a graph and no model.safetensors, so it cannot be trained. Give its source.")
-    if source.is_classifier and (count := source.outputs) != len(task.labels):
+    fitted = source.head == task.name
+    if fitted and (count := source.outputs) != len(task.labels):
         raise ModelError(
             f"{name}: has {count} outputs, the data has {len(task.labels)} labels: {', '.join(task.labels[:12])}. "
             "Give the data it was trained for, or the bare encoder that it was made from."
         )
-    if source.labels is not None and source.labels != task.labels:
+    if fitted and source.labels is not None and source.labels != task.labels:
         raise ModelError(
             f"{name}: its outputs are {', '.join(source.labels[:8])}; the labels are {', '.join(task.labels[:8])}, in "
             "this order. Give a model with the same labels in the same order, or a bare encoder."
         )
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = auto_class(task).from_pretrained(
             str(source.path),
             output_loading_info=True,
             local_files_only=True,
@@ -231,7 +231,7 @@ def _open(source: Source, task: Classify, device: str | None = None) -> PreTrain
         raise ModelError(
             f"{name}: {_misfit(source, task) or f'transformers cannot open it ({said}).'} Get the folder whole."
         ) from error
-    lost = sorted(set(info["missing_keys"]) - (set() if source.is_classifier else _head_keys(model)))
+    lost = sorted(set(info["missing_keys"]) - (set() if fitted else _head_keys(model)))
     if lost:
         raise ModelError(
             f"{name}: model.safetensors lacks {len(lost)} of the weights that config.json asks for, such as {lost[0]}. "
@@ -241,15 +241,15 @@ def _open(source: Source, task: Classify, device: str | None = None) -> PreTrain
     return model
 
 
-def _misfit(source: Source, task: Classify) -> str:
+def _misfit(source: Source, task: Task) -> str:
     """The first weight of another size than the config says, in a sentence; "" where there is none."""
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(str(source.path), local_files_only=True, **task.config())
         with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config)
+            model = auto_class(task).from_config(config)
     except Exception:
         return ""
     shapes = tensor_shapes(source.path / "model.safetensors")
@@ -263,6 +263,13 @@ def _misfit(source: Source, task: Classify) -> str:
 
 def _times(shape: tuple[int, ...] | None) -> str:
     return " x ".join(str(size) for size in shape or ())
+
+
+def auto_class(task: Task) -> Any:
+    """The class of transformers that opens a folder with the task's head."""
+    import transformers
+
+    return getattr(transformers, task.hf_class)
 
 
 def takes_types(model: nn.Module) -> bool:

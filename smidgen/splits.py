@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,8 @@ DEV_MOST = 2000
 class Split:
     """Examples in order.
 
-    `labels` is (n,) int64 class ids, or (n, C) float32 of 0 and 1 where a text may have several; None: not labelled.
+    `labels` is what the task calls gold: (n,) int64 class ids, (n, C) float32 of 0 and 1 where a text may have several,
+    or (n,) object, one tuple a text, of tag ids or of accepted answers; None: not labelled.
     """
 
     name: str  # "train", "dev", "test" or "unlabeled"
@@ -47,7 +49,8 @@ class Split:
                 data = text.encode()
                 digest.update(f"{len(data)}:".encode() + data)
         if self.labels is not None:
-            digest.update(f"{self.labels.dtype.str}{self.labels.shape}".encode() + self.labels.tobytes())
+            digest.update(f"{self.labels.dtype.str}{self.labels.shape}".encode())
+            digest.update(repr(self.labels.tolist()).encode() if self.labels.dtype == object else self.labels.tobytes())
         return digest.hexdigest()
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Split:
@@ -89,7 +92,10 @@ def example_keys(texts: Sequence[str], pairs: Sequence[str] | None = None) -> np
 
 
 def class_counts(labels: np.ndarray, classes: int = 0) -> np.ndarray:
-    """(C,) how many rows have each class; at least `classes` of them."""
+    """(C,) how many rows have each class, or words each tag; at least `classes` of them."""
+    if labels.dtype == object:
+        flat = [tag for row in labels for tag in row if isinstance(tag, int)]
+        return np.bincount(np.array(flat, np.int64), minlength=classes)
     return labels.sum(0).astype(np.int64) if labels.ndim == 2 else np.bincount(labels, minlength=classes)
 
 
@@ -97,10 +103,14 @@ def take_dev(train: Split, seed: int) -> tuple[Split, Split]:
     """What is left of train, and the dev set taken from it: a tenth of each class, at least 1, at most 2,000 in all.
 
     A class with one example keeps it in train. No text is in both: the copies of a text that dev takes are dropped.
+    Tagged texts are one class; of questions, whole contexts are taken.
     """
     assert train.labels is not None
+    if train.labels.dtype == object and train.pairs is not None:
+        return _take_contexts(train, seed)
     first = np.sort(np.unique(train.keys, return_index=True)[1])
-    _, strata, counts = np.unique(train.labels[first], axis=0, return_inverse=True, return_counts=True)
+    classes = np.zeros(len(train), np.int64) if train.labels.dtype == object else train.labels
+    _, strata, counts = np.unique(classes[first], axis=0, return_inverse=True, return_counts=True)
     strata = strata.reshape(-1)
     if train.labels.ndim == 2:
         strata = np.where(counts[strata] == 1, -1, strata)  # combinations that occur once are drawn together
@@ -118,3 +128,23 @@ def take_dev(train: Split, seed: int) -> tuple[Split, Split]:
     rest = np.flatnonzero(~np.isin(train.keys, train.keys[picked]))
     taken = train.take(picked)
     return train.take(rest), Split("dev", taken.texts, taken.pairs, taken.labels, train.source)
+
+
+def _take_contexts(train: Split, seed: int) -> tuple[Split, Split]:
+    assert train.pairs is not None
+    names = sorted(set(train.pairs))
+    if len(names) < 2:
+        raise DataError(f"{train.source}: one context is too few to take a dev set from. Type --dev FILE.")
+    order = np.random.default_rng(seed).permutation(len(names))
+    wanted = max(1, min(DEV_MOST, int(DEV_SHARE * len(train))))
+    counts = Counter(train.pairs)
+    picked: set[str] = set()
+    taken = 0
+    for i in order[:-1]:
+        if taken >= wanted:
+            break
+        picked.add(names[i])
+        taken += counts[names[i]]
+    inside = np.array([pair in picked for pair in train.pairs])
+    dev = train.take(inside)
+    return train.take(~inside), Split("dev", dev.texts, dev.pairs, dev.labels, train.source)

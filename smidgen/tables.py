@@ -1,7 +1,8 @@
 """Files into tables: named columns of cells, and for each row the number by which a message calls it.
 
-csv and tsv (a header; quotes as csv has them), jsonl, txt (one text a line), each also as .gz; parquet; and the
-data sets of the Hugging Face Hub. What a cell means is not known here: see `smidgen.data`.
+csv and tsv (a header; quotes as csv has them), jsonl, txt (one text a line), conll (a word and its tag a line, a blank
+line between sentences), each also as .gz; parquet; and the data sets of the Hugging Face Hub. What a cell means is not
+known here: see `smidgen.data`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Any
 
 from smidgen.errors import DataError, MissingExtra, did_you_mean
 
-SUFFIXES = ("csv", "tsv", "jsonl", "parquet", "txt")
-FORMATS = "csv, tsv, jsonl (these also as .gz), parquet, or txt with one text a line"
+SUFFIXES = ("csv", "tsv", "jsonl", "parquet", "txt", "conll")
+FORMATS = "csv, tsv, jsonl (these also as .gz), parquet, conll, or txt with one text a line"
 HUB_ID = re.compile(r"(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?")
 HUB_SPLITS = {"dev": "validation", "unlabeled": "train"}
 
@@ -74,10 +75,15 @@ def read_table(source: str, part: str = "train") -> Table:
 
 
 def read_text(source: str, text: str, kind: str) -> Table:
-    """The table of the text of a csv, tsv, jsonl or txt file."""
+    """The table of the text of a csv, tsv, jsonl, conll or txt file."""
     if not text.strip():
         raise DataError(f"{source} is empty. Give a file with data in it: {FORMATS}.")
-    readers: dict[str, Callable[[str, str], Table]] = {"csv": _read_csv, "tsv": _read_tsv, "jsonl": _read_jsonl}
+    readers: dict[str, Callable[[str, str], Table]] = {
+        "csv": _read_csv,
+        "tsv": _read_tsv,
+        "jsonl": _read_jsonl,
+        "conll": _read_conll,
+    }
     return readers.get(kind, _read_lines)(source, text)
 
 
@@ -212,6 +218,31 @@ def _json_object(source: str, number: int, line: str) -> dict[str, Any]:
 def _read_lines(source: str, text: str) -> Table:
     lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     return Table(source, {"text": lines}, range(1, len(lines) + 1))
+
+
+def _read_conll(source: str, text: str) -> Table:
+    """Columns `tokens` and `tags`: the first and the last field of each line, a list a sentence."""
+    tokens: list[list[str]] = []
+    tags: list[list[str]] = []
+    rows: list[int] = []
+    inside = False
+    for number, line in enumerate(text.split("\n"), 1):
+        fields = line.split()
+        if not fields or fields[0] == "-DOCSTART-":
+            inside = False
+            continue
+        if len(fields) == 1:
+            raise DataError(
+                f"{source}, row {number}: got {line.strip()!r}, wanted a word and its tag with a space between."
+            )
+        if not inside:
+            tokens.append([])
+            tags.append([])
+            rows.append(number)
+            inside = True
+        tokens[-1].append(fields[0])
+        tags[-1].append(fields[-1])
+    return Table(source, {"tokens": tokens, "tags": tags}, rows)
 
 
 def _read_parquet(source: str, path: Path) -> Table:

@@ -48,11 +48,13 @@ class Tape:
     """What one forward of student and teacher left, for the loss terms of a stage.
 
     student, teacher   taps by name, exactly those that were asked
-    labels             (B,), (B, L) or None
+    labels             (B,), (B, C), (B, L) or None
     mask               (B, L), nonzero at real tokens
     examples, tokens   how many examples and real tokens the WHOLE optimiser step has, over all its micro-batches and
                        processes (the loop sums gradients over both)
-    labelled           how many of those examples have a label; NO_LABEL, or a row of NaN, marks one that has none
+    labelled           how many labels those examples have; NO_LABEL, or a row of NaN, marks what has none
+    units, unit_count  (B, L) bool, the tokens at which the task decides, and how many the step has; None and the number
+                       of examples where it decides one thing an example
 
     Micro-batches differ in size: lengths differ, the last one is short. A mean over each of them, averaged, would
     weigh a token by the company it happens to be in. `mean` therefore divides by the step's own counts, so that the
@@ -66,6 +68,8 @@ class Tape:
     examples: float
     tokens: float
     labelled: float = math.nan
+    units: Tensor | None = None
+    unit_count: float = math.nan
 
     @property
     def known_labels(self) -> Tensor:
@@ -74,13 +78,23 @@ class Tape:
         return self.labels
 
     def labelled_mean(self, values: Tensor) -> Tensor:
-        """This micro-batch's share of the step's mean over the examples that have a label; 0 where none has one.
+        """This micro-batch's share of the step's mean over what has a label; 0 where nothing has one.
 
-        values   (B,), one per example
+        values   (B,), one per example, or (B, L), one per token, as the task's labels are
         """
         labels = self.known_labels
-        known = labels != NO_LABEL if labels.dim() == 1 else ~labels[:, 0].isnan()
+        known = ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
+        known = known if known.shape == values.shape else known[:, 0]
         return torch.where(known, values, 0).sum() / max(self.labelled, 1.0)
+
+    def decided_mean(self, values: Tensor) -> Tensor:
+        """This micro-batch's share of the step's mean over the task's decisions: examples, or words.
+
+        values   (B,), one per example, or (B, L), of which those at `units` count
+        """
+        if self.units is None:
+            return self.mean(values)
+        return torch.where(self.units, values, 0).sum() / max(self.unit_count, 1.0)
 
     def mean(self, values: Tensor) -> Tensor:
         """This micro-batch's share of the step's mean. A scalar.
@@ -145,7 +159,7 @@ class Recording:
     def _one(self, tap: Tap, outputs: Any, scores: Mapping[int, Tensor]) -> Tensor:
         match tap:
             case Tap("logits"):
-                return _logits(outputs)
+                return logits_of(outputs)
             case Tap("pooled"):
                 return self._parts.activate(self._heard(-1, "pooled"))
             case Tap("scores", int(index)):
@@ -275,7 +289,8 @@ def _module(parts: Anatomy, index: int, what: str) -> nn.Module:
     return parts.blocks[index].module if what == "hidden" else getattr(parts.blocks[index], what)
 
 
-def _logits(outputs: Any) -> Tensor:
+def logits_of(outputs: Any) -> Tensor:
+    """What a Hugging Face model said: (B, C), (B, L, C), or (B, L, 2), start and end, for spans."""
     if getattr(outputs, "logits", None) is not None:
         return outputs.logits
     if getattr(outputs, "start_logits", None) is not None:

@@ -22,11 +22,12 @@ from transformers import PreTrainedModel
 
 from smidgen.artefact import identity, write_atomic
 from smidgen.data import Split
+from smidgen.encoded import Encoded
 from smidgen.errors import ArtefactError, ModelError
-from smidgen.source import Source, takes_types
+from smidgen.source import Source, auto_class, takes_types
 from smidgen.tape import listen
-from smidgen.tasks.classify import Classify
-from smidgen.tokens import Encoded, encode, pad_id
+from smidgen.tasks import Task
+from smidgen.tokens import encode, pad_id
 
 SHARD = 2048
 PER_TOKEN = ("embeddings", "hidden")  # endings of the taps that have a row per token
@@ -74,7 +75,7 @@ def fingerprint(teacher: Source, taps: Iterable[str], max_length: int, precision
 
 def label(
     teacher: Source,
-    task: Classify,
+    task: Task,
     split: Split,
     taps: Iterable[str],
     max_length: int,
@@ -103,7 +104,7 @@ def label(
     if len(missing):
         answer = _asker(teacher, task, asked, precision)
         part = split.take(missing)
-        encoded = encode(teacher.path, part.texts, part.pairs, max_length)
+        encoded = encode(task, teacher.path, part.texts, part.pairs, max_length)
         for start in range(0, len(missing), SHARD):
             rows = np.arange(start, min(start + SHARD, len(missing)))
             _publish(folder, split.keys[missing[rows]], answer(encoded, rows))
@@ -164,7 +165,7 @@ def _lookup(shards: tuple[dict[str, np.ndarray], ...], keys: np.ndarray, taps: t
 Answer = Callable[[Encoded, np.ndarray], dict[str, np.ndarray]]
 
 
-def _asker(teacher: Source, task: Classify, taps: tuple[str, ...], precision: torch.dtype) -> Answer:
+def _asker(teacher: Source, task: Task, taps: tuple[str, ...], precision: torch.dtype) -> Answer:
     """A function from rows to arrays, in the rows' order; the teacher is loaded once."""
     model = _load(teacher, task)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -202,16 +203,14 @@ def _asker(teacher: Source, task: Classify, taps: tuple[str, ...], precision: to
     return answer
 
 
-def _load(teacher: Source, task: Classify) -> PreTrainedModel:
-    """Any Hugging Face classifier can teach, with or without an anatomy."""
-    from transformers import AutoModelForSequenceClassification
-
-    if not teacher.is_classifier:
+def _load(teacher: Source, task: Task) -> PreTrainedModel:
+    """Any Hugging Face model with the task's head can teach, with or without an anatomy."""
+    if teacher.head != task.name:
         raise ModelError(
             f"{teacher.reference}: a bare encoder has no answers to teach. Train it first (a stage with tune.full), or "
-            "give a fine-tuned classifier."
+            f"give a model that was trained to {task.name}."
         )
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model = auto_class(task).from_pretrained(
         str(teacher.path), local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
     if model.config.num_labels != len(task.labels):

@@ -1,59 +1,36 @@
-"""Texts as token ids, ragged: no padding until a batch is made."""
+"""Texts to rows of token ids, and the tokenizer files of a folder."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from smidgen.encoded import Encoded
+from smidgen.tasks import Task
 
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of n texts, end to end.
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
-    Shapes: `ids` and `types` (total,), `starts` (n + 1,); text i is `ids[starts[i]:starts[i + 1]]`.
-    """
-
-    ids: np.ndarray
-    types: np.ndarray
-    starts: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.starts)
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def batch(self, rows: Sequence[int] | np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
-        """Rows padded to the longest of them: `input_ids`, `attention_mask`, `token_type_ids`, each (B, L) int64."""
-        lengths = self.lengths[rows]
-        shape = (len(rows), int(lengths.max()))
-        mask = np.arange(shape[1]) < lengths[:, None]
-        ids, types = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
-        flat = np.concatenate([np.arange(self.starts[row], self.starts[row + 1]) for row in rows])
-        ids[mask], types[mask] = self.ids[flat], self.types[flat]
-        return {"input_ids": ids, "attention_mask": mask.astype(np.int64), "token_type_ids": types}
+LONGEST_WINDOW = 384  # tokens of a question with a part of its context
 
 
-def encode(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Encoded:
-    """Encode texts (or pairs) with the folder's own tokenizer, longest part cut first, as transformers does."""
+def encode(task: Task, folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Encoded:
+    """The rows of a task's texts, by the folder's own tokenizer."""
+    return task.encode(open_tokenizer(folder), texts, pairs, max_length)
+
+
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The folder's tokenizer, which neither pads nor cuts."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length, strategy="longest_first")
-    inputs: Sequence[Any] = list(zip(texts, pairs, strict=True)) if pairs is not None else list(texts)
-    found = tokenizer.encode_batch_fast(inputs)
-    starts = np.zeros(len(found) + 1, np.int64)
-    np.cumsum([len(e) for e in found], out=starts[1:])
-    ids = np.fromiter((i for e in found for i in e.ids), np.int32, count=int(starts[-1]))
-    types = np.fromiter((i for e in found for i in e.type_ids), np.int8, count=int(starts[-1]))
-    return Encoded(ids, types, starts)
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def length_limit(folder: Path) -> int:
@@ -65,23 +42,20 @@ def length_limit(folder: Path) -> int:
     return limit(read_json(folder / "config.json"), read_json(stated) if stated.is_file() else {})
 
 
-def fitting_length(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None) -> int:
+def fitting_length(task: Task, folder: Path, texts: Sequence[str], pairs: Sequence[str] | None) -> int:
     """The least multiple of 8 that cuts at most 1 % of the texts, within the model's limit."""
     limit = length_limit(folder)
+    if task.name == "answer":
+        limit = min(limit, LONGEST_WINDOW)
     sample = slice(None, 5000)
-    lengths = encode(folder, texts[sample], pairs[sample] if pairs is not None else None, limit).lengths
+    lengths = encode(task, folder, texts[sample], pairs[sample] if pairs is not None else None, limit).lengths
     wanted = int(np.ceil(np.quantile(lengths, 0.99) / 8) * 8)
     return min(max(wanted, 16), limit)
 
 
 def write_tokenizer(source: Path, target: Path, max_length: int) -> None:
     """Copy a tokenizer and set the length that it cuts at."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    tokenizer.save(str(target / "tokenizer.json"), pretty=False)
+    open_tokenizer(source).save(str(target / "tokenizer.json"), pretty=False)
     stated = source / "tokenizer_config.json"
     settings = json.loads(stated.read_text(encoding="utf-8")) if stated.is_file() else {}
     settings["model_max_length"] = max_length

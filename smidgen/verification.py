@@ -18,7 +18,8 @@ from smidgen.measure.peers import TorchModel
 from smidgen.measure.size import parameters
 from smidgen.runtime import deployed_bytes, load
 from smidgen.source import resolve
-from smidgen.tasks.classify import Classify
+from smidgen.tasks import Task
+from smidgen.tasks import from_data as task_of
 from smidgen.watch import Silent, Watch
 
 SLACK = 1.25  # how far a timing may drift from the reported one, either way
@@ -40,7 +41,7 @@ def verify(out: Path, watch: Watch | None = None) -> list[dict[str, Any]]:
         return claims
     claims.extend(_counted(report, out / "winner"))
     watch.say("Reading the test data again")
-    task = Classify(**{k: _tuple(v) for k, v in report["task"].items() if k != "name"})
+    task = task_of(report["task"])
     test = _test(report, task)
     winner, teacher = load(out / "winner"), _teacher(report, out, task)
     if test is not None:
@@ -80,7 +81,7 @@ def _counted(report: Mapping[str, Any], folder: Path) -> Iterator[dict[str, Any]
     yield _claim("parameters", numbers["parameters"], count, count == numbers["parameters"])
 
 
-def _test(report: Mapping[str, Any], task: Classify) -> Split | None:
+def _test(report: Mapping[str, Any], task: Task) -> Split | None:
     said = report["data"]["test"]
     if said is None:
         return None
@@ -94,16 +95,16 @@ def _test(report: Mapping[str, Any], task: Classify) -> Split | None:
     return test
 
 
-def _teacher(report: Mapping[str, Any], out: Path, task: Classify) -> TorchModel:
+def _teacher(report: Mapping[str, Any], out: Path, task: Task) -> TorchModel:
     path = report["teacher"]["path"]
     return TorchModel(out / path if path else resolve(report["model"]["reference"]).path, task)
 
 
 def _qualities(
-    report: Mapping[str, Any], task: Classify, test: Split, winner: Any, teacher: TorchModel
+    report: Mapping[str, Any], task: Task, test: Split, winner: Any, teacher: TorchModel
 ) -> Iterator[dict[str, Any]]:
     said = report["winner"]["numbers"]
-    logits, reference = winner.logits(test.texts, test.pairs), teacher.logits(test.texts, test.pairs)
+    logits, reference = winner.outputs(test.texts, test.pairs), teacher.outputs(test.texts, test.pairs)
     found = {"quality": entries.quality_data(task, logits, test)} | entries.compared_data(task, logits, reference, test)
     names = {"quality": f"{task.metric} on test", "agreement": "agreement with the teacher", "quality_kept": "kept"}
     for key, name in names.items():
@@ -119,7 +120,7 @@ def _qualities(
 
 
 def _speeds(
-    report: Mapping[str, Any], task: Classify, out: Path, test: Split | None, winner: Any, teacher: TorchModel
+    report: Mapping[str, Any], task: Task, out: Path, test: Split | None, winner: Any, teacher: TorchModel
 ) -> Iterator[dict[str, Any]]:
     said, budget = report["winner"]["numbers"], report["budget"]
     rows = entries.timed_texts(test) if test is not None else [("a text of some words", None)]
@@ -137,7 +138,3 @@ def _speeds(
     if said["memory_mb"]:
         peak = float(memory(out / "winner", [text for text, _ in rows[:64]]).value)
         yield _claim("peak memory in MB", said["memory_mb"], peak, peak <= said["memory_mb"] * SLACK)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -35,7 +35,7 @@ from smidgen.method import Context, Method, find, name_of, names, owns_stage, pa
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use, build, dump, load
 from smidgen.runner import Done, run
-from smidgen.source import Source, load_classifier, resolve
+from smidgen.source import Source, load_model, resolve
 from smidgen.surgery import from_data, replay, to_data
 from smidgen.teacher import label
 from smidgen.tokens import encode
@@ -97,14 +97,14 @@ class World:
         texts = tuple((text, None) for text in self.data.dev.texts)
         ctx = Context(self.student.path, self.root / "target", self.data.task, texts, seed)
         ctx.teacher_blocks, ctx.teacher_width = 4, 32
-        ctx.model = load_classifier(self.student, self.data.task, seed)
+        ctx.model = load_model(self.student, self.data.task, seed)
         torch.manual_seed(seed)
         return ctx
 
     def rows(self, ctx: Context) -> Rows:
         split = self.data.train
         assert split.labels is not None
-        rows = Rows(encode(self.student.path, split.texts, None, LENGTH), split.labels, pad_id=1)
+        rows = Rows(encode(self.data.task, self.student.path, split.texts, None, LENGTH), split.labels, pad_id=1)
         if not ctx.teacher_taps:
             return rows
         said = label(self.teacher, self.data.task, split, ctx.teacher_taps, LENGTH, self.root)
@@ -213,7 +213,9 @@ def own_recipe(world: World, name: str) -> Recipe:
 
 @torch.no_grad()
 def logits(world: World, model: nn.Module) -> Tensor:
-    encoded = encode(world.student.path, world.data.dev.texts, None, LENGTH).batch(list(range(8)), pad_id=1)
+    encoded = encode(world.data.task, world.student.path, world.data.dev.texts, None, LENGTH).batch(
+        list(range(8)), pad_id=1
+    )
     return model.eval()(**{key: torch.from_numpy(value) for key, value in encoded.items()}).logits
 
 

@@ -21,8 +21,8 @@ PACKAGE = ROOT / "smidgen"
 
 # Who may import whom: a module imports from its own layer (but never in a circle) or from one further up this table.
 LAYERS = (
-    "errors watch",
-    "artefact budget splits tables runtime.inputs runtime.folder tasks tasks.classify anatomy._parts",
+    "errors watch encoded",
+    "artefact budget splits tables runtime.inputs runtime.folder tasks tasks.* anatomy._parts",
     "cells recipe runtime.tokenizer anatomy.* anatomy",
     "report words schema pages axes curves findings card picture",
     "data surgery source runtime.model runtime",

@@ -46,9 +46,9 @@ def test_every_family_goes_the_whole_way(family: str, tmp_path: Path) -> None:
     reloaded = AutoModelForSequenceClassification.from_pretrained(done[2].artefact.path)
     assert reloaded.config.num_hidden_layers == 1
     texts = [text for text, _ in sentences(40, seed=3)]
-    logits = smidgen.load(done[2].artefact.path).logits(texts)
+    logits = smidgen.load(done[2].artefact.path).outputs(texts)
     peer = TorchModel(done[2].artefact.path, smidgen.load(done[2].artefact.path).task)
-    assert np.abs(peer.logits(texts) - logits).max() <= 1e-4
+    assert np.abs(peer.outputs(texts) - logits).max() <= 1e-4
     assert len(smidgen.load(done[3].artefact.path).predict(texts)) == 40
 
 

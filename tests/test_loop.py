@@ -21,12 +21,12 @@ from tiny import PAD, VOCAB, tiny
 from torch.utils.data import DataLoader
 
 from smidgen import loop
+from smidgen.encoded import Encoded
 from smidgen.loop import History, Rows, batches, cut, make_accelerator, predict, rate, train
 from smidgen.method import Context, Method, find
 from smidgen.recipe import Training
 from smidgen.tasks.classify import NO_LABEL, Classify
 from smidgen.teacher import Labels
-from smidgen.tokens import Encoded
 from smidgen.watch import Silent
 
 TASK = Classify(("a", "b", "c"))

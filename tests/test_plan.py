@@ -227,7 +227,7 @@ def test_every_fault_at_once(recipe: Recipe) -> None:
     """Over models, data, methods, settings, stages and training."""
     bad = dataclasses.replace(
         recipe,
-        task="tag",
+        task="tagg",
         model="./nowhere",
         data=Files("./gone.csv"),
         stages=(
@@ -240,7 +240,7 @@ def test_every_fault_at_once(recipe: Recipe) -> None:
         said(resolve, "./nowhere"),
         said(resolve, "c"),
         said(load_data, "./gone.csv"),
-        "task: got 'tag', wanted classify.",
+        "task: got 'tagg', wanted one of classify, tag, answer. Did you mean 'tag'?",
         "stage a: tune.ful: no such method. Did you mean 'tune.full'? See 'smidgen methods'.",
         "stage b, distil.logits.har: no such key. Did you mean 'hard'? Known here: loss_kind, temperature, hard, "
         "weight.",
@@ -315,7 +315,10 @@ def test_labels_and_unlabeled_texts(recipe: Recipe) -> None:
 
 def test_a_teacher_must_have_answers(recipe: Recipe, tiny_bert: Path, tmp_path: Path) -> None:
     distil = single(recipe, methods=(Use("distil.logits"),), teacher=str(tiny_bert))
-    bare = f"{tiny_bert} is a bare encoder and has no answers. Name a stage that trains it, or a classifier."
+    bare = (
+        f"{tiny_bert} is a bare encoder and has no answers. Name a stage that trains it, or a model that was trained "
+        "to classify."
+    )
     assert faults_of(distil) == (f"stage s.teacher: {bare}",)
     assert faults_of(stage(distil, 0, teacher="model")) == (f"stage s.teacher: {bare}",)
     nameless = model_folder(tmp_path / "three", labels=("LABEL_0", "LABEL_1", "LABEL_2"))
@@ -372,8 +375,11 @@ def test_length_within_the_models_limit(length: int, recipe: Recipe) -> None:
 
 
 def test_the_error_carries_the_recipes_name(recipe: Recipe) -> None:
-    with pytest.raises(RecipeError, match=r"^mine: 1 fault\n  - task: got 'tag', wanted classify\.$"):
-        plan(dataclasses.replace(recipe, task="tag", name="mine"))
+    with pytest.raises(
+        RecipeError,
+        match=r"^mine: 1 fault\n  - task: got 'tagg', wanted one of classify, tag, answer\. Did you mean 'tag'\?$",
+    ):
+        plan(dataclasses.replace(recipe, task="tagg", name="mine"))
 
 
 def test_plan_is_frozen(recipe: Recipe) -> None:

@@ -293,11 +293,11 @@ def test_batches_hold_each_row_once_and_keep_the_budget():
 
 def test_logits_do_not_depend_on_the_batch(model):
     texts = some_texts(70, 8)
-    alone = np.concatenate([model.logits(text) for text in texts])
+    alone = np.concatenate([model.outputs(text) for text in texts])
     assert alone.shape == (70, 3) and alone.dtype == np.float32
     for budget in (1, 200, 10**6):
-        np.testing.assert_allclose(model.logits(texts, batch_tokens=budget), alone, atol=1e-5)
-    assert model.logits([]).shape == (0, 3)
+        np.testing.assert_allclose(model.outputs(texts, batch_tokens=budget), alone, atol=1e-5)
+    assert model.outputs([]).shape == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,11 @@ def test_corrupt_graph_is_one_line(broken, content):
     [
         ("config.json", "{", "config.json: not JSON"),
         ("config.json", "[]", "holds list, wanted a JSON object"),
-        ("config.json", '{"architectures": ["BertForMaskedLM"]}', "is a BertForMaskedLM, wanted a text classifier"),
+        (
+            "config.json",
+            '{"architectures": ["BertForMaskedLM"]}',
+            "is a BertForMaskedLM, wanted one of ...ForSequenceClassification",
+        ),
         ("config.json", '{"num_labels": 5}', r"gives logits of shape .* config\.json has 5 labels"),
         ("tokenizer.json", "{}", r"tokenizer\.json: .*Copy the folder again"),
     ],

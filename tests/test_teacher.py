@@ -63,7 +63,7 @@ def online(source: Source, text: str) -> dict[str, np.ndarray]:
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(str(source.path)).eval()
-    found = encode(source.path, [text], None, LENGTH).batch([0], pad_id(source.path))
+    found = encode(TASK, source.path, [text], None, LENGTH).batch([0], pad_id(source.path))
     inputs = {name: torch.from_numpy(value) for name, value in found.items()}
     with torch.inference_mode(), listen(model, TAPS) as heard:
         return {tap: value[0].numpy() for tap, value in heard.read(model(**inputs), inputs["attention_mask"]).items()}
@@ -71,7 +71,7 @@ def online(source: Source, text: str) -> dict[str, np.ndarray]:
 
 def test_labels_on_disk_are_those_of_the_teacher(source: Source, tmp_path: Path) -> None:
     labels = label(source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path)
-    everywhere = encode(source.path, TEXTS, None, LENGTH).lengths
+    everywhere = encode(TASK, source.path, TEXTS, None, LENGTH).lengths
     rows = np.array([everywhere.argmax(), everywhere.argmin(), 7])
     lengths = everywhere[rows]
     assert len(set(lengths)) == 3, lengths
@@ -92,7 +92,7 @@ def test_arrays_are_ragged_half_precision_and_memory_mapped(source: Source, tmp_
     (shard,) = labels.shards
     assert all(isinstance(array, np.memmap) for array in shard.values())
     assert all(shard[tap].dtype == np.float16 for tap in TAPS)
-    lengths = encode(source.path, TEXTS, None, LENGTH).lengths
+    lengths = encode(TASK, source.path, TEXTS, None, LENGTH).lengths
     assert shard["block.1.hidden"].shape == (lengths.sum(), 32)
     assert (np.diff(shard["starts"]) == lengths).all()
 

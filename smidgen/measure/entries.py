@@ -11,17 +11,17 @@ import numpy as np
 from smidgen.data import Split
 from smidgen.measure.quality import agreement, kept, quality
 from smidgen.measure.speed import Latency, latency, ratio, throughput
-from smidgen.tasks.classify import Classify
+from smidgen.tasks import Task
 
 TIMED_TEXTS = 1000  # of the data, drawn by seed, in every timing
 
 
 class Predictor(Protocol):
-    """Anything from texts to answers."""
+    """Anything from texts to answers; `outputs` is what its task decides on."""
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Any: ...
 
-    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray: ...
+    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray: ...
 
 
 def entry(name: str, status: str, path: str | None = None, reason: str = "", **more: Any) -> dict[str, Any]:
@@ -75,10 +75,10 @@ def speedup_data(of: Latency, over: Latency) -> dict[str, Any]:
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def quality_data(task: Classify, logits: np.ndarray, split: Split, seed: int = 0) -> dict[str, Any]:
+def quality_data(task: Task, outputs: np.ndarray, split: Split, seed: int = 0) -> dict[str, Any]:
     """A quality as `report.json` has it, with its interval."""
     assert split.labels is not None
-    found = quality(task, logits, split.labels, seed=seed)
+    found = quality(task, outputs, split.labels, seed=seed)
     return {
         "metric": task.metric,
         "value": found.value,
@@ -89,10 +89,10 @@ def quality_data(task: Classify, logits: np.ndarray, split: Split, seed: int = 0
     }
 
 
-def compared_data(task: Classify, logits: np.ndarray, teacher: np.ndarray, split: Split) -> dict[str, Any]:
+def compared_data(task: Task, outputs: np.ndarray, teacher: np.ndarray, split: Split) -> dict[str, Any]:
     """Agreement with the teacher and the share of its quality that is kept."""
     assert split.labels is not None
-    same, share = agreement(task, logits, teacher), kept(task, logits, teacher, split.labels)
+    same, share = agreement(task, outputs, teacher), kept(task, outputs, teacher, split.labels)
     return {
         "agreement": {"value": same.value, "low": same.low, "high": same.high, "n": len(split)},
         "quality_kept": {"value": share.value, "low": share.low, "high": share.high, "n": len(split)},

@@ -1,6 +1,6 @@
 """What a candidate is measured against: the model as it runs in torch, and the classifier that needs no encoder at all.
 
-Both answer as the runtime does: `predict(text or texts, pairs)` from text to label, `logits(texts, pairs)` for scoring.
+Both answer as the runtime does: `predict(texts, pairs)` from text to answer, `outputs(texts, pairs)` for scoring.
 """
 
 from __future__ import annotations
@@ -12,26 +12,43 @@ from typing import Any
 
 import numpy as np
 
-from smidgen.source import load_classifier, quiet, resolve, takes_types
+from smidgen.encoded import Encoded
+from smidgen.source import load_model, quiet, resolve, takes_types
 from smidgen.splits import Split
-from smidgen.tasks.classify import Classify
-from smidgen.tokens import encode, length_limit, pad_id
+from smidgen.tasks import Classify, Tag, Task
+from smidgen.tokens import encode, length_limit, open_tokenizer, pad_id
 
 
 class TorchModel:
     """A Hugging Face folder in torch float32, as most people run it: the stock tokenizer call, then the model."""
 
-    def __init__(self, folder: Path, task: Classify, seed: int = 0) -> None:
+    def __init__(self, folder: Path, task: Task, seed: int = 0) -> None:
         from transformers import AutoTokenizer
 
         quiet()
         self.folder, self.task = folder, task
-        self.model = load_classifier(resolve(str(folder)), task, seed)
+        self.model = load_model(resolve(str(folder)), task, seed)
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self.limit = length_limit(folder)
+        self.pad = pad_id(folder)
+        self.inputs = {"input_ids", "attention_mask"} | ({"token_type_ids"} if takes_types(self.model) else set())
         self.parameters = sum(p.numel() for p in self.model.parameters())
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Any]:
+        """What the runtime's `predict` gives for a list of texts."""
+        if isinstance(self.task, Classify):
+            return list(self.task.answers(self._stock(texts, pairs)))
+        if isinstance(self.task, Tag):
+            encoded = self.task.encode(open_tokenizer(self.folder), texts, pairs, self.limit, given=False)
+            return self.task.answers(encoded, self._values(encoded), texts)
+        return self.task.answers(self.outputs(texts, pairs))
+
+    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
+        """What the task decides on; rows of like length run together."""
+        encoded = encode(self.task, self.folder, texts, pairs, self.limit)
+        return self.task.gather(encoded, self._values(encoded), texts, pairs)
+
+    def _stock(self, texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
         import torch
 
         batch = self.tokenizer(
@@ -43,22 +60,27 @@ class TorchModel:
             return_tensors="pt",
         )
         with torch.inference_mode():
-            return list(self.task.answers(self.model(**batch).logits.numpy()))
+            return self.model(**batch).logits.numpy()
 
-    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
-        """(n, C), texts of like length together."""
+    def _values(self, encoded: Encoded) -> np.ndarray:
+        """Logits (rows, C), or (tokens, C) of all rows end to end."""
         import torch
 
-        encoded = encode(self.folder, texts, pairs, self.limit)
-        found = np.zeros((len(encoded), len(self.task.labels)), np.float32)
+        from smidgen.tape import logits_of
+
+        by_token = self.task.per_token
+        found = np.zeros((len(encoded.ids) if by_token else len(encoded), len(self.task.labels)), np.float32)
         order = np.argsort(encoded.lengths, kind="stable")
         for start in range(0, len(order), 32):
             rows = order[start : start + 32]
-            batch = encoded.batch(rows, pad_id(self.folder))
-            if not takes_types(self.model):
-                del batch["token_type_ids"]
+            batch = encoded.batch(rows, self.pad)
+            given = {k: torch.from_numpy(v) for k, v in batch.items() if k in self.inputs}
             with torch.inference_mode():
-                found[rows] = self.model(**{k: torch.from_numpy(v) for k, v in batch.items()}).logits.numpy()
+                said = logits_of(self.model(**given)).numpy()
+            if by_token:
+                found[encoded.flat(rows)] = said[batch["attention_mask"] > 0]
+            else:
+                found[rows] = said
         return found
 
 
@@ -93,7 +115,7 @@ class TfIdf:
         joblib.dump(self.pipeline, file)
         return len(file.getvalue()) / 1e6
 
-    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
+    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
         """(n, C); a class that train lacks never wins."""
         scores = np.asarray(self.pipeline.decision_function(_joined(texts, pairs)), np.float32)
         if self.task.multi_label:
@@ -104,7 +126,7 @@ class TfIdf:
         return found
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        return list(self.task.answers(self.logits(texts, pairs)))
+        return list(self.task.answers(self.outputs(texts, pairs)))
 
 
 def _joined(texts: Sequence[str], pairs: Sequence[str] | None) -> list[str]:

@@ -1,7 +1,7 @@
 """How good, and how sure: scores, shares of a teacher's score and agreement, each with a 95 % interval.
 
-Logits are (n, C), gold is what the task takes. Bootstrap intervals are percentile intervals (Efron and Tibshirani
-1993, An Introduction to the Bootstrap, ch. 13); where two models are compared, both see the same resampled rows.
+Outputs and gold are n of each, as the task takes them. Bootstrap intervals are percentile intervals (Efron and
+Tibshirani 1993, An Introduction to the Bootstrap, ch. 13); where two models are compared, both see the same rows.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ CELLS = 2_000_000  # resampled rows held at once
 
 
 class Task(Protocol):
-    """What is asked of a task, such as `smidgen.tasks.classify.Classify`."""
+    """What is asked of a task of `smidgen.tasks`."""
 
     @property
     def metric(self) -> str: ...
 
-    def decide(self, logits: np.ndarray) -> np.ndarray: ...
+    def decide(self, outputs: np.ndarray) -> np.ndarray: ...
 
-    def score(self, logits: np.ndarray, gold: np.ndarray) -> float: ...
+    def score(self, outputs: np.ndarray, gold: np.ndarray) -> float: ...
 
-    def resampled(self, logits: np.ndarray, gold: np.ndarray, index: np.ndarray) -> np.ndarray: ...
+    def resampled(self, outputs: np.ndarray, gold: np.ndarray, index: np.ndarray) -> np.ndarray: ...
 
 
-def quality(task: Task, logits: np.ndarray, gold: np.ndarray, seed: int = 0, resamples: int = 1000) -> Number:
+def quality(task: Task, outputs: np.ndarray, gold: np.ndarray, seed: int = 0, resamples: int = 1000) -> Number:
     """The task's metric with its bootstrap interval."""
     n = len(gold)
-    drawn = [task.resampled(logits, gold, index) for index in resampled_rows(n, resamples, seed)]
+    drawn = [task.resampled(outputs, gold, index) for index in resampled_rows(n, resamples, seed)]
     low, high = interval(np.concatenate(drawn))
     conditions = {"metric": task.metric, "resamples": resamples, "seed": seed}
-    return Number("quality", task.score(logits, gold), "", n, low, high, conditions)
+    return Number("quality", task.score(outputs, gold), "", n, low, high, conditions)
 
 
 def kept(
@@ -66,7 +66,7 @@ def kept(
 def agreement(task: Task, a: np.ndarray, b: np.ndarray) -> Number:
     """The share of rows on which two models decide the same, with Wilson's interval."""
     if len(a) != len(b) or not len(a):
-        raise InputError(f"got logits of {len(a)} and {len(b)} rows, wanted the same rows for both, at least one.")
+        raise InputError(f"got outputs of {len(a)} and {len(b)} rows, wanted the same rows for both, at least one.")
     same = task.decide(a) == task.decide(b)
     same = same.reshape(len(a), -1).all(-1)
     low, high = wilson(int(same.sum()), len(a))

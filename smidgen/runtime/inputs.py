@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from smidgen.errors import InputError
 
@@ -30,6 +31,49 @@ def as_rows(texts: Text | Sequence[Text], pairs: Sequence[str] | None = None) ->
             f"got {type(texts).__name__}, wanted a text, a list of texts, or {{'text': ..., 'text_pair': ...}}."
         )
     return [text if type(text) is str else _row(i, text) for i, text in enumerate(listed)]
+
+
+def as_words(texts: Sequence[Any]) -> tuple[list[str], bool]:
+    """Texts to tag, and whether their words are given: lists of words are joined by single spaces.
+
+    Raises:
+        InputError: an entry of another type, or texts among lists of words.
+    """
+    given = bool(texts) and not isinstance(texts[0], str)
+    found = []
+    for i, text in enumerate(texts):
+        if given and isinstance(text, Sequence) and not isinstance(text, str) and all(type(w) is str for w in text):
+            found.append(" ".join("\u00a0".join(word.split()) or "\u00a0" for word in text))
+        elif not given and isinstance(text, str):
+            found.append(str(text))
+        else:
+            wanted = "a list of words, as the first text is" if given else "a string"
+            raise InputError(f"text {i}: got {type(text).__name__}, wanted {wanted}.")
+    return found, given
+
+
+def as_questions(texts: Any, pairs: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Questions and their contexts.
+
+    Raises:
+        InputError: a question without a context, or an entry of another type.
+    """
+    wanted = "wanted questions and contexts as two lists of strings, or {'question': ..., 'context': ...}."
+    if pairs is None:
+        listed = [texts] if isinstance(texts, Mapping) else texts
+        if isinstance(texts, str) or not all(
+            isinstance(t, Mapping) and set(t) == {"question", "context"} for t in listed
+        ):
+            raise InputError(f"an answer is looked for in a context; {wanted}")
+        return as_questions([t["question"] for t in listed], [t["context"] for t in listed])
+    both = ([texts], [pairs]) if isinstance(texts, str) and isinstance(pairs, str) else (texts, pairs)
+    found = [list(column) if not isinstance(column, str) else [column] for column in both]
+    if len(found[0]) != len(found[1]):
+        raise InputError(f"got {len(found[0])} questions and {len(found[1])} contexts; {wanted}")
+    for i, text in enumerate([*found[0], *found[1]]):
+        if not isinstance(text, str):
+            raise InputError(f"entry {i % max(len(found[0]), 1)}: got {type(text).__name__}; {wanted}")
+    return found[0], found[1]
 
 
 def _pair(i: int, first: object, second: object) -> Row:

@@ -13,19 +13,20 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from smidgen.encoded import Encoded
 from smidgen.errors import InputError, ModelError
 from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_json
-from smidgen.runtime.inputs import Row, Text, as_rows
+from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
 from smidgen.runtime.tokenizer import TextEncoder
+from smidgen.tasks import TASKS, Classify, Tag, Task, head_of, task_class
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-
-    from smidgen.tasks.classify import Classify
 
 BATCH_TOKENS = 1024  # padded tokens in one call of the graph
 CHUNK = 8192  # rows that are tokenised at once
@@ -46,21 +47,21 @@ def load(folder: Path | str, threads: int | None = None) -> Model:
 
 
 class Model:
-    """A classifier that is ready to run; safe to call from several threads. See `load`."""
+    """A model that is ready to run, of any task; safe to call from several threads. See `load`."""
 
     def __init__(self, folder: Path | str, threads: int | None = None) -> None:
-        from smidgen.tasks.classify import Classify
-
         self.folder = Path(folder)
         self.threads = usable_cores() if threads is None else threads
         if self.threads < 1:
             raise InputError(f"threads: got {threads}, wanted 1 or more.")
         graph = graph_file(self.folder)
-        self.task: Classify = Classify.from_config(_classifier(self.folder))
+        config = _runnable(self.folder)
+        self.task: Task = task_class(head_of(config) or "classify").from_config(config)
         self.encoder = TextEncoder(self.folder)
         self.session = open_session(graph, self.threads)
-        self._inputs, self._outputs = _signature(self.session, graph, len(self.labels))
+        self._inputs, self._outputs = _signature(self.session, graph, self.task)
         self._types = INPUTS[2] in self._inputs
+        self._encoding = Lock()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -68,7 +69,7 @@ class Model:
 
     @property
     def max_length(self) -> int:
-        """The most tokens of one input; what is longer is cut."""
+        """The most tokens of one input; what is longer is cut, or read in windows where an answer is looked for."""
         return self.encoder.max_length
 
     @cached_property
@@ -78,19 +79,62 @@ class Model:
 
     def predict(
         self,
-        texts: Text | Sequence[Text],
+        texts: Any,
         pairs: Sequence[str] | None = None,
         top_k: int | Literal["unset"] | None = "unset",
         batch_tokens: int = BATCH_TOKENS,
     ) -> Any:
-        """Labels with their probabilities, as `pipeline("text-classification")` of transformers returns them.
+        """What `pipeline(...)` of transformers returns for the task.
 
-        A list gives a list of `{"label", "score"}`; one str a list of one; a mapping `{"text", "text_pair"}` a dict.
-        With `top_k` each answer is a list of so many, the likeliest first; None = all labels.
+        Classification: `{"label", "score"}`. A list gives a list; one str a list of one; a mapping
+        `{"text", "text_pair"}` a dict. With `top_k` each answer is a list of so many, the likeliest first; None = all.
+        Tagging, of texts or of lists of words: a list of `{"entity_group", "score", "word", "start", "end"}` a text, as
+        with `aggregation_strategy="first"`. Answering, of questions and contexts as two lists, or of
+        `{"question", "context"}`: `{"score", "start", "end", "answer"}`, with the answer "" where there is none.
 
         Raises:
-            InputError: an entry that is not text, with its index and type; `top_k` below 1.
+            InputError: an entry that is not text, with its index and type; `top_k` below 1, or not for this task.
         """
+        if isinstance(self.task, Classify):
+            return self._classes(texts, pairs, top_k, batch_tokens)
+        if top_k != "unset":
+            raise InputError(f"top_k: goes with classification, this model does {self.task.name}. Leave it out.")
+        if isinstance(self.task, Tag):
+            single = isinstance(texts, str)
+            rows, given = as_words([texts] if single else texts)
+            encoded, values = self._tokens(rows, None, batch_tokens, given)
+            found = self.task.answers(encoded, values, rows)
+            return found[0] if single else found
+        single = isinstance(texts, str | Mapping)
+        questions, contexts = as_questions(texts, pairs)
+        answers = self.task.answers(self._gathered(questions, contexts, batch_tokens))
+        return answers[0] if single else answers
+
+    def outputs(
+        self, texts: Sequence[Any], pairs: Sequence[str] | None = None, batch_tokens: int = BATCH_TOKENS
+    ) -> np.ndarray:
+        """What the task decides on, in the order of the texts: logits (n, C) of classes; (n,) object, logits
+        (words, C) of the words between single spaces; or (n,) object, the best answer to each question.
+
+        An int8 graph that measures its activations on the fly does so over a whole batch, so that its logits depend a
+        little on what shares the batch.
+        """
+        if isinstance(self.task, Classify):
+            return self._logits(as_rows(texts, pairs), batch_tokens)
+        return self._gathered([texts] if isinstance(texts, str) else texts, pairs, batch_tokens)
+
+    def encode(self, texts: Text | Sequence[Text], pairs: Sequence[str] | None = None) -> list[list[int]]:
+        """The token ids of each text, not padded: the tokenizer alone."""
+        return [encoding.ids for encoding in self.encoder(as_rows(texts, pairs))]
+
+    def _classes(
+        self,
+        texts: Text | Sequence[Text],
+        pairs: Sequence[str] | None,
+        top_k: int | Literal["unset"] | None,
+        batch_tokens: int,
+    ) -> Any:
+        assert isinstance(self.task, Classify)
         if top_k is not None and top_k != "unset" and top_k < 1:
             raise InputError(f"top_k: got {top_k}, wanted 1 or more, or None for all labels.")
         single = isinstance(texts, str | Mapping)
@@ -99,19 +143,25 @@ class Model:
             return found
         return found[0]
 
-    def logits(
-        self, texts: Text | Sequence[Text], pairs: Sequence[str] | None = None, batch_tokens: int = BATCH_TOKENS
-    ) -> np.ndarray:
-        """What the graph says, (n, C) float32, in the order of the texts.
+    def _gathered(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_tokens: int) -> np.ndarray:
+        encoded, values = self._tokens(texts, pairs, batch_tokens)
+        return self.task.gather(encoded, values, texts, pairs)
 
-        An int8 graph that measures its activations on the fly does so over a whole batch, so that its logits depend a
-        little on what shares the batch.
-        """
-        return self._logits(as_rows(texts, pairs), batch_tokens)
-
-    def encode(self, texts: Text | Sequence[Text], pairs: Sequence[str] | None = None) -> list[list[int]]:
-        """The token ids of each text, not padded: the tokenizer alone."""
-        return [encoding.ids for encoding in self.encoder(as_rows(texts, pairs))]
+    def _tokens(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, batch_tokens: int, given: bool = True
+    ) -> tuple[Encoded, np.ndarray]:
+        """Rows of tokens, and what the graph says of each token, (tokens, C)."""
+        with self._encoding:  # the task sets how its tokenizer cuts
+            if isinstance(self.task, Tag):
+                encoded = self.task.encode(self.encoder.tokenizer, texts, pairs, self.max_length, given)
+            else:
+                encoded = self.task.encode(self.encoder.tokenizer, texts, pairs, self.max_length)
+        values = np.zeros((len(encoded.ids), len(self.labels)), np.float32)
+        for rows in batches(encoded.lengths, batch_tokens):
+            batch = encoded.batch(rows, self.encoder.pad_id)
+            said = self._run({name: batch[name] for name in self._inputs})
+            values[encoded.flat(rows)] = said[batch["attention_mask"] > 0]
+        return encoded, values
 
     def _logits(self, rows: Sequence[Row], batch_tokens: int) -> np.ndarray:
         if len(rows) == 1:
@@ -153,7 +203,7 @@ class Model:
             raise ModelError(f"{self.folder}: ONNX Runtime could not run the graph ({first_line(error)}).") from None
 
 
-def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
+def batches(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
     """Rows by length, cut into batches of at most `batch_tokens` padded tokens (a longer row is alone)."""
     order = np.argsort(lengths, kind="stable")
     start = 0
@@ -195,15 +245,16 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _classifier(folder: Path) -> dict[str, Any]:
+def _runnable(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     named = config.get("architectures") or []
-    if named and not str(named[0]).endswith("ForSequenceClassification"):
-        raise ModelError(f"{folder}: is a {named[0]}, wanted a text classifier (...ForSequenceClassification).")
+    if named and not head_of(config):
+        known = ", ".join(kind.hf_class.replace("AutoModel", "...") for kind in TASKS.values())
+        raise ModelError(f"{folder}: is a {named[0]}, wanted one of {known}.")
     return config
 
 
-def _signature(session: InferenceSession, graph: Path, classes: int) -> tuple[list[str], list[str]]:
+def _signature(session: InferenceSession, graph: Path, task: Task) -> tuple[list[str], list[str]]:
     """Names of the graph's inputs, and of the one output that is asked for.
 
     Raises:
@@ -216,8 +267,8 @@ def _signature(session: InferenceSession, graph: Path, classes: int) -> tuple[li
         )
     outputs = {o.name: o.shape for o in session.get_outputs()}
     name = "logits" if "logits" in outputs else next(iter(outputs))
-    shape = outputs[name]
-    if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != classes):
+    shape, classes = outputs[name], len(task.labels)
+    if len(shape) != 2 + task.per_token or (isinstance(shape[-1], int) and shape[-1] != classes):
         raise ModelError(
             f"{graph}: gives {name} of shape {shape}, config.json has {classes} labels. They do not belong together."
         )

@@ -1,1 +1,46 @@
-"""One small file a task: its classes, its answers, its loss and its metrics."""
+"""One small file a task: its columns' meaning, its rows of tokens, its loss, its metrics and its answers.
+
+What the rest of the house asks of a task:
+
+    labels, metric, to_data(), config(), from_config(config)
+    encode(tokenizer, texts, pairs, max_length) -> Encoded      rows of tokens
+    targets(encoded, texts, gold)                               what `loss` compares with, a row or a token
+    gather(encoded, values, texts, pairs) -> outputs            what the model said, a text
+    decide(outputs), score(outputs, gold), resampled(...)       of texts
+    loss(logits, labels)                                        (B,), or (B, L) where each token is decided
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from smidgen.errors import InputError, did_you_mean
+from smidgen.tasks.answer import Answer
+from smidgen.tasks.classify import Classify
+from smidgen.tasks.tag import Tag
+
+__all__ = ["TASKS", "Answer", "Classify", "Tag", "Task", "from_data", "head_of", "task_class"]
+
+Task: TypeAlias = Classify | Tag | Answer
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classify, Tag, Answer)}
+
+
+def task_class(name: str) -> type[Task]:
+    """The class of a task's name; InputError for an unknown one."""
+    if name not in TASKS:
+        raise InputError(f"task: got {name!r}, wanted one of {', '.join(TASKS)}.{did_you_mean(name, TASKS)}")
+    return TASKS[name]
+
+
+def from_data(data: Mapping[str, Any]) -> Task:
+    """The task that `to_data` wrote."""
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "name"}
+    return task_class(str(data["name"]))(**settings)
+
+
+def head_of(config: Mapping[str, Any]) -> str:
+    """The name of the task that a Hugging Face config has a trained head for; "" for a bare encoder."""
+    named = str((config.get("architectures") or [""])[0])
+    endings = {kind.hf_class.removeprefix("AutoModel"): name for name, kind in TASKS.items()}
+    return next((name for ending, name in endings.items() if named.endswith(ending)), "")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from smidgen.encoded import Encoded, join
 from smidgen.errors import InputError, ModelError, did_you_mean
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from torch import Tensor
 
 NO_LABEL = -100  # marks a row without a label
@@ -21,7 +23,7 @@ METRICS = ("accuracy", "f1")
 class Classify:
     """The classes of a classifier, and all that follows from them.
 
-    Everywhere `logits` is (n, C); `gold` is (n,) int64 class ids, or (n, C) of 0 and 1 when `multi_label`.
+    Everywhere `outputs` are logits (n, C); `gold` is (n,) int64 class ids, or (n, C) of 0 and 1 when `multi_label`.
 
     Raises InputError for repeated, empty or too few labels, and for an unknown metric.
     """
@@ -32,16 +34,22 @@ class Classify:
 
     name: ClassVar[str] = "classify"
     hf_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    per_token: ClassVar[bool] = False
+    METRICS: ClassVar[tuple[str, ...]] = METRICS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))
         object.__setattr__(self, "metric", self.metric or ("f1" if self.multi_label else "accuracy"))
-        _check_metric(self.metric)
+        check_metric(self.metric)
         wanted = 1 if self.multi_label else 2
         if len(self.labels) < wanted:
             raise InputError(f"a classifier needs at least {wanted} labels, got {list(self.labels)}")
         if len(set(self.labels)) < len(self.labels) or not all(self.labels):
             raise InputError(f"labels must be different and not empty, got {list(self.labels)}")
+
+    def to_data(self) -> dict[str, Any]:
+        names = {"name": self.name, "labels": list(self.labels)}
+        return names | {"multi_label": self.multi_label, "metric": self.metric}
 
     def config(self) -> dict[str, Any]:
         """What a Hugging Face config says about the classes."""
@@ -72,18 +80,40 @@ class Classify:
             )
         return cls(tuple(names[i] for i in range(len(names))), multi_label)
 
+    def encode(
+        self, tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+    ) -> Encoded:
+        """One row a text or pair; the longer part of a pair is cut first, as transformers does."""
+        tokenizer.enable_truncation(max_length, strategy="longest_first")
+        inputs: Sequence[Any] = list(zip(texts, pairs, strict=True)) if pairs is not None else list(texts)
+        return join(tokenizer.encode_batch_fast(inputs))
+
+    def targets(self, encoded: Encoded, texts: Sequence[str], gold: np.ndarray | None) -> np.ndarray:
+        """`gold`, a row each."""
+        return self.no_labels(len(encoded)) if gold is None else gold
+
+    def no_labels(self, count: int) -> np.ndarray:
+        """The marks of so many texts without a label: NO_LABEL (n,), or NaN (n, C) when `multi_label`."""
+        unknown = np.full((count, len(self.labels)), np.nan, np.float32)
+        return unknown if self.multi_label else np.full(count, NO_LABEL)
+
+    def gather(
+        self, encoded: Encoded, values: np.ndarray, texts: Sequence[str], pairs: Sequence[str] | None = None
+    ) -> np.ndarray:
+        """Logits of rows to `outputs`: they are the same."""
+        return values
+
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Class ids (n,) int64, or (n, C) int8 of 0 and 1 when `multi_label`."""
         return (logits > 0).astype(np.int8) if self.multi_label else logits.argmax(-1).astype(np.int64)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """(n, C) float32: a softmax over the classes, or a sigmoid for each when `multi_label`."""
+        if not self.multi_label:
+            return softmax(logits)
         wide = logits.astype(np.float64)
-        if self.multi_label:
-            small = np.exp(-np.abs(wide))
-            return (np.where(wide >= 0, 1, small) / (1 + small)).astype(np.float32)
-        grown = np.exp(wide - wide.max(-1, keepdims=True))
-        return (grown / grown.sum(-1, keepdims=True)).astype(np.float32)
+        small = np.exp(-np.abs(wide))
+        return (np.where(wide >= 0, 1, small) / (1 + small)).astype(np.float32)
 
     def correct(self, logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
         """(n,) bool: whether the decision is the gold one; with several labels, whether all of them are."""
@@ -108,7 +138,7 @@ class Classify:
 
         These are scikit-learn's `accuracy_score` and `f1_score`, which leaves absent classes out in the same way.
         """
-        metric = _check_metric(metric or self.metric)
+        metric = check_metric(metric or self.metric)
         if logits.shape != (len(gold), len(self.labels)) or not index.shape[-1]:
             raise InputError(
                 f"got logits {logits.shape} for {len(gold)} gold rows, wanted one row for each, at least one, "
@@ -150,12 +180,18 @@ class Classify:
         return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=NO_LABEL)
 
 
-def _check_metric(metric: str) -> str:
-    if metric not in METRICS:
-        raise InputError(
-            f"unknown metric {metric!r}, wanted one of {', '.join(METRICS)}.{did_you_mean(metric, METRICS)}"
-        )
+def check_metric(metric: str, known: Sequence[str] = METRICS) -> str:
+    """The metric itself; InputError where a task does not know it."""
+    if metric not in known:
+        raise InputError(f"unknown metric {metric!r}, wanted one of {', '.join(known)}.{did_you_mean(metric, known)}")
     return metric
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis, float32."""
+    wide = logits.astype(np.float64)
+    grown = np.exp(wide - wide.max(-1, keepdims=True))
+    return (grown / grown.sum(-1, keepdims=True)).astype(np.float32)
 
 
 def _macro_f1(decided: np.ndarray, gold: np.ndarray, index: np.ndarray, classes: int) -> np.ndarray:

@@ -4,7 +4,7 @@ Idea       Soft targets at temperature T: L = T^2 * KL(softmax(v/T) || softmax(z
            teacher's logits; T^2 keeps the gradient's size when T changes (Hinton, Vinyals, Dean 2015,
            arXiv:1503.02531). For T -> infinity it becomes the squared difference of the logits, which `loss: mse`
            uses directly (Tang et al. 2019, arXiv:1903.12136). Multi-label classes are each a choice between yes and
-           no.
+           no. A tagger's words are examples of their own; of a span, start and end are each a choice among tokens.
 Takes      A float student and a teacher's logits; any teacher, any tokenizer, with or without labels. `hard` mixes the
            task's own loss in: (1 - hard) * L + hard * task, over the rows that have a label.
 Leaves     The same model with other weights.
@@ -19,17 +19,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from smidgen.method import Context, Method, Needs, above, one_of, share
 from smidgen.tape import Tape
-from smidgen.tasks.classify import Classify
+from smidgen.tasks import Task
 
 
 @final
 @dataclass(frozen=True)
-class Logits(Method[Classify]):
+class Logits(Method[Task]):
     loss_kind: str = "kl"  # kl = soft targets at the temperature; mse = squared difference of the logits
     temperature: float = 2.0  # T of kl; above 1 shows more of the order of the wrong classes
     hard: float = 0.0  # share of the task's own loss on labelled rows
@@ -43,26 +44,37 @@ class Logits(Method[Classify]):
         yield from share("hard", self.hard)
         yield from above("weight", self.weight, 0)
 
-    def begin(self, ctx: Context) -> Classify:
+    def begin(self, ctx: Context) -> Task:
         ctx.listen(student=["logits"], teacher=["logits"])
         return ctx.task
 
-    def loss(self, state: Classify, tape: Tape) -> dict[str, Tensor]:
+    def loss(self, state: Task, tape: Tape) -> dict[str, Tensor]:
         student, teacher = tape.student["logits"].float(), tape.teacher["logits"].float()
-        if self.loss_kind == "mse":
-            rows = logit_mse(student, teacher)
-        elif state.multi_label:
-            rows = soft_binary(student, teacher, self.temperature)
-        else:
-            rows = soft_targets(student, teacher, self.temperature)
-        terms = {"soft": self.weight * (1 - self.hard) * tape.mean(rows)}
+        values = self._distance(state, student, teacher, tape.mask)
+        terms = {"soft": self.weight * (1 - self.hard) * tape.decided_mean(values)}
         if self.hard:
             terms["hard"] = self.weight * self.hard * tape.labelled_mean(state.loss(student, tape.known_labels))
         return terms
 
+    def _distance(self, task: Task, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        """(B,), or (B, L) where each word is decided."""
+        if task.name == "answer":
+            return self._positions(student, teacher, mask.bool())
+        if self.loss_kind == "mse":
+            return logit_mse(student, teacher)
+        soft = soft_binary if task.multi_label else soft_targets
+        return soft(student, teacher, self.temperature)
+
+    def _positions(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        """(B,): start and end are each a choice among the real tokens of a row; the mean of the two."""
+        if self.loss_kind == "mse":
+            return torch.where(mask, logit_mse(student, teacher), 0).sum(-1) / mask.sum(-1)
+        mine, theirs = (logits.transpose(1, 2).masked_fill(~mask[:, None], -1e9) for logits in (student, teacher))
+        return soft_targets(mine, theirs, self.temperature).mean(-1)
+
 
 def soft_targets(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(teacher || student) at temperature T, summed over classes: (B, C), (B, C) -> (B,)."""
+    """T^2 * KL(teacher || student) at temperature T, summed over the last axis: (..., C), (..., C) -> (...)."""
     log_p, log_q = F.log_softmax(teacher / temperature, -1), F.log_softmax(student / temperature, -1)
     return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1) * temperature**2
 
@@ -76,5 +88,5 @@ def soft_binary(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference over classes: (B, C), (B, C) -> (B,)."""
+    """Mean squared difference over classes: (..., C), (..., C) -> (...)."""
     return (student - teacher).square().mean(-1)

@@ -5,7 +5,7 @@ Idea       Export to ONNX (https://onnx.ai) through the exporter of transformers
            logits on real rows, max |z_graph - z_model| <= tolerance, or there is no artefact.
 Takes      A float model.
 Leaves     The same folder with onnx/model.onnx in float32; inputs input_ids, attention_mask and token_type_ids where
-           the model has it, int64 of any batch and length; output logits.
+           the model has it, int64 of any batch and length; output logits, (B, C), (B, L, C), or (B, L, 2) for spans.
 Beside     quant.dynamic after it.
 Fails      Families whose code the exporter cannot trace: the error of the exporter is shown.
 """
@@ -23,7 +23,8 @@ from transformers import PreTrainedModel
 
 from smidgen.errors import SmidgenError
 from smidgen.method import Context, Method, above
-from smidgen.source import load_classifier, quiet, resolve, takes_types
+from smidgen.source import load_model, quiet, resolve, takes_types
+from smidgen.tape import logits_of
 from smidgen.tokens import encode, length_limit, pad_id
 
 
@@ -40,8 +41,8 @@ class Onnx(Method[None]):
     def run(self, ctx: Context) -> dict[str, float]:
         """Export `ctx.source` into `ctx.target`; gives the largest difference that was seen."""
         source = resolve(str(ctx.source))
-        model = load_classifier(source, ctx.task, ctx.seed)
-        if not source.is_classifier:  # the head that was drawn for it belongs to the folder too
+        model = load_model(source, ctx.task, ctx.seed)
+        if source.head != ctx.task.name:  # the head that was drawn for it belongs to the folder too
             model.save_pretrained(ctx.target)
         model.set_attn_implementation("eager")
         limit = length_limit(ctx.source)
@@ -50,14 +51,14 @@ class Onnx(Method[None]):
             "another text, a little longer than the one before it",
         ]
         pairs = [pair or "" for _, pair in ctx.texts] if ctx.texts and ctx.texts[0][1] is not None else None
-        encoded = encode(ctx.source, texts, pairs, limit)
+        encoded = encode(ctx.task, ctx.source, texts, pairs, limit)
         file = ctx.target / "onnx" / "model.onnx"
         file.parent.mkdir(parents=True, exist_ok=True)
         pad = pad_id(ctx.source)
         export(model, encoded.batch(np.argsort(encoded.lengths)[-2:], pad), file, limit)
         worst = 0.0
-        for start in range(0, len(texts), 16):
-            batch = encoded.batch(np.arange(start, min(start + 16, len(texts))), pad)
+        for start in range(0, len(encoded), 16):
+            batch = encoded.batch(np.arange(start, min(start + 16, len(encoded))), pad)
             worst = max(worst, difference(model, file, batch))
         if not worst <= self.tolerance:
             raise SmidgenError(
@@ -94,8 +95,9 @@ def difference(model: torch.nn.Module, file: Path, batch: dict[str, np.ndarray])
     names = [value.name for value in session.get_inputs()]
     graph = session.run(["logits"], {name: batch[name] for name in names})[0]
     with torch.inference_mode():
-        logits = model(**{name: torch.from_numpy(batch[name]) for name in names}).logits
-    return float(np.abs(graph - logits.numpy()).max())
+        logits = logits_of(model(**{name: torch.from_numpy(batch[name]) for name in names})).numpy()
+    real = slice(None) if logits.ndim == 2 else batch["attention_mask"] > 0
+    return float(np.abs(graph[real] - logits[real]).max())
 
 
 def _hush():  # type: ignore[no-untyped-def]

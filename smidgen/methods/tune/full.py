@@ -19,12 +19,12 @@ from torch import Tensor
 
 from smidgen.method import Context, Method, Needs, above
 from smidgen.tape import Tape
-from smidgen.tasks.classify import Classify
+from smidgen.tasks import Task
 
 
 @final
 @dataclass(frozen=True)
-class Full(Method[Classify]):
+class Full(Method[Task]):
     weight: float = 1.0  # of the task's loss among the other terms
 
     needs: ClassVar[Needs] = Needs(labels=True)
@@ -32,8 +32,8 @@ class Full(Method[Classify]):
     def faults(self) -> Iterator[str]:
         yield from above("weight", self.weight, 0)
 
-    def begin(self, ctx: Context) -> Classify:
+    def begin(self, ctx: Context) -> Task:
         return ctx.task
 
-    def loss(self, state: Classify, tape: Tape) -> dict[str, Tensor]:
+    def loss(self, state: Task, tape: Tape) -> dict[str, Tensor]:
         return {"task": self.weight * tape.labelled_mean(state.loss(tape.student["logits"].float(), tape.known_labels))}
