@@ -127,8 +127,8 @@ class Tag:
         return objects(found)
 
     def scatter(self, encoded: Encoded, texts: Sequence[str], outputs: Sequence[np.ndarray]) -> np.ndarray:
-        """The way back: `outputs` of any tokenizer at the first tokens of this one, (total, C); NaN elsewhere."""
-        found = np.full((len(encoded.ids), len(self.labels)), np.nan, np.float32)
+        """The way back: `outputs` of any tokenizer at the first tokens of this one, (total, C); 0 elsewhere."""
+        found = np.zeros((len(encoded.ids), len(self.labels)), np.float32)
         for logits, (at, words) in zip(outputs, _words(encoded, texts), strict=True):
             found[at] = logits[words]
         return found
