@@ -1,9 +1,12 @@
-"""What a teacher says, on disk: computed once, read by every student, epoch and run that asks.
+"""What a teacher says. The loop asks `answers(rows, inputs)` and need not know where they come from.
+
+`Labels`: from disk, computed once, read by every student, epoch and run that asks. `Online`: from the teacher itself,
+in each step, for what is too big for a disk or depends on inputs made anew. `Mean`: from several, averaged.
 
 A folder per (teacher, tokenizer, length, taps) holds shards; a shard holds up to `SHARD` examples with their keys
-and, for each tap, one float16 array: `logits` (n, C), or a ragged one (tokens, H) for what has a row per token. Rows
-are found by example key, so shuffling, new rows and other students cost nothing. A shard is published by one rename;
-a killed run loses at most the shard it was making.
+and, for each tap, one float16 array: `logits` (n, C), or a ragged one, (tokens, H) or (tokens, heads, head_size), for
+what has a row per token. Rows are found by example key, so shuffling, new rows and other students cost nothing. A
+shard is published by one rename; a killed run loses at most the shard it was making.
 """
 
 from __future__ import annotations
@@ -11,25 +14,39 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from smidgen.artefact import identity, write_atomic
 from smidgen.data import Split
 from smidgen.errors import ArtefactError, ModelError
 from smidgen.source import Source, takes_types
-from smidgen.tape import listen
+from smidgen.tape import SQUARE, listen
 from smidgen.tasks.classify import Classify
 from smidgen.tokens import Encoded, encode, pad_id
 
 SHARD = 2048
-PER_TOKEN = ("embeddings", "hidden")  # endings of the taps that have a row per token
+PER_TOKEN = ("embeddings", "hidden", "query", "key", "value")  # endings of the taps that have a row per token
+
+
+class Teacher(Protocol):
+    """Answers to the rows of one micro-batch."""
+
+    def answers(self, rows: np.ndarray, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The asked taps by name, float32, on the inputs' device and of their length.
+
+        Args:
+            rows: (B,) indices of the rows in the split.
+            inputs: what the student reads: `input_ids`, `attention_mask` and `token_type_ids`, each (B, L).
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,8 +61,13 @@ class Labels:
     row: np.ndarray
     taps: tuple[str, ...]
 
+    def answers(self, rows: np.ndarray, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        ids = inputs["input_ids"]
+        return {tap: torch.from_numpy(value).to(ids.device) for tap, value in self.rows(rows, ids.shape[1]).items()}
+
     def rows(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
-        """Answers for some rows: `logits` (B, C), per-token taps (B, length, H) padded with zeros; float32."""
+        """Answers for some rows, float32: `logits` (B, C); per-token taps, padded with zeros, (B, length, H) or, of
+        heads, (B, heads, length, head_size)."""
         return {tap: self._padded(tap, rows, length) if per_token(tap) else self._flat(tap, rows) for tap in self.taps}
 
     def _flat(self, tap: str, rows: np.ndarray) -> np.ndarray:
@@ -53,13 +75,51 @@ class Labels:
         return np.stack(picked).astype(np.float32)
 
     def _padded(self, tap: str, rows: np.ndarray, length: int) -> np.ndarray:
-        width = self.shards[0][tap].shape[1]
-        out = np.zeros((len(rows), length, width), np.float32)
+        out = np.zeros((len(rows), length, *self.shards[0][tap].shape[1:]), np.float32)
         for b, i in enumerate(rows):
             shard, row = self.shards[self.shard[i]], self.row[i]
             start, stop = shard["starts"][row], shard["starts"][row + 1]
             out[b, : stop - start] = shard[tap][start:stop]
-        return out
+        return out.swapaxes(1, 2) if out.ndim == 4 else out
+
+
+@dataclass(frozen=True)
+class Online:
+    """A teacher that is asked in each step, frozen and without dropout, on the student's own inputs."""
+
+    model: PreTrainedModel
+    taps: tuple[str, ...]
+
+    @torch.no_grad()
+    def answers(self, rows: np.ndarray, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        assert not self.model.training
+        taken = {k: v for k, v in inputs.items() if k != "token_type_ids" or takes_types(self.model)}
+        with listen(self.model, self.taps) as recording:
+            outputs = self.model(**taken)
+        return {tap: value.float() for tap, value in recording.read(outputs, inputs["attention_mask"]).items()}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Several teachers' answers, averaged. Only logits mean the same in each of them."""
+
+    teachers: tuple[Teacher, ...]
+
+    def answers(self, rows: np.ndarray, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        said = [teacher.answers(rows, inputs) for teacher in self.teachers]
+        return {"logits": torch.stack([each["logits"] for each in said]).mean(0)}
+
+
+def too_big(taps: Iterable[str]) -> bool:
+    """Is one of these taps too big for a disk, so that the teacher must be asked in each step?"""
+    return any(tap.endswith(SQUARE) for tap in taps)
+
+
+def online(teacher: Source, task: Classify, taps: Iterable[str], device: torch.device) -> Online:
+    """Load a teacher to be asked in each step; any tap, in the teacher's own block numbers."""
+    model = _load(teacher, task)
+    nn.Module.to(model, device)
+    return Online(model.requires_grad_(False), tuple(sorted(taps)))
 
 
 def per_token(tap: str) -> bool:
@@ -85,7 +145,8 @@ def label(
     """Labels for every row of a split, from disk where they are there, else from the teacher.
 
     Args:
-        taps: `logits`, `embeddings` and `block.i.hidden`, in the teacher's own block numbers.
+        taps: any but `scores` and `probs`, which grow with the square of the length; in the teacher's own block
+            numbers.
         root: the folder that holds the label folders.
         progress: called with (rows labelled, rows to label).
         precision: what the teacher computes in; the store is float16.
@@ -94,6 +155,7 @@ def label(
         ArtefactError: the folder holds the labels of something else.
     """
     asked = tuple(sorted(taps))
+    assert not too_big(asked), f"{asked}: ask online"
     print_ = fingerprint(teacher, asked, max_length, str(precision).removeprefix("torch."))
     folder = root / f"labels-{print_}"
     _claim(folder, {"fingerprint": print_, "teacher": teacher.id, "taps": list(asked), "max_length": max_length})
@@ -187,7 +249,7 @@ def _asker(teacher: Source, task: Classify, taps: tuple[str, ...], precision: to
                 listen(model, taps) as recording,
             ):
                 outputs = model(**batch)
-            heard = {k: v.half().cpu().numpy() for k, v in recording.read(outputs, batch["attention_mask"]).items()}
+            heard = {k: _stored(v) for k, v in recording.read(outputs, batch["attention_mask"]).items()}
             for b, row in enumerate(picked):
                 length = encoded.lengths[row]
                 found[int(row)] = {k: v[b, :length] if per_token(k) else v[b] for k, v in heard.items()}
@@ -200,6 +262,11 @@ def _asker(teacher: Source, task: Classify, taps: tuple[str, ...], precision: to
         return {**arrays, "starts": np.concatenate([[0], np.cumsum(encoded.lengths[rows])])}
 
     return answer
+
+
+def _stored(value: Tensor) -> np.ndarray:
+    """As it goes on disk: half precision, what is of heads with the tokens first."""
+    return (value.transpose(1, 2) if value.dim() == 4 else value).half().cpu().numpy()
 
 
 def _load(teacher: Source, task: Classify) -> PreTrainedModel:
