@@ -45,6 +45,17 @@ def need_equal_widths(ctx: Context, method: str) -> None:
         )
 
 
+def need_equal_heads(ctx: Context, method: str, block: int) -> None:
+    """Refuse a student block whose heads have no partners in the teacher. Raises InputError."""
+    assert ctx.model is not None
+    heads = anatomy(ctx.model).blocks[block].heads
+    if heads != ctx.teacher_heads:
+        raise InputError(
+            f"{method}: block {block} of the student has {heads} heads, the teacher has {ctx.teacher_heads}. "
+            "Wanted as many. Use distil.relations with relations: [query, key, value], which cuts the heads anew."
+        )
+
+
 def pairs(mapping: Pairing, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
     """(student block, teacher block), both from 0.
 

@@ -19,12 +19,10 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from smidgen.anatomy import anatomy
-from smidgen.errors import InputError
-from smidgen.mapping import mapping_faults, matched
+from smidgen.distances import row_kl, visible
+from smidgen.mapping import mapping_faults, matched, need_equal_heads
 from smidgen.method import Context, Method, Needs, above, one_of
 from smidgen.tape import Tape
 
@@ -60,32 +58,8 @@ class Attention(Method[list[tuple[str, str]]]):
         return terms
 
 
-def need_equal_heads(ctx: Context, method: str, block: int) -> None:
-    """Refuse a student block whose heads have no partners in the teacher. Raises InputError."""
-    assert ctx.model is not None
-    heads = anatomy(ctx.model).blocks[block].heads
-    if heads != ctx.teacher_heads:
-        raise InputError(
-            f"{method}: block {block} of the student has {heads} heads, the teacher has {ctx.teacher_heads}. "
-            "Wanted as many. Use distil.relations with relations: [query, key, value], which cuts the heads anew."
-        )
-
-
 def score_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Mean squared difference over heads and the keys that both see: two (B, heads, L, L), mask (B, L) -> (B, L)."""
     seen = visible(student, teacher, mask)
     square = torch.where(seen, student.float() - teacher.float(), 0).square()
     return (square.sum(-1) / seen.sum(-1).clamp(min=1)).mean(1)
-
-
-def row_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """KL(teacher || student) of the softmax over the keys that both see, a mean over heads: shapes as `score_mse`."""
-    hidden, least = ~visible(student, teacher, mask), torch.finfo(torch.float32).min
-    log_q, log_p = (F.log_softmax(x.float().masked_fill(hidden, least), -1) for x in (student, teacher))
-    return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1).mean(1)
-
-
-def visible(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """(B, heads, L, L) bool: real keys that neither model hides, as out of its window."""
-    least = torch.finfo(torch.float32).min
-    return mask.bool()[:, None, None, :] & (student > least) & (teacher > least)

@@ -18,10 +18,10 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
+from smidgen.distances import mse
 from smidgen.errors import NoEffect
 from smidgen.mapping import matched, need_equal_widths
 from smidgen.method import Context, Method, Needs, above
-from smidgen.methods.distil.hidden import mse
 from smidgen.tape import Tape
 
 

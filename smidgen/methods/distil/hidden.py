@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smidgen.anatomy import anatomy
+from smidgen.distances import mse
 from smidgen.mapping import mapping_faults, matched
 from smidgen.method import Context, Method, Needs, above, one_of
 from smidgen.tape import Tape
@@ -78,11 +79,6 @@ class Projections(nn.Module):
 
     def project(self, i: int, hidden: Tensor) -> Tensor:
         return self.maps[i](hidden) if len(self.maps) else hidden
-
-
-def mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference over the width: (B, L, H), (B, L, H) -> (B, L)."""
-    return (student - teacher).square().mean(-1)
 
 
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:

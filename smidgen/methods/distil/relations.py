@@ -22,10 +22,10 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from smidgen.anatomy import anatomy
+from smidgen.distances import row_kl
 from smidgen.errors import InputError
-from smidgen.mapping import matched
+from smidgen.mapping import matched, need_equal_heads
 from smidgen.method import Context, Method, Needs, above, at_least, one_of
-from smidgen.methods.distil.attention import need_equal_heads, row_kl
 from smidgen.tape import Tape
 
 KNOWN = ("attention", "query", "key", "value")
