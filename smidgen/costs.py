@@ -37,6 +37,6 @@ def _cost(plan: Plan, planned: Planned, store: Store) -> dict[str, Any]:
         lengths = encode(plan.data.task, folder, split.texts, split.pairs, plan.max_length).lengths
         steps = batches(lengths, planned.stage.train, planned.seed)
         found |= {"rows": len(split), "steps": len(steps), "examples": sum(len(rows) for rows in steps)}
-        if planned.teacher is not None:
-            found["to_label"] = len(set(split.keys.tolist()))
+        if planned.teachers and not any(method.needs.online for method in planned.methods):
+            found["to_label"] = len(set(split.keys.tolist())) * len(planned.teachers)
     return found

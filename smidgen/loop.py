@@ -35,7 +35,7 @@ from smidgen.splits import Split
 from smidgen.tape import Tape, listen, logits_of
 from smidgen.tasks import Task
 from smidgen.tasks.classify import NO_LABEL
-from smidgen.teacher import Labels
+from smidgen.teacher import Teacher
 from smidgen.watch import Silent, Watch
 
 
@@ -50,7 +50,7 @@ class Rows:
     encoded: Encoded
     labels: np.ndarray
     pad_id: int
-    teacher: Labels | None = None
+    teacher: Teacher | None = None
     split: Split | None = None
 
     def __len__(self) -> int:
@@ -166,7 +166,7 @@ class _Run:
         self.uses_types = takes_types(self.model)
         self.plan = list(order) if order is not None else batches(rows.encoded.lengths, settings, ctx.seed)
         self.total = len(self.plan)
-        self.parameters = [p for m in (self.model, self.extra) for p in m.parameters() if p.requires_grad]
+        self.parameters = [p for m in (self.model, self.extra) for p in m.parameters()]  # some may be frozen, for now
         self.optimizer = make_optimizer(self.model, self.extra, settings)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda t: rate(t, self.total, settings))
         per_epoch = self.total / max(settings.epochs, 1e-9)
@@ -212,12 +212,12 @@ class _Run:
         device = self.accelerator.device
         batch = self.rows.encoded.batch(piece, self.rows.pad_id)
         inputs = self.inputs(batch)
-        said = self.rows.teacher.rows(piece, batch["input_ids"].shape[1]) if self.rows.teacher is not None else {}
+        said = self.ask(piece, batch)
         with self.accelerator.autocast(), listen(self.model, self.ctx.student_taps) as recording:
             outputs = self.model(**inputs)
         tape = Tape(
             student=recording.read(outputs, inputs["attention_mask"]),
-            teacher={name: torch.from_numpy(value).to(device) for name, value in said.items()},
+            teacher=said,
             labels=torch.from_numpy(self.rows.targets(piece)).to(device),
             mask=inputs["attention_mask"],
             examples=examples,
@@ -238,6 +238,14 @@ class _Run:
     def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
         wanted = ("input_ids", "attention_mask", *(("token_type_ids",) if self.uses_types else ()))
         return {name: torch.from_numpy(batch[name]).to(self.accelerator.device) for name in wanted}
+
+    def ask(self, piece: np.ndarray, batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """What the teacher says; it may take token types where the student does not."""
+        if self.rows.teacher is None:
+            return {}
+        inputs = {name: torch.from_numpy(value).to(self.accelerator.device) for name, value in batch.items()}
+        with self.accelerator.autocast():
+            return self.rows.teacher.answers(piece, inputs)
 
     def sum_gradients(self) -> None:
         """A parameter that no process used keeps no gradient, so that it does not decay, as on one process."""
@@ -297,6 +305,7 @@ class _Run:
             state = {
                 "model": self.model.state_dict(),
                 "extra": self.extra.state_dict(),
+                "open": [parameter.requires_grad for parameter in self.parameters],
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "best": self.kept,
@@ -324,6 +333,8 @@ class _Run:
         state = torch.load(found[-1] / "state.pt", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.extra.load_state_dict(state["extra"])
+        for parameter, opened in zip(self.parameters, state["open"], strict=True):
+            parameter.requires_grad = opened
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.kept, self.done, self.unimproved = state["best"], state["done"], state["unimproved"]
@@ -395,8 +406,11 @@ def rate(step: int, total: int, settings: Training) -> float:
 
 
 def make_optimizer(model: nn.Module, extra: nn.Module, settings: Training) -> torch.optim.AdamW:
-    """AdamW in one fused pass; no decay for biases and normalisations (every tensor of one dimension)."""
-    trained = [p for m in (model, extra) for p in m.parameters() if p.requires_grad]
+    """AdamW in one fused pass; no decay for biases and normalisations (every tensor of one dimension).
+
+    Frozen parameters are in it, for they may thaw later: without a gradient they neither move nor decay.
+    """
+    trained = [p for m in (model, extra) for p in m.parameters()]
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},

@@ -2,13 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+from smidgen.anatomy import anatomy
 from smidgen.errors import InputError
+from smidgen.method import Context, one_of
 from smidgen.surgery import choose
 
 RULES = ("uniform", "skip", "first", "last")
+Pairing: TypeAlias = str | tuple[tuple[int, int], ...]  # a rule, or pairs of student and teacher block
 
 
-def pairs(mapping: str | tuple[tuple[int, int], ...], student: int, teacher: int) -> tuple[tuple[int, int], ...]:
+def mapping_faults(mapping: Pairing, rules: Iterable[str] = RULES) -> Iterator[str]:
+    """A fault of a method's setting `mapping`: got, wanted."""
+    if isinstance(mapping, str):
+        yield from one_of("mapping", mapping, rules)
+    elif not mapping:
+        yield "mapping: got [], wanted pairs of blocks, such as [[0, 1], [1, 3]], or a rule."
+
+
+def matched(ctx: Context, method: str, mapping: Pairing) -> tuple[tuple[int, int], ...]:
+    """`pairs` for the student and the teacher of a stage.
+
+    Raises:
+        InputError: as `pairs`; or the teacher's family has no anatomy.
+    """
+    assert ctx.model is not None
+    if not ctx.teacher_blocks:
+        raise InputError(f"{method}: the teacher's family has no anatomy here. Use distil.logits alone.")
+    return pairs(mapping, len(anatomy(ctx.model).blocks), ctx.teacher_blocks)
+
+
+def need_equal_widths(ctx: Context, method: str) -> None:
+    """Refuse a student whose vectors cannot be compared with the teacher's as they are. Raises InputError."""
+    assert ctx.model is not None
+    width = anatomy(ctx.model).hidden_size
+    if width != ctx.teacher_width:
+        raise InputError(
+            f"{method}: the student is {width} wide, the teacher {ctx.teacher_width}; wanted equal widths. Use "
+            "distil.hidden, which learns a projection, or distil.relations, which needs none."
+        )
+
+
+def need_equal_heads(ctx: Context, method: str, block: int) -> None:
+    """Refuse a student block whose heads have no partners in the teacher. Raises InputError."""
+    assert ctx.model is not None
+    heads = anatomy(ctx.model).blocks[block].heads
+    if heads != ctx.teacher_heads:
+        raise InputError(
+            f"{method}: block {block} of the student has {heads} heads, the teacher has {ctx.teacher_heads}. "
+            "Wanted as many. Use distil.relations with relations: [query, key, value], which cuts the heads anew."
+        )
+
+
+def pairs(mapping: Pairing, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
     """(student block, teacher block), both from 0.
 
     `uniform`: student block m learns from the end of its share of the teacher, g(m) = (m + 1) * T / S - 1, so the last

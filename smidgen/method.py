@@ -42,6 +42,9 @@ class Needs:
     labels: bool = False
     teacher: bool = False
     same_tokenizer: bool = False  # as the teacher
+    inside: bool = False  # of the teacher: other taps than `logits`
+    online: bool = False  # the teacher runs in each step, on the step's own inputs; nothing of it is kept on disk
+    training: bool = False  # another method of the stage has a loss
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Context:
     model: PreTrainedModel | None = None
     teacher_blocks: int = 0  # of the teacher; 0 where there is none, or it has no anatomy
     teacher_width: int = 0
+    teacher_heads: int = 0
     edits: list[Edit] = field(default_factory=list)
     student_taps: set[str] = field(default_factory=lambda: {"logits"})
     teacher_taps: set[str] = field(default_factory=set)

@@ -28,17 +28,22 @@ SCHEDULES = ("linear", "cosine", "constant")
 
 @dataclass(frozen=True)
 class Planned:
-    """One stage, ready to run. `source` and `teacher` are ids of other planned stages, or references of models."""
+    """One stage, ready to run. `source` and `teachers` are ids of other planned stages, or references of models."""
 
     stage: Stage
     methods: tuple[Method[Any], ...]
     id: str
     source: str
-    teacher: str | None
+    teachers: tuple[str, ...]
     seed: int
     trains: bool
     accepts: str
     leaves: str
+
+    @property
+    def teacher(self) -> str | list[str] | None:
+        """As a recipe would write it: one, several or none."""
+        return written(self.teachers)
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,13 @@ def plan(recipe: Recipe, data: Data | None = None) -> Plan:
     assert data is not None
     max_length = _max_length(recipe, models[recipe.model], data)
     planned = _identify(recipe, methods, models, data, max_length)
-    _refuse(recipe, _tokenizer_faults(planned, models), [])
+    _refuse(recipe, _tokenizer_faults(data.task, planned, models), [])
     return Plan(recipe, data, models, planned, max_length)
+
+
+def written(teachers: tuple[str, ...]) -> str | list[str] | None:
+    """One name as itself, several as a list."""
+    return list(teachers) if len(teachers) > 1 else next(iter(teachers), None)
 
 
 def resolved_model(planned: Planned, stages: tuple[Planned, ...], reference: str) -> str:
@@ -134,7 +144,7 @@ def _methods(stage: Stage, faults: list[str]) -> tuple[Method[Any], ...]:
 
 def _models(recipe: Recipe, errors: list[InputError]) -> dict[str, Source]:
     stages = {stage.name for stage in recipe.stages}
-    others = [*(s.source for s in recipe.stages), *(s.teacher for s in recipe.stages)]
+    others = [*(s.source for s in recipe.stages), *(t for s in recipe.stages for t in s.teachers)]
     asked = [recipe.model, *(r for r in others if r and r not in stages and r != "model")]
     found: dict[str, Source] = {}
     for reference in dict.fromkeys(asked):
@@ -147,7 +157,7 @@ def _models(recipe: Recipe, errors: list[InputError]) -> dict[str, Source]:
 
 def _data(recipe: Recipe, models: Mapping[str, Source], errors: list[InputError]) -> Data | None:
     files = recipe.data
-    teachers = [s.teacher for s in recipe.stages if s.teacher] + [recipe.model]
+    teachers = [t for s in recipe.stages for t in s.teachers] + [recipe.model]
     fitted = [models[t] for t in teachers if t in models and models[t].head == recipe.task]
     labels = next((source.labels for source in fitted if source.labels), None)
     try:
@@ -184,13 +194,14 @@ def _whole(recipe: Recipe, models: Mapping[str, Source], data: Data | None, erro
 
 def _teachers(recipe: Recipe, models: Mapping[str, Source], faults: list[str]) -> None:
     for stage in recipe.stages:
-        teacher = models.get(recipe.model if stage.teacher == "model" else stage.teacher or "")
-        if teacher is not None and teacher.head != recipe.task:
-            kind = f"has a head for another task ({teacher.head})" if teacher.head else "is a bare encoder"
-            faults.append(
-                f"stage {stage.name}.teacher: {teacher.reference} {kind} and has no answers. Name a stage "
-                f"that trains it, or a model that was trained to {recipe.task}."
-            )
+        for name in stage.teachers:
+            teacher = models.get(recipe.model if name == "model" else name)
+            if teacher is not None and teacher.head != recipe.task:
+                kind = f"has a head for another task ({teacher.head})" if teacher.head else "is a bare encoder"
+                faults.append(
+                    f"stage {stage.name}.teacher: {teacher.reference} {kind} and has no answers. Name a stage "
+                    f"that trains it, or a model that was trained to {recipe.task}."
+                )
 
 
 def _names(recipe: Recipe, faults: list[str]) -> None:
@@ -201,7 +212,7 @@ def _names(recipe: Recipe, faults: list[str]) -> None:
         if stage.name == "model":
             faults.append("stage model: the name stands for the recipe's own model. Take another.")
         later = {s.name for s in recipe.stages} - seen
-        for key, value in (("from", stage.source), ("teacher", stage.teacher)):
+        for key, value in (("from", stage.source), *(("teacher", name) for name in stage.teachers)):
             if value in later:
                 faults.append(f"stage {stage.name}.{key}: {value} does not come before it.")
         seen.add(stage.name)
@@ -216,8 +227,15 @@ def _stage_faults(recipe: Recipe, stage: Stage, methods: tuple[Method[Any], ...]
     elif "unlabeled" in stage.data and recipe.data.unlabeled is None and (data is None or data.unlabeled is None):
         faults.append(f"{where}.data: wants unlabeled texts, the recipe's data has none. Write data.unlabeled: FILE.")
     for method in methods:
-        if method.needs.teacher and stage.teacher is None:
+        if method.needs.teacher and not stage.teachers:
             faults.append(f"{where}: {name_of(method)} needs a teacher. Write teacher: STAGE or a model.")
+        if method.needs.inside and len(stage.teachers) > 1:
+            faults.append(
+                f"{where}: {name_of(method)} looks inside the teacher, got {len(stage.teachers)} of them. Only "
+                "logits can be averaged: name one teacher, or use distil.logits alone."
+            )
+        if method.needs.training and not any(trains(other) for other in methods):
+            faults.append(f"{where}: {name_of(method)} acts while a stage trains. Add what has a loss, as tune.full.")
         if method.needs.labels and stage.data == "unlabeled":
             faults.append(f"{where}: {name_of(method)} needs labels, the stage trains on unlabeled texts.")
     if len(methods) > 1 and any(owns_stage(method) for method in methods):
@@ -276,7 +294,7 @@ def _identify(
     before = recipe.model
     for stage, chosen in zip(recipe.stages, methods, strict=True):
         source = ids.get(stage.source, stage.source) if stage.source else before
-        teacher = ids.get(stage.teacher, stage.teacher) if stage.teacher else None
+        teachers = tuple(ids.get(name, name) for name in stage.teachers)
         assert source is not None
         seed = recipe.seed if stage.seed is None else stage.seed
         training = any(trains(method) for method in chosen)
@@ -289,11 +307,11 @@ def _identify(
             parts["seed"] = seed  # a head that the model lacks is drawn from it
         if training:
             parts |= _training_parts(stage, data, seed)
-            parts["teacher"] = models[teacher].id if teacher is not None and teacher in models else teacher
+            parts["teacher"] = written(tuple(models[name].id if name in models else name for name in teachers))
         id = identity(parts)
         accepts = chosen[0].accepts if chosen else "float"
         leaves = chosen[-1].leaves if chosen else "float"
-        done.append(Planned(stage, chosen, id, source, teacher, seed, training, accepts, leaves))
+        done.append(Planned(stage, chosen, id, source, teachers, seed, training, accepts, leaves))
         ids[stage.name], forms[id], before = id, leaves, id
     return tuple(done)
 
@@ -314,16 +332,21 @@ def _training_parts(stage: Stage, data: Data, seed: int) -> dict[str, Any]:
     return {"train": training, "data": prints, "metric": data.task.metric, "seed": seed}
 
 
-def _tokenizer_faults(stages: tuple[Planned, ...], models: Mapping[str, Source]) -> list[str]:
+def _tokenizer_faults(task: Task, stages: tuple[Planned, ...], models: Mapping[str, Source]) -> list[str]:
     faults = []
+    advice = "Use distil.logits, which compares answers."
+    if task.name == "answer":
+        advice = "Take a student that starts from its teacher."
     for planned in stages:
-        strict = [name_of(method) for method in planned.methods if method.needs.same_tokenizer]
-        if strict and planned.teacher is not None:
+        needs = [(name_of(method), method.needs) for method in planned.methods]
+        spans = task.name == "answer"  # tokens are what is answered
+        strict = [name for name, need in needs if need.same_tokenizer or need.online or (spans and need.teacher)]
+        for teacher in planned.teachers if strict else ():
             own = models[resolved_model(planned, stages, planned.source)]
-            other = models[resolved_model(planned, stages, planned.teacher)]
+            other = models[resolved_model(planned, stages, teacher)]
             if own.tokenizer_id != other.tokenizer_id:
                 faults.append(
                     f"stage {planned.stage.name}: {strict[0]} compares tokens, but teacher ({other.reference}) and "
-                    f"student ({own.reference}) cut texts differently. Use distil.logits, which compares answers."
+                    f"student ({own.reference}) cut texts differently. {advice}"
                 )
     return faults

@@ -76,10 +76,15 @@ class Stage:
     name: str
     methods: tuple[Use, ...]
     source: str | None = None  # an earlier stage's name or a model; None = the stage before
-    teacher: str | None = None  # an earlier stage's name or a model
+    teacher: str | tuple[str, ...] | None = None  # an earlier stage's name or a model; several are averaged
     data: str = "train"  # train | unlabeled | train+unlabeled
     train: Training = Training()
     seed: int | None = None  # None = the recipe's
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """All of them; none for a stage that learns from labels alone."""
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher or ()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from smidgen.errors import SmidgenError
 from smidgen.method import Context, name_of, owns_stage, settings_of, trains
 from smidgen.planner import Plan, Planned
 from smidgen.source import Source, resolve
+from smidgen.tasks import Tag
 from smidgen.tokens import encode, pad_id, write_tokenizer
 from smidgen.watch import Silent, Watch
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from smidgen.data import Split
     from smidgen.loop import History, Rows
-    from smidgen.teacher import Labels
+    from smidgen.teacher import Labels, Teacher
 
 CHECKED_ROWS = 64  # rows of dev that exports and reloads are compared on
 
@@ -129,9 +130,9 @@ def _train_stage(
     started = time.monotonic()
     ctx = _context(plan, planned, source, store.root)
     ctx.model = load_model(source, plan.data.task, planned.seed)
-    if planned.teacher is not None:
-        teacher = source_of(plan, store, planned.teacher)
-        ctx.teacher_blocks, ctx.teacher_width = _shape(teacher)
+    if len(planned.teachers) == 1:
+        teacher = source_of(plan, store, planned.teachers[0])
+        ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = _shape(teacher)
     torch.manual_seed(planned.seed)
     first = sorted(planned.methods, key=trains)  # what cuts the model comes before what listens to it
     running = [(method, method.begin(ctx)) for method in first]
@@ -202,24 +203,48 @@ def _check_reload(plan: Plan, source: Source, ctx: Context, target: Path) -> Non
 def _rows(
     plan: Plan, planned: Planned, store: Store, source: Source, ctx: Context, accelerator: Accelerator, watch: Watch
 ) -> Rows:
-    """The stage's training rows, with the teacher's answers where a method asks for them."""
+    """The stage's training rows, with the teacher where a method asks it something."""
+    from smidgen.teacher import Mean, online, too_big
+
     split = training_split(plan, planned)
     rows = _plain_rows(plan, split, source)
-    if planned.teacher is None or not ctx.teacher_taps:
+    if not planned.teachers or not ctx.teacher_taps:
         return rows
-    labels = label_rows(plan, planned.teacher, store, split, ctx.teacher_taps, accelerator, watch)
-    return dataclasses.replace(rows, teacher=labels)
+    sources = [source_of(plan, store, reference) for reference in planned.teachers]
+    if any(method.needs.online for method in planned.methods) or too_big(ctx.teacher_taps):
+        found: list[Teacher] = [online(s, ctx.task, ctx.teacher_taps, accelerator.device) for s in sources]
+    else:
+        found = []
+        for teacher in sources:
+            labels = label_rows(plan, teacher, store, split, ctx.teacher_taps, accelerator, watch)
+            rows, said = _by_word(plan, rows, split, source, teacher, labels)
+            found.append(said)
+    return dataclasses.replace(rows, teacher=found[0] if len(found) == 1 else Mean(tuple(found)))
+
+
+def _by_word(
+    plan: Plan, rows: Rows, split: Split, source: Source, teacher: Source, labels: Labels
+) -> tuple[Rows, Teacher]:
+    """A tagger's labels for a student with another tokenizer; words that the teacher cut off are not learnt."""
+    from smidgen.teacher import Words
+
+    task = plan.data.task
+    if not isinstance(task, Tag) or source.tokenizer_id == teacher.tokenizer_id:
+        return rows, labels
+    theirs = encode(task, teacher.path, split.texts, split.pairs, plan.max_length)
+    at = task.aligned(rows.encoded, theirs, split.texts)
+    rows = dataclasses.replace(rows, encoded=dataclasses.replace(rows.encoded, units=at >= 0))
+    return rows, Words(labels, rows.encoded, at)
 
 
 def label_rows(
-    plan: Plan, reference: str, store: Store, split: Split, taps: set[str], accelerator: Accelerator, watch: Watch
+    plan: Plan, teacher: Source, store: Store, split: Split, taps: set[str], accelerator: Accelerator, watch: Watch
 ) -> Labels:
     """The teacher's labels for a split: the main process makes what is missing, the others read."""
     import torch
 
     from smidgen.teacher import label
 
-    teacher = source_of(plan, store, reference)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     found: Labels | None = None
     with accelerator.main_process_first(), watch.bar("labelling", len(split)) as bar:
@@ -273,13 +298,15 @@ def _texts(ctx: Context) -> tuple[list[str], list[str] | None]:
     return [text for text, _ in ctx.texts], pairs or None
 
 
-def _shape(source: Source) -> tuple[int, int]:
-    """Blocks and width of a teacher; zeros where its family has no anatomy."""
+def _shape(source: Source) -> tuple[int, int, int]:
+    """Blocks, width and heads of a teacher; zeros where its family has no anatomy."""
     from smidgen.anatomy import supported
 
     if not supported(source.family):
-        return 0, 0
-    return source.blocks, int(source.config.get("hidden_size") or source.config.get("dim") or 0)
+        return 0, 0, 0
+    said = source.config
+    width, heads = said.get("hidden_size") or said.get("dim"), said.get("num_attention_heads") or said.get("n_heads")
+    return source.blocks, int(width or 0), int(heads or 0)
 
 
 def _carry_over(source: Path, target: Path, max_length: int) -> None:

@@ -3,6 +3,7 @@
     embeddings                 (B, L, H)                   what the first block gets
     block.3.hidden             (B, L, H)                   what block 3 gives; the last one is `last_hidden_state`,
                                                            after the final norm where a family has one
+    block.3.first              (B, H)                      the first token's row of `hidden`, [CLS] in BERT
     block.3.query|key|value    (B, heads, L, head_size)    the projections, before any rotary turn
     block.3.scores             (B, heads, L, L) float32    before the softmax: scaled, with the family's position
                                                            terms, keys that cannot be seen at finfo.min
@@ -37,9 +38,10 @@ from smidgen.tasks.classify import NO_LABEL
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PARTS = ("hidden", "query", "key", "value", "scores", "probs")
+PARTS = ("hidden", "first", "query", "key", "value", "scores", "probs")
 WHOLE = ("embeddings", "pooled", "logits")
-_NEEDS = {"scores": ("query", "key", "input"), "probs": ("query", "key", "input")}
+SQUARE = ("scores", "probs")  # these grow with the square of the length
+_NEEDS: dict[str, tuple[str, ...]] = {"first": ("hidden",), **dict.fromkeys(SQUARE, ("query", "key", "input"))}
 _Place = tuple[int, str]  # block, and what of it; what belongs to no block is kept under block -1
 
 
@@ -152,7 +154,7 @@ class Recording:
         outputs          what the model returned, used for `logits`
         attention_mask   (B, L), nonzero at real tokens, as the model got it; None where nothing is padded
         """
-        blocks = {tap.block for tap in self.taps.values() if tap.block is not None and tap.part in _NEEDS}
+        blocks = {tap.block for tap in self.taps.values() if tap.block is not None and tap.part in SQUARE}
         scores = {index: self._scores(index, attention_mask) for index in blocks}
         return {name: self._one(tap, outputs, scores) for name, tap in self.taps.items()}
 
@@ -168,6 +170,8 @@ class Recording:
                 return scores[index].softmax(dim=-1)
             case Tap("hidden", int(index)):
                 return self._heard(index, "hidden")
+            case Tap("first", int(index)):
+                return self._heard(index, "hidden")[:, 0]
             case Tap(part, int(index)):
                 return split(self._heard(index, part), self._parts.blocks[index], part)
         args, kwargs = self._heard(0, "input")  # embeddings

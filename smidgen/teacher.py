@@ -1,9 +1,13 @@
-"""What a teacher says, on disk: computed once, read by every student, epoch and run that asks.
+"""What a teacher says. The loop asks `answers(rows, inputs)` and need not know where they come from.
+
+`Labels`: from disk, computed once, read by every student, epoch and run that asks. `Online`: from the teacher itself,
+in each step, for what is too big for a disk or depends on inputs made anew. `Mean`: from several, averaged.
 
 A folder per (teacher, tokenizer, length, taps) holds shards; a shard holds up to `SHARD` examples with their keys
-and, for each tap, one float16 array: `logits` (n, C), or a ragged one (tokens, H) for what has a row per token. Rows
-are found by example key, so shuffling, new rows and other students cost nothing. A shard is published by one rename;
-a killed run loses at most the shard it was making.
+and, for each tap, one float16 array: `logits` (n, C), or a ragged one, (tokens, H) or (tokens, heads, head_size), for
+what has a row per token, as logits have where each token is decided. Rows are found by example key, so shuffling, new
+rows and other students cost nothing. A shard is published by one rename; a killed run loses at most the shard it was
+making.
 """
 
 from __future__ import annotations
@@ -11,13 +15,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from smidgen.artefact import identity, write_atomic
@@ -25,12 +30,25 @@ from smidgen.data import Split
 from smidgen.encoded import Encoded
 from smidgen.errors import ArtefactError, ModelError
 from smidgen.source import Source, auto_class, takes_types
-from smidgen.tape import listen
+from smidgen.tape import SQUARE, listen
 from smidgen.tasks import Task
 from smidgen.tokens import encode, pad_id
 
 SHARD = 2048
-PER_TOKEN = ("embeddings", "hidden")  # endings of the taps that have a row per token
+PER_TOKEN = ("embeddings", "hidden", "query", "key", "value")  # endings of the taps that have a row per token
+
+
+class Teacher(Protocol):
+    """Answers to the rows of one micro-batch."""
+
+    def answers(self, rows: np.ndarray, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The asked taps by name, float32, on the inputs' device and of their length.
+
+        Args:
+            rows: (B,) indices of the rows in the split.
+            inputs: what the student reads: `input_ids`, `attention_mask` and `token_type_ids`, each (B, L).
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,28 +62,98 @@ class Labels:
     shard: np.ndarray
     row: np.ndarray
     taps: tuple[str, ...]
+    ragged: frozenset[str]  # the taps that have a row per token
+
+    def answers(self, rows: np.ndarray, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        ids = inputs["input_ids"]
+        return {tap: torch.from_numpy(value).to(ids.device) for tap, value in self.rows(rows, ids.shape[1]).items()}
 
     def rows(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
-        """Answers for some rows: `logits` (B, C), per-token taps (B, length, H) padded with zeros; float32."""
-        return {tap: self._padded(tap, rows, length) if per_token(tap) else self._flat(tap, rows) for tap in self.taps}
+        """Answers for some rows, float32: `logits` (B, C); per-token taps, padded with zeros, (B, length, H) or, of
+        heads, (B, heads, length, head_size)."""
+        return {
+            tap: self._padded(tap, rows, length) if tap in self.ragged else self._flat(tap, rows) for tap in self.taps
+        }
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """(B,) the teacher's tokens in each row."""
+        starts = [self.shards[self.shard[i]]["starts"][self.row[i] :][:2] for i in rows]
+        return np.array([stop - start for start, stop in starts])
 
     def _flat(self, tap: str, rows: np.ndarray) -> np.ndarray:
         picked = [self.shards[self.shard[i]][tap][self.row[i]] for i in rows]
         return np.stack(picked).astype(np.float32)
 
     def _padded(self, tap: str, rows: np.ndarray, length: int) -> np.ndarray:
-        width = self.shards[0][tap].shape[1]
-        out = np.zeros((len(rows), length, width), np.float32)
+        out = np.zeros((len(rows), length, *self.shards[0][tap].shape[1:]), np.float32)
         for b, i in enumerate(rows):
             shard, row = self.shards[self.shard[i]], self.row[i]
             start, stop = shard["starts"][row], shard["starts"][row + 1]
             out[b, : stop - start] = shard[tap][start:stop]
-        return out
+        return out.swapaxes(1, 2) if out.ndim == 4 else out
 
 
-def per_token(tap: str) -> bool:
+@dataclass(frozen=True)
+class Words:
+    """A tagger's answers for a student whose tokenizer cuts words otherwise: word by word, at the first token of each.
+
+    `source` (total,) is, for each token of the student's rows, the teacher's token of the same word in the same row;
+    -1 at tokens that begin no word.
+    """
+
+    labels: Labels
+    encoded: Encoded  # the student's rows
+    source: np.ndarray
+
+    def answers(self, rows: np.ndarray, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        at = self.encoded.padded(self.source, rows, -1)
+        said = self.labels.rows(rows, max(inputs["input_ids"].shape[1], int(self.labels.lengths(rows).max())))["logits"]
+        picked = np.take_along_axis(said, np.maximum(at, 0)[..., None], 1)
+        return {"logits": torch.from_numpy(np.where(at[..., None] >= 0, picked, 0)).to(inputs["input_ids"].device)}
+
+
+@dataclass(frozen=True)
+class Online:
+    """A teacher that is asked in each step, frozen and without dropout, on the student's own inputs."""
+
+    model: PreTrainedModel
+    taps: tuple[str, ...]
+
+    @torch.no_grad()
+    def answers(self, rows: np.ndarray, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        assert not self.model.training
+        taken = {k: v for k, v in inputs.items() if k != "token_type_ids" or takes_types(self.model)}
+        with listen(self.model, self.taps) as recording:
+            outputs = self.model(**taken)
+        return {tap: value.float() for tap, value in recording.read(outputs, inputs["attention_mask"]).items()}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Several teachers' answers, averaged. Only logits mean the same in each of them."""
+
+    teachers: tuple[Teacher, ...]
+
+    def answers(self, rows: np.ndarray, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        said = [teacher.answers(rows, inputs) for teacher in self.teachers]
+        return {"logits": torch.stack([each["logits"] for each in said]).mean(0)}
+
+
+def too_big(taps: Iterable[str]) -> bool:
+    """Is one of these taps too big for a disk, so that the teacher must be asked in each step?"""
+    return any(tap.endswith(SQUARE) for tap in taps)
+
+
+def online(teacher: Source, task: Task, taps: Iterable[str], device: torch.device) -> Online:
+    """Load a teacher to be asked in each step; any tap, in the teacher's own block numbers."""
+    model = _load(teacher, task)
+    nn.Module.to(model, device)
+    return Online(model.requires_grad_(False), tuple(sorted(taps)))
+
+
+def per_token(tap: str, task: Task) -> bool:
     """Has this tap a row for each token?"""
-    return tap.endswith(PER_TOKEN)
+    return tap.endswith(PER_TOKEN) or (tap == "logits" and task.per_token)
 
 
 def fingerprint(teacher: Source, taps: Iterable[str], max_length: int, precision: str = "float32") -> str:
@@ -83,10 +171,11 @@ def label(
     progress: Callable[[int, int], None] = lambda done, total: None,
     precision: torch.dtype = torch.float32,
 ) -> Labels:
-    """Labels for every row of a split, from disk where they are there, else from the teacher.
+    """Labels for every row of tokens of a split, from disk where they are there, else from the teacher.
 
     Args:
-        taps: `logits`, `embeddings` and `block.i.hidden`, in the teacher's own block numbers.
+        taps: any but `scores` and `probs`, which grow with the square of the length; in the teacher's own block
+            numbers.
         root: the folder that holds the label folders.
         progress: called with (rows labelled, rows to label).
         precision: what the teacher computes in; the store is float16.
@@ -95,22 +184,38 @@ def label(
         ArtefactError: the folder holds the labels of something else.
     """
     asked = tuple(sorted(taps))
+    assert not too_big(asked), f"{asked}: ask online"
     print_ = fingerprint(teacher, asked, max_length, str(precision).removeprefix("torch."))
     folder = root / f"labels-{print_}"
     _claim(folder, {"fingerprint": print_, "teacher": teacher.id, "taps": list(asked), "max_length": max_length})
     shards = open_shards(folder)
     known = {int(key) for shard in shards for key in shard["keys"]}
-    missing = np.array([i for i, key in _first(split.keys) if int(key) not in known], np.int64)
+    keys, encoded = split.keys, None
+    if task.name == "answer":  # a row is a window
+        encoded = encode(task, teacher.path, split.texts, split.pairs, max_length)
+        keys = row_keys(encoded, keys)
+    missing = np.array([i for i, key in _first(keys) if int(key) not in known], np.int64)
     if len(missing):
         answer = _asker(teacher, task, asked, precision)
-        part = split.take(missing)
-        encoded = encode(task, teacher.path, part.texts, part.pairs, max_length)
+        if encoded is None:
+            part = split.take(missing)
+            encoded, order = encode(task, teacher.path, part.texts, part.pairs, max_length), np.arange(len(missing))
+        else:
+            order = missing
         for start in range(0, len(missing), SHARD):
-            rows = np.arange(start, min(start + SHARD, len(missing)))
-            _publish(folder, split.keys[missing[rows]], answer(encoded, rows))
-            progress(int(rows[-1]) + 1, len(missing))
+            rows = slice(start, start + SHARD)
+            _publish(folder, keys[missing[rows]], answer(encoded, order[rows]))
+            progress(min(start + SHARD, len(missing)), len(missing))
         shards = open_shards(folder)
-    return _lookup(shards, split.keys, asked)
+    return _lookup(shards, keys, asked, frozenset(tap for tap in asked if per_token(tap, task)))
+
+
+def row_keys(encoded: Encoded, keys: np.ndarray) -> np.ndarray:
+    """(rows,) uint64: the key of a row's example and its place among the rows of it."""
+    assert encoded.example is not None
+    first = np.searchsorted(encoded.example, encoded.example)  # rows of an example stand together
+    place = (np.arange(len(encoded)) - first).astype(np.uint64)
+    return keys[encoded.example] ^ (place * np.uint64(0x9E3779B97F4A7C15))
 
 
 def open_shards(folder: Path) -> tuple[dict[str, np.ndarray], ...]:
@@ -152,14 +257,16 @@ def _publish(folder: Path, keys: np.ndarray, arrays: dict[str, np.ndarray]) -> N
     draft.rename(folder / name)
 
 
-def _lookup(shards: tuple[dict[str, np.ndarray], ...], keys: np.ndarray, taps: tuple[str, ...]) -> Labels:
+def _lookup(
+    shards: tuple[dict[str, np.ndarray], ...], keys: np.ndarray, taps: tuple[str, ...], ragged: frozenset[str]
+) -> Labels:
     held = np.concatenate([shard["keys"] for shard in shards])
     where = np.concatenate([np.full(len(shard["keys"]), k) for k, shard in enumerate(shards)])
     rows = np.concatenate([np.arange(len(shard["keys"])) for shard in shards])
     order = np.argsort(held, kind="stable")
     at = order[np.searchsorted(held[order], keys)]
     assert (held[at] == keys).all()
-    return Labels(shards, where[at], rows[at], taps)
+    return Labels(shards, where[at], rows[at], taps, ragged)
 
 
 Answer = Callable[[Encoded, np.ndarray], dict[str, np.ndarray]]
@@ -188,19 +295,24 @@ def _asker(teacher: Source, task: Task, taps: tuple[str, ...], precision: torch.
                 listen(model, taps) as recording,
             ):
                 outputs = model(**batch)
-            heard = {k: v.half().cpu().numpy() for k, v in recording.read(outputs, batch["attention_mask"]).items()}
+            heard = {k: _stored(v) for k, v in recording.read(outputs, batch["attention_mask"]).items()}
             for b, row in enumerate(picked):
                 length = encoded.lengths[row]
-                found[int(row)] = {k: v[b, :length] if per_token(k) else v[b] for k, v in heard.items()}
+                found[int(row)] = {k: v[b, :length] if per_token(k, task) else v[b] for k, v in heard.items()}
         arrays = {
             tap: np.concatenate([found[int(i)][tap] for i in rows])
-            if per_token(tap)
+            if per_token(tap, task)
             else np.stack([found[int(i)][tap] for i in rows])
             for tap in taps
         }
         return {**arrays, "starts": np.concatenate([[0], np.cumsum(encoded.lengths[rows])])}
 
     return answer
+
+
+def _stored(value: Tensor) -> np.ndarray:
+    """As it goes on disk: half precision, what is of heads with the tokens first."""
+    return (value.transpose(1, 2) if value.dim() == 4 else value).half().cpu().numpy()
 
 
 def _load(teacher: Source, task: Task) -> PreTrainedModel:

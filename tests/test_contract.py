@@ -37,7 +37,8 @@ from smidgen.recipe import Files, Recipe, Stage, Training, Use, build, dump, loa
 from smidgen.runner import Done, run
 from smidgen.source import Source, load_model, resolve
 from smidgen.surgery import from_data, replay, to_data
-from smidgen.teacher import label
+from smidgen.tape import parse
+from smidgen.teacher import Teacher, label, online, too_big
 from smidgen.tokens import encode
 
 EACH = pytest.mark.parametrize("name", names())
@@ -96,7 +97,7 @@ class World:
         """What the runner gives a method; the generator stands where the runner leaves it."""
         texts = tuple((text, None) for text in self.data.dev.texts)
         ctx = Context(self.student.path, self.root / "target", self.data.task, texts, seed)
-        ctx.teacher_blocks, ctx.teacher_width = 4, 32
+        ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = 4, 32, 4
         ctx.model = load_model(self.student, self.data.task, seed)
         torch.manual_seed(seed)
         return ctx
@@ -107,7 +108,11 @@ class World:
         rows = Rows(encode(self.data.task, self.student.path, split.texts, None, LENGTH), split.labels, pad_id=1)
         if not ctx.teacher_taps:
             return rows
-        said = label(self.teacher, self.data.task, split, ctx.teacher_taps, LENGTH, self.root)
+        said: Teacher
+        if too_big(ctx.teacher_taps):
+            said = online(self.teacher, self.data.task, ctx.teacher_taps, torch.device("cpu"))
+        else:
+            said = label(self.teacher, self.data.task, split, ctx.teacher_taps, LENGTH, self.root)
         return dataclasses.replace(rows, teacher=said)
 
 
@@ -143,6 +148,8 @@ def go(world: World, method: Method[Any], steps: int = 3, seed: int = SEED) -> R
     started = time.perf_counter()
     running = [(each, each.begin(ctx)) for each in methods]
     seconds = time.perf_counter() - started
+    needs = [each.needs for each in methods]
+    assert ctx.teacher_taps <= {"logits"} or any(need.inside for need in needs), "declare Needs(inside=True)"
     rows = world.rows(ctx)
     extra = [p for _, state in running if isinstance(state, nn.Module) for p in state.parameters()]
     before = {name: value.detach().clone() for name, value in ctx.model.named_parameters()}
@@ -403,7 +410,8 @@ def weightless(folder: Path) -> Path:
 
 @EACH
 def test_gradient_reaches_what_trains(name: str, ran: Any) -> None:
-    """The embeddings, every block, and all that trains beside the model; what is frozen stays as it was."""
+    """The embeddings, every block up to the last one asked for, and all that trains beside the model; what is frozen
+    stays as it was."""
     found = ran(name)
     if not trains(find(name)()):
         pytest.skip(f"{name} has no loss")
@@ -412,7 +420,9 @@ def test_gradient_reaches_what_trains(name: str, ran: Any) -> None:
     assert not any(moved for key, moved in found.moved.items() if not found.open[key])
     assert all(found.extra_moved)
     parts = anatomy(found.ctx.model)
-    for part in (parts.embeddings, *(block.module for block in parts.blocks)):
+    asked = [tap.block for tap in map(parse, found.ctx.student_taps) if tap.block is not None]
+    reached = max(asked) + 1 if find(name).needs.inside else len(parts.blocks)
+    for part in (parts.embeddings, *(block.module for block in parts.blocks[:reached])):
         own = {id(parameter) for parameter in part.parameters()}
         inside = [key for key, value in found.ctx.model.named_parameters() if id(value) in own]
         if any(found.open.get(key) for key in inside):

@@ -26,7 +26,7 @@ LAYERS = (
     "cells recipe runtime.tokenizer anatomy.* anatomy",
     "report words schema pages axes curves findings card picture",
     "data surgery source runtime.model runtime",
-    "method tape tokens mapping",
+    "distances method tape tokens mapping",
     "teacher shapes measure.* measure",
     "methods.* methods loop planner",
     "runner costs benching verification",

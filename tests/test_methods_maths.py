@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from tiny import VOCAB, batch, tiny
 
+from smidgen.distances import mse
 from smidgen.errors import InputError
 from smidgen.mapping import pairs
 from smidgen.method import Context
-from smidgen.methods.distil.hidden import Hidden, Projections, cosine, mse
+from smidgen.methods.distil.hidden import Hidden, Projections, cosine
 from smidgen.methods.distil.logits import Logits, logit_mse, soft_binary, soft_targets
 from smidgen.methods.tune.full import Full
 from smidgen.tape import Tape, listen

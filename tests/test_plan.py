@@ -16,7 +16,7 @@ from smidgen.data import load_data
 from smidgen.errors import DataError, InputError, ModelError, RecipeError
 from smidgen.method import find
 from smidgen.planner import Plan, plan, resolved_model
-from smidgen.recipe import Choice, Files, Recipe, Stage, Training, Use
+from smidgen.recipe import Choice, Files, Recipe, Stage, Training, Use, dump, load
 from smidgen.source import resolve
 
 TUNE = (Use("tune.full"),)
@@ -387,3 +387,49 @@ def test_plan_is_frozen(recipe: Recipe) -> None:
     assert isinstance(found, Plan)
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.max_length = 8  # type: ignore[misc]
+
+
+# Several teachers.
+
+
+def taught_by(recipe: Recipe, *teachers: str, methods: tuple[Use, ...] = (Use("distil.logits"),)) -> Recipe:
+    again = dataclasses.replace(recipe.stages[TEACH], name="again", source="model", seed=5)
+    distil = dataclasses.replace(recipe.stages[DISTIL], teacher=teachers, methods=methods)
+    return dataclasses.replace(recipe, stages=(recipe.stages[TEACH], again, distil))
+
+
+def test_several_teachers(recipe: Recipe) -> None:
+    teach, again, distil = plan(taught_by(recipe, "teach", "again")).stages
+    assert distil.teachers == (teach.id, again.id)
+    assert distil.teacher == [teach.id, again.id]
+    assert distil.id != plan(taught_by(recipe, "teach")).stages[-1].id
+
+
+def test_a_list_of_one_teacher_is_that_teacher(recipe: Recipe) -> None:
+    assert ids(stage(recipe, DISTIL, teacher=("teach",))) == ids(recipe)
+    assert load(dump(taught_by(recipe, "teach", "again"))) == taught_by(recipe, "teach", "again")
+
+
+def test_every_teacher_is_checked(recipe: Recipe, tiny_bert: Path) -> None:
+    assert faults_of(taught_by(recipe, "teach", str(tiny_bert), "distil")) == (
+        f"stage distil.teacher: {tiny_bert} is a bare encoder and has no answers. Name a stage that trains it, or a "
+        "model that was trained to classify.",
+        "stage distil.teacher: distil does not come before it.",
+    )
+
+
+@pytest.mark.parametrize("name", ["hidden", "patient", "attention", "relations", "feature_maps"])
+def test_only_logits_of_several_teachers_can_be_averaged(recipe: Recipe, name: str) -> None:
+    uses = (Use("distil.logits"), Use(f"distil.{name}"))
+    assert faults_of(taught_by(recipe, "teach", "again", methods=uses)) == (
+        f"stage distil: distil.{name} looks inside the teacher, got 2 of them. Only logits can be averaged: name one "
+        "teacher, or use distil.logits alone.",
+    )
+    assert len(plan(taught_by(recipe, "again", methods=uses)).stages) == 3
+
+
+def test_what_acts_while_a_stage_trains_needs_one_that_does(recipe: Recipe) -> None:
+    assert faults_of(single(recipe, methods=(Use("prune.layers", {"keep": 1}), Use("tune.freeze")))) == (
+        "stage s: tune.freeze acts while a stage trains. Add what has a loss, as tune.full.",
+    )
+    assert plan(single(recipe, methods=(Use("tune.freeze"), *TUNE))).stages[0].trains

@@ -339,3 +339,28 @@ def test_two_processes_make_one_set_of_artefacts(
     assert sorted(p.name for p in tmp_path.glob("* made *")) == ["0 made graph", "0 made student", "0 made teacher"]
     assert len(hashes(tmp_path / "root")) == 3
     assert not list((tmp_path / "root").glob(".*"))
+
+
+# Other teachers.
+
+
+def test_a_teacher_in_each_step_and_the_mean_of_two(tiny_bert: Path, tiny_data: dict[str, str], tmp_path: Path) -> None:
+    """TinyBERT's scores leave nothing on disk; two teachers are each labelled once, and averaged."""
+    other = TEACHER | {"name": "other", "from": "model", "seed": 5}
+    scores = {"methods": {"distil.attention": {}, "distil.relations": {"relations": ["attention", "value"]}}}
+    both = {"methods": {"tune.freeze": {"thaw": "top_down"}, "distil.logits": {}}, "teacher": ["teacher", "other"]}
+    tiny = STUDENT | {"name": "tiny", "from": "model", "data": "train"}
+    made = planned(tiny_bert, tiny_data, TEACHER, other, tiny | scores, tiny | both | {"name": "pupil"})
+    attended, pupil = run(made, tmp_path)[2:]
+    terms = attended.artefact.record["history"]["entries"][-1]["terms"]
+    assert sorted(terms) == [
+        "distil.attention.block.0.scores",
+        "distil.attention.block.1.scores",
+        "distil.relations.attention",
+        "distil.relations.value",
+    ]
+    assert all(np.isfinite(value) for value in terms.values())
+    about = [json.loads(file.read_text()) for file in tmp_path.glob("labels-*/about.json")]
+    assert {entry["teacher"] for entry in about} == {made.stages[0].id, made.stages[1].id}
+    assert [entry["taps"] for entry in about] == [["logits"]] * 2
+    assert pupil.artefact.record["teacher"] == [made.stages[0].id, made.stages[1].id]

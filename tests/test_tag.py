@@ -29,6 +29,7 @@ from smidgen.tasks.classify import NO_LABEL
 from smidgen.tasks.tag import broken, chunks, word_of
 from smidgen.tokens import open_tokenizer
 
+FAMILIES = ("bert", "roberta", "distilbert", "electra", "mpnet", "modernbert")
 TAGS = ("B-x", "B-y", "I-x", "I-y", "O")
 TASK = Tag(TAGS)
 NAMES = ["zadig", "wexel", "quix"]  # none is a piece: each is spelt in letters
@@ -92,8 +93,10 @@ def test_outputs_go_over_to_another_tokenizer(tmp_path: Path) -> None:
     one, two = (TASK.encode(open_tokenizer(tmp_path / n), texts, None, 40) for n in ("one", "two"))
     assert len(one.ids) != len(two.ids)
     values = np.random.default_rng(0).normal(size=(len(one.ids), len(TAGS))).astype(np.float32)
-    said = TASK.scatter(two, texts, TASK.gather(one, values, texts))
-    assert np.array_equal(said[two.units], values[one.units]) and (said[~two.units] == 0).all()
+    source = TASK.aligned(two, one, texts)
+    rows = np.repeat([0, 1], two.lengths)
+    assert np.array_equal(values[one.starts[rows] + source][two.units], values[one.units])
+    assert (source[~two.units] == -1).all() and (source[two.units] >= 0).all()
 
 
 def test_words_behind_the_cut_are_outside(tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ GOOD = [{"tokens": ["a", "b"], "tags": ["B-x", "O"]}, {"tokens": ["c"], "tags": 
     [
         ({"tokens": ["a", "b"], "tags": ["O"]}, "row 3: 2 words, but 1 tags; wanted one tag for each word."),
         ({"tokens": ["a", "b"], "tags": ["O", "I-x"]}, "row 3: the tag 'I-x' of word 2 ('b') comes after 'O'"),
-        ({"tokens": ["a"], "tags": ["I-x"]}, "of word 1 ('a') comes after nothing, so it continues no entity. Write 'B-x'"),
+        ({"tokens": ["a"], "tags": ["I-x"]}, "comes after nothing, so it continues no entity. Write 'B-x'"),
         ({"tokens": "a b", "tags": ["O", "O"]}, "row 3: the column 'tokens' holds 'a b', wanted a list of words."),
         ({"tokens": [], "tags": []}, "row 3: the column 'tokens' holds an empty list, wanted a list of words."),
         ({"tokens": ["a", ""], "tags": ["O", "O"]}, "row 3: the column 'tokens' has the word '', wanted a text"),
@@ -227,7 +230,7 @@ def test_predict_equals_the_pipeline(chain: tuple[Path, dict[str, str], list[Any
 
 
 def test_a_teacher_for_other_tags_is_refused(chain: tuple[Path, dict[str, str], list[Any]], tmp_path: Path) -> None:
-    _, files, done = chain
+    done = chain[2]
     other = [{"tokens": r["tokens"], "tags": [t.replace("x", "z") for t in r["tags"]]} for r in rows_of(40, 3)]
     recipe = {
         "model": str(model_folder(tmp_path / "model")),
@@ -237,3 +240,37 @@ def test_a_teacher_for_other_tags_is_refused(chain: tuple[Path, dict[str, str], 
     }
     with pytest.raises((RecipeError, DataError), match=r"unknown label 'B-z', wanted one of B-x, B-y, I-x, I-y, O"):
         plan(load_recipe(yaml.safe_dump(recipe)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_tags(family: str, tmp_path: Path) -> None:
+    recipe = {
+        "model": str(model_folder(tmp_path / "model", family)),
+        "task": "tag",
+        "data": {"train": write(tmp_path / "train.jsonl", rows_of(40, 0))},
+        "stages": [{"methods": ["tune.full"], "train": TRAINING | {"epochs": 1}}, {"methods": ["export.onnx"]}],
+    }
+    done = run(plan(load_recipe(yaml.safe_dump(recipe))), tmp_path / "stages")
+    assert done[1].artefact.record["found"]["largest_difference"] <= 1e-4
+    assert isinstance(smidgen.load(done[1].artefact.path).predict("the zadig was"), list)
+
+
+def test_words_carry_over_to_a_student_with_another_tokenizer(
+    chain: tuple[Path, dict[str, str], list[Any]], tmp_path: Path
+) -> None:
+    student = model_folder(tmp_path / "student", "electra", blocks=1, seed=4)
+    write_tokenizer(student, drop=("the", "a", "film"))
+    recipe = {
+        "model": str(student),
+        "task": "tag",
+        "data": chain[1],
+        "stages": [
+            {
+                "teacher": str(chain[2][0].artefact.path),
+                "methods": ["distil.logits"],
+                "train": TRAINING | {"epochs": 16},
+            }
+        ],
+    }
+    (done,) = run(plan(load_recipe(yaml.safe_dump(recipe))), tmp_path / "stages")
+    assert done.artefact.record["history"]["best"] > 0.8

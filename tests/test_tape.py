@@ -232,7 +232,10 @@ def test_logits_need_no_known_family() -> None:
             r"tap is 'block.1.hiden'. Did you mean 'block.1.hidden'\? Known: embeddings, pooled, logits, ",
         ),
         ("embedings", "Did you mean 'embeddings'"),
-        ("block.x.key", "block.<i>.hidden|query|key|value|scores|probs, where i counts from 0 and -1 is the last"),
+        (
+            "block.x.key",
+            "block.<i>.hidden|first|query|key|value|scores|probs, where i counts from 0 and -1 is",
+        ),
         ("block.2.key", "asks for block 2, but this model has 2 blocks: use 0 to 1, or -2 to -1 from the end"),
         ("block.-3.key", "asks for block -3, but this model has 2 blocks"),
     ],

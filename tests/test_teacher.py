@@ -12,18 +12,24 @@ import numpy as np
 import pytest
 import torch
 from folders import LABELS, model_folder, sentences
+from tiny import tiny
 
 from smidgen import teacher as module
 from smidgen.data import Split
 from smidgen.errors import ArtefactError, ModelError
+from smidgen.loop import Rows, train
+from smidgen.method import Context, find
+from smidgen.recipe import Training
 from smidgen.source import Source, resolve
 from smidgen.tape import listen
-from smidgen.tasks.classify import Classify
-from smidgen.teacher import fingerprint, label, open_shards
+from smidgen.tasks.classify import NO_LABEL, Classify
+from smidgen.teacher import Mean, fingerprint, label, online, open_shards, too_big
 from smidgen.tokens import encode, pad_id
 
 TASK = Classify(LABELS)
-TAPS = ("logits", "embeddings", "block.0.hidden", "block.1.hidden")
+HEADS = tuple(f"block.1.{part}" for part in ("query", "key", "value"))
+FLAT = ("logits", "pooled", "block.1.first")
+TAPS = (*FLAT, "embeddings", "block.0.hidden", "block.1.hidden", *HEADS)
 LENGTH = 24
 
 
@@ -58,7 +64,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def online(source: Source, text: str) -> dict[str, np.ndarray]:
+def now_of(source: Source, text: str) -> dict[str, np.ndarray]:
     """What the teacher says about one text, alone, now."""
     from transformers import AutoModelForSequenceClassification
 
@@ -79,12 +85,14 @@ def test_labels_on_disk_are_those_of_the_teacher(source: Source, tmp_path: Path)
     assert {tap: value.dtype for tap, value in found.items()} == dict.fromkeys(sorted(TAPS), np.dtype(np.float32))
     assert found["logits"].shape == (3, 2)
     for b, row in enumerate(rows):
-        now = online(source, TEXTS[row])
-        np.testing.assert_allclose(found["logits"][b], now["logits"], rtol=2e-3, atol=2e-3)
-        for tap in TAPS[1:]:  # ragged on disk, padded with zeros here
-            assert now[tap].shape == (lengths[b], 32)
-            np.testing.assert_allclose(found[tap][b, : lengths[b]], now[tap], rtol=2e-3, atol=2e-3)
-            assert (found[tap][b, lengths[b] :] == 0).all()
+        now = now_of(source, TEXTS[row])
+        for tap in FLAT:
+            np.testing.assert_allclose(found[tap][b], now[tap], rtol=2e-3, atol=2e-3)
+        for tap in TAPS[len(FLAT) :]:  # ragged on disk, padded with zeros here
+            said, shape = found[tap][b], (4, lengths[b], 8) if tap in HEADS else (lengths[b], 32)
+            assert now[tap].shape == shape
+            np.testing.assert_allclose(said[..., : lengths[b], :], now[tap], rtol=2e-3, atol=2e-3)
+            assert (said[..., lengths[b] :, :] == 0).all()
 
 
 def test_arrays_are_ragged_half_precision_and_memory_mapped(source: Source, tmp_path: Path) -> None:
@@ -94,6 +102,8 @@ def test_arrays_are_ragged_half_precision_and_memory_mapped(source: Source, tmp_
     assert all(shard[tap].dtype == np.float16 for tap in TAPS)
     lengths = encode(TASK, source.path, TEXTS, None, LENGTH).lengths
     assert shard["block.1.hidden"].shape == (lengths.sum(), 32)
+    assert shard["block.1.query"].shape == (lengths.sum(), 4, 8)
+    assert shard["block.1.first"].shape == shard["pooled"].shape == (50, 32)
     assert (np.diff(shard["starts"]) == lengths).all()
 
 
@@ -119,7 +129,7 @@ def test_only_new_rows_are_computed(
     assert told == [(20, 20)]
     assert len(more.shards) == 2
     np.testing.assert_allclose(
-        more.rows(np.array([45]), LENGTH)["logits"][0], online(source, TEXTS[45])["logits"], atol=2e-3, rtol=2e-3
+        more.rows(np.array([45]), LENGTH)["logits"][0], now_of(source, TEXTS[45])["logits"], atol=2e-3, rtol=2e-3
     )
     monkeypatch.setattr(module, "_asker", None)  # all is there: the teacher is not even loaded
     label(source, TASK, split_of(TEXTS[10:20]), TAPS, LENGTH, tmp_path)
@@ -216,3 +226,83 @@ def test_a_teacher_for_other_labels_is_refused(source: Source, tmp_path: Path) -
 def test_a_bare_encoder_has_nothing_to_teach(tiny_bert: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"a bare encoder has no answers to teach\. Train it first .*tune\.full"):
         label(resolve(str(tiny_bert)), TASK, split_of(TEXTS), ["logits"], LENGTH, tmp_path)
+
+
+# Asked in each step, and several of them.
+
+
+def inputs_of(source: Source, rows: np.ndarray) -> dict[str, torch.Tensor]:
+    found = encode(TASK, source.path, TEXTS, None, LENGTH).batch(rows, pad_id(source.path))
+    return {name: torch.from_numpy(value) for name, value in found.items()}
+
+
+def test_from_disk_and_online_the_answers_are_the_same(source: Source, tmp_path: Path) -> None:
+    rows = np.array([11, 3, 40])
+    inputs = inputs_of(source, rows)
+    stored = label(source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path).answers(rows, inputs)
+    asked = online(source, TASK, TAPS, torch.device("cpu")).answers(rows, inputs)
+    assert sorted(stored) == sorted(asked) == sorted(TAPS)
+    real = inputs["attention_mask"].bool()
+    assert not real.all()
+    for tap in TAPS:
+        assert stored[tap].dtype == asked[tap].dtype == torch.float32
+        one, other = (side[tap].transpose(1, 2) if tap in HEADS else side[tap] for side in (stored, asked))
+        if tap not in FLAT:
+            one, other = one[real], other[real]
+        torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-3)
+
+
+def test_from_disk_and_online_the_losses_are_the_same(source: Source, tmp_path: Path) -> None:
+    given: dict[str, dict[str, Any]] = {"hidden": {"embeddings": True}, "relations": {}, "patient": {}, "logits": {}}
+    terms = []
+    for on_disk in (True, False):
+        ctx = Context(tmp_path, tmp_path, TASK, (), 0, tiny("bert", labels=2, seed=8), 2, 32, 4)
+        running = [(m, m.begin(ctx)) for m in (find(f"distil.{name}")(**settings) for name, settings in given.items())]
+        rows = Rows(encode(TASK, source.path, TEXTS, None, LENGTH), np.full(len(TEXTS), NO_LABEL), pad_id(source.path))
+        dev = replace(rows, labels=np.arange(len(TEXTS)) % 2)
+        said: Any = online(source, TASK, ctx.teacher_taps, torch.device("cpu"))
+        if on_disk:
+            said = label(source, TASK, split_of(TEXTS), ctx.teacher_taps, LENGTH, tmp_path)
+        settings = Training(epochs=1, precision="float32", learning_rate=1e-4, batch_size=8)
+        history = train(running, ctx, replace(rows, teacher=said), dev, settings, tmp_path / f"work-{on_disk}")
+        terms.append(history.entries[-1]["terms"])
+    assert len(terms[0]) == 8
+    assert terms[0] == pytest.approx(terms[1], rel=2e-3)
+    assert all(value > 1e-3 for value in terms[0].values())
+
+
+def test_an_online_teacher_is_frozen_and_reads_what_it_is_given(source: Source) -> None:
+    teacher = online(source, TASK, ["logits", "block.1.scores", "block.0.probs"], torch.device("cpu"))
+    inputs = inputs_of(source, np.arange(4))
+    with torch.enable_grad():
+        found = teacher.answers(np.arange(4), inputs)
+        again = teacher.answers(np.arange(4), inputs)
+    assert all(torch.equal(found[tap], again[tap]) for tap in found)  # no dropout
+    assert not any(value.requires_grad for value in found.values())
+    assert not any(p.requires_grad for p in teacher.model.parameters())
+    weight = torch.ones((), requires_grad=True)
+    (weight * found["logits"]).sum().backward()  # and a loss may be made of it
+    length = inputs["input_ids"].shape[1]
+    assert found["block.1.scores"].shape == found["block.0.probs"].shape == (4, 4, length, length)
+    masked = inputs | {"input_ids": torch.full_like(inputs["input_ids"], 3)}
+    assert not torch.equal(teacher.answers(np.arange(4), masked)["logits"], found["logits"])
+    teacher.model.train()
+    with pytest.raises(AssertionError):
+        teacher.answers(np.arange(4), inputs)
+
+
+def test_what_grows_with_the_square_of_the_length_stays_off_the_disk(source: Source, tmp_path: Path) -> None:
+    assert [too_big([tap]) for tap in ("block.0.scores", "block.1.probs", *TAPS)] == [True, True] + [False] * len(TAPS)
+    with pytest.raises(AssertionError, match="ask online"):
+        label(source, TASK, split_of(TEXTS), ["block.0.scores"], LENGTH, tmp_path)
+
+
+def test_several_teachers_are_averaged(source: Source, tmp_path: Path) -> None:
+    other = resolve(str(model_folder(tmp_path / "other", labels=LABELS, blocks=3, seed=4)))
+    rows = np.array([11, 3, 40])
+    each = [label(t, TASK, split_of(TEXTS), ["logits"], LENGTH, tmp_path) for t in (source, other)]
+    found = Mean(tuple(each)).answers(rows, inputs_of(source, rows))
+    apart = [teacher.rows(rows, LENGTH)["logits"] for teacher in each]
+    assert np.abs(apart[0] - apart[1]).max() > 0.1
+    np.testing.assert_allclose(found["logits"].numpy(), (apart[0] + apart[1]) / 2, rtol=1e-6)
+    assert list(found) == ["logits"]

@@ -126,11 +126,15 @@ class Tag:
             found.append(logits)
         return objects(found)
 
-    def scatter(self, encoded: Encoded, texts: Sequence[str], outputs: Sequence[np.ndarray]) -> np.ndarray:
-        """The way back: `outputs` of any tokenizer at the first tokens of this one, (total, C); 0 elsewhere."""
-        found = np.zeros((len(encoded.ids), len(self.labels)), np.float32)
-        for logits, (at, words) in zip(outputs, _words(encoded, texts), strict=True):
-            found[at] = logits[words]
+    def aligned(self, mine: Encoded, theirs: Encoded, texts: Sequence[str]) -> np.ndarray:
+        """(total of mine,) for the first token of each word the first token that another tokenizer has for it, counted
+        within its text; -1 at other tokens, and at words that the other one cut off."""
+        found = np.full(len(mine.ids), -1, np.int64)
+        both = zip(_words(mine, texts), _words(theirs, texts), theirs.starts, strict=False)
+        for (at, words), (there, known), start in both:
+            places = np.full(max(known.max(initial=-1), words.max(initial=-1)) + 1, -1, np.int64)
+            places[known] = there - start
+            found[at] = places[words]
         return found
 
     # Outputs to decisions.

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smidgen.errors import InputError
-from smidgen.mapping import RULES, pairs
+from smidgen.anatomy import anatomy
+from smidgen.distances import mse
+from smidgen.mapping import mapping_faults, matched
 from smidgen.method import Context, Method, Needs, above, one_of
 from smidgen.tape import Tape
 
@@ -35,32 +36,25 @@ class Hidden(Method["Projections"]):
     embeddings: bool = False  # match the embedding layer as well
     weight: float = 1.0  # among the other terms
 
-    needs: ClassVar[Needs] = Needs(teacher=True, same_tokenizer=True)
+    needs: ClassVar[Needs] = Needs(teacher=True, same_tokenizer=True, inside=True)
 
     def faults(self) -> Iterator[str]:
         yield from one_of("loss_kind", self.loss_kind, ("mse", "cosine"))
-        if isinstance(self.mapping, str):
-            yield from one_of("mapping", self.mapping, RULES)
-        elif not self.mapping:
-            yield "mapping: got [], wanted pairs of blocks, such as [[0, 1], [1, 3]], or a rule."
+        yield from mapping_faults(self.mapping)
         yield from one_of("projection", self.projection, ("auto", "always"))
         yield from above("weight", self.weight, 0)
 
     def begin(self, ctx: Context) -> Projections:
-        from smidgen.anatomy import anatomy
-
-        if not ctx.teacher_blocks:
-            raise InputError("distil.hidden: the teacher's family has no anatomy here. Use distil.logits alone.")
-        assert ctx.model is not None
-        here = anatomy(ctx.model)
-        matched = pairs(self.mapping, len(here.blocks), ctx.teacher_blocks)
-        names = [(f"block.{s}.hidden", f"block.{t}.hidden") for s, t in matched]
+        pairs = matched(ctx, "distil.hidden", self.mapping)
+        names = [(f"block.{s}.hidden", f"block.{t}.hidden") for s, t in pairs]
         if self.embeddings:
             names.insert(0, ("embeddings", "embeddings"))
         ctx.listen(student=[s for s, _ in names], teacher=[t for _, t in names])
-        project = self.projection == "always" or here.hidden_size != ctx.teacher_width
+        assert ctx.model is not None
+        width = anatomy(ctx.model).hidden_size
+        project = self.projection == "always" or width != ctx.teacher_width
         torch.manual_seed(ctx.seed)
-        return Projections(names, here.hidden_size, ctx.teacher_width if project else 0)
+        return Projections(names, width, ctx.teacher_width if project else 0)
 
     def loss(self, state: Projections, tape: Tape) -> dict[str, Tensor]:
         distance = cosine if self.loss_kind == "cosine" else mse
@@ -85,11 +79,6 @@ class Projections(nn.Module):
 
     def project(self, i: int, hidden: Tensor) -> Tensor:
         return self.maps[i](hidden) if len(self.maps) else hidden
-
-
-def mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference over the width: (B, L, H), (B, L, H) -> (B, L)."""
-    return (student - teacher).square().mean(-1)
 
 
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class Onnx(Method[None]):
         file = ctx.target / "onnx" / "model.onnx"
         file.parent.mkdir(parents=True, exist_ok=True)
         pad = pad_id(ctx.source)
-        export(model, encoded.batch(np.argsort(encoded.lengths)[-2:], pad), file, limit)
+        export(single_output(model), encoded.batch(np.argsort(encoded.lengths)[-2:], pad), file, limit)
         worst = 0.0
         for start in range(0, len(encoded), 16):
             batch = encoded.batch(np.arange(start, min(start + 16, len(encoded))), pad)
@@ -85,6 +85,18 @@ def export(model: PreTrainedModel, batch: dict[str, np.ndarray], file: Path, lim
     with _hush():
         program = OnnxExporter().export(model, inputs, config=config).program
     onnx_ir.save(program, str(file))
+
+
+def single_output(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself; one that finds spans as a tagger with the outputs start and end, with the same weights, so that
+    every graph has one output."""
+    from transformers import AutoModelForTokenClassification
+
+    if not type(model).__name__.endswith("ForQuestionAnswering"):
+        return model
+    tagger = AutoModelForTokenClassification.from_config(model.config, attn_implementation="eager")
+    tagger.load_state_dict({name.replace("qa_outputs", "classifier"): v for name, v in model.state_dict().items()})
+    return tagger.eval()
 
 
 def difference(model: torch.nn.Module, file: Path, batch: dict[str, np.ndarray]) -> float:

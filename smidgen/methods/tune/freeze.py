@@ -1,0 +1,112 @@
+"""Leave parts of the model alone, or thaw them one by one from the top down.
+
+Idea       Train the top alone, then the top and the block below it, and so on: of n groups, counted from the head as
+           i = 0 .. n - 1, group i trains when the share t >= i / n of the stage is done (gradual unfreezing: ULMFiT,
+           Howard and Ruder 2018, arXiv:1801.06146; XtremeDistil, Mukherjee and Awadallah 2020, arXiv:2004.05686). What
+           is not named trains from the start and is group 0. With `thaw: none` what is named never moves.
+Takes      A float model, and another method with a loss in the same stage; after prune.layers if that is in it too.
+Leaves     The same model; what stayed frozen is the same to the bit.
+Beside     tune.full and every distil.*. MobileBERT's progressive transfer: one stage a block, freezing those below.
+Fails      A linear schedule leaves little of the learning rate to what thaws last: take `schedule: constant`. A model
+           of no known family is grouped by its children in order: the first is the embeddings, the last the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, final
+
+from torch import nn
+
+from smidgen.anatomy import anatomy, supported
+from smidgen.errors import InputError, NoEffect
+from smidgen.method import Context, Method, Needs, one_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Group = list[nn.Parameter]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Groups of frozen parameters with the share of the stage after which each thaws; 2 = never."""
+
+    groups: list[tuple[float, Group]]
+
+
+@final
+@dataclass(frozen=True)
+class Freeze(Method[Frozen]):
+    blocks: int | str = 0  # the first so many blocks, or all
+    embeddings: bool = True  # and what else is below the blocks
+    head: bool = False  # and what else is above the blocks: pooler, last norm
+    thaw: str = "none"  # none | top_down: head, blocks from the last to the first, embeddings, in equal shares
+
+    needs: ClassVar[Needs] = Needs(training=True)
+
+    def faults(self) -> Iterator[str]:
+        if self.blocks != "all" and (isinstance(self.blocks, str) or self.blocks < 0):
+            yield f"blocks: got {self.blocks!r}, wanted a number from 0, or all."
+        yield from one_of("thaw", self.thaw, ("none", "top_down"))
+
+    def begin(self, ctx: Context) -> Frozen:
+        assert ctx.model is not None
+        named = self._named(*parts(ctx.model))
+        for parameter in (parameter for group in named for parameter in group):
+            parameter.requires_grad = False
+        some_train = any(parameter.requires_grad for parameter in ctx.model.parameters())
+        if self.thaw == "none":
+            if not some_train:
+                raise InputError("tune.freeze: leaves nothing to train. Name less, or write thaw: top_down.")
+            return Frozen([(2.0, group) for group in named])
+        state = Frozen([((i + some_train) / (len(named) + some_train), group) for i, group in enumerate(named)])
+        self.step(state, 0.0)
+        return state
+
+    def step(self, state: Frozen, t: float) -> None:
+        for start, group in state.groups:
+            for parameter in group if t >= start - 1e-9 else ():
+                parameter.requires_grad = True
+
+    def end(self, state: Frozen, ctx: Context) -> None:
+        self.step(state, 2.0)
+
+    def _named(self, embeddings: Group, blocks: list[Group], head: Group) -> list[Group]:
+        """The groups that the settings name, from the top down."""
+        count = len(blocks) if isinstance(self.blocks, str) else self.blocks
+        if count > len(blocks):
+            raise InputError(f"tune.freeze: blocks is {count}, but this model has {len(blocks)}. Write blocks: all.")
+        wanted = [(self.head, "head", head), *((True, "blocks", group) for group in reversed(blocks[:count]))]
+        wanted.append((self.embeddings, "embeddings", embeddings))
+        named = [(name, group) for asked, name, group in wanted if asked]
+        if not named or not all(group for _, group in named):
+            empty = next((name for name, group in named if not group), None)
+            what = f"this model has no weights in its {empty}" if empty else "the settings name nothing"
+            raise NoEffect(f"tune.freeze: {what}. Name what to freeze: blocks, embeddings or head.")
+        return [group for _, group in named]
+
+
+def parts(model: PreTrainedModel) -> tuple[Group, list[Group], Group]:
+    """All parameters of a model, each once: below the blocks, a group a block, above the blocks."""
+    if not supported(model.config.model_type):
+        return _in_order(model)
+    found = anatomy(model)
+    blocks = [list(block.module.parameters()) for block in found.blocks]
+    inside = {id(p) for group in blocks for p in group}
+    top = {id(p) for module in (found.pooler, found.norm) if module is not None for p in module.parameters()}
+    body = {id(p) for p in found.body.parameters()} - top
+    rest = [p for p in model.parameters() if id(p) not in inside]
+    return [p for p in rest if id(p) in body], blocks, [p for p in rest if id(p) not in body]
+
+
+def _in_order(model: PreTrainedModel) -> tuple[Group, list[Group], Group]:
+    """The same for a model of no known family: by its children, and its body's children in place of the body."""
+    children = [
+        part for child in model.children() for part in (child.children() if child is model.base_model else [child])
+    ]
+    groups = [group for child in children if (group := list(child.parameters()))]
+    held = {id(p) for group in groups for p in group}
+    loose = [p for p in model.parameters() if id(p) not in held]
+    return groups[0], groups[1:-1], [*(groups[-1] if len(groups) > 1 else []), *loose]
