@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from smidgen.errors import InputError
-from smidgen.method import Context, Method, name_of
+from smidgen.method import Context, Method, name_of, trains
 from smidgen.recipe import Training
 from smidgen.source import takes_types
 from smidgen.tape import Tape, listen
@@ -81,6 +81,8 @@ def train(
     order: Sequence[np.ndarray] | None = None,
 ) -> History:
     """Train `ctx.model` in place; at the end it holds the weights that were best on dev.
+
+    Where every loss is about what is inside the model, its answers on dev say nothing yet: the last weights are kept.
 
     Args:
         running: the methods and their states, from `begin`.
@@ -145,6 +147,7 @@ class _Run:
         }
         self.evaluations.add(self.total)
         self.done, self.unimproved = 0, 0
+        self.judged = any(trains(method) and not method.needs.inside for method, _ in running)
         self.kept: dict[str, Tensor] | None = None
         self.sums: dict[str, Tensor] = {}
         self.since = 0
@@ -239,7 +242,7 @@ class _Run:
         history.examples = int(sum(len(chosen) for chosen in self.plan[:step]))
         self.accelerator.log({"dev": score, "loss": entry["loss"], **terms}, step=step)
         self.sums, self.since = {}, 0
-        if score > history.best:
+        if score > history.best or not self.judged:
             history.best, history.best_step, self.unimproved = score, step, 0
             self.kept = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         else:
