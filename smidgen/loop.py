@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError
-from smidgen.method import Context, Method, name_of
+from smidgen.method import Context, Method, name_of, trains
 from smidgen.recipe import Training
 from smidgen.source import takes_types
 from smidgen.splits import Split
@@ -113,6 +113,8 @@ def train(
 ) -> History:
     """Train `ctx.model` in place; at the end it holds the weights that were best on dev.
 
+    Where every loss is about what is inside the model, its answers on dev say nothing yet: the last weights are kept.
+
     Args:
         running: the methods and their states, from `begin`.
         work: the folder for checkpoints; a run that finds one there goes on from it.
@@ -176,6 +178,7 @@ class _Run:
         }
         self.evaluations.add(self.total)
         self.done, self.unimproved = 0, 0
+        self.judged = any(trains(method) and not method.needs.inside for method, _ in running)
         self.kept: dict[str, Tensor] | None = None
         self.sums: dict[str, Tensor] = {}
         self.since = 0
@@ -277,7 +280,7 @@ class _Run:
         history.examples = int(sum(len(chosen) for chosen in self.plan[:step]))
         self.accelerator.log({"dev": score, "loss": entry["loss"], **terms}, step=step)
         self.sums, self.since = {}, 0
-        if score > history.best:
+        if score > history.best or not self.judged:
             history.best, history.best_step, self.unimproved = score, step, 0
             self.kept = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         else:

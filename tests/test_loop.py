@@ -470,6 +470,16 @@ def test_without_patience_it_goes_on_to_the_end(scripted: Callable[..., None], t
     assert history.best == 0.5
 
 
+def test_what_trains_no_answers_is_not_judged_by_them(scripted: Callable[..., None], tmp_path: Path) -> None:
+    rows, training = taught(make_rows(40)), replace(SETTINGS, evaluations=4, patience=1)
+    scripted(0.9, 0.1, 0.1, 0.1)
+    _, history = trained(["distil.hidden"], rows, rows, tmp_path / "a", training)
+    assert (len(history.entries), history.best, history.best_step) == (4, 0.1, history.entries[-1]["step"])
+    scripted(0.9, 0.1)
+    _, history = trained(["distil.hidden", "distil.logits"], rows, rows, tmp_path / "b", training)
+    assert (len(history.entries), history.best) == (2, 0.9)
+
+
 def test_predict_gives_rows_in_their_order_without_dropout() -> None:
     rows, model = make_rows(150), make_model(0.5).train()
     together = predict(model, rows, make_accelerator("float32"))
