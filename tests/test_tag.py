@@ -267,10 +267,10 @@ def test_words_carry_over_to_a_student_with_another_tokenizer(
         "stages": [
             {
                 "teacher": str(chain[2][0].artefact.path),
-                "methods": ["distil.logits"],
-                "train": TRAINING | {"epochs": 16},
+                "methods": {"distil.logits": {"loss_kind": "mse"}},
+                "train": TRAINING | {"epochs": 24},
             }
         ],
     }
     (done,) = run(plan(load_recipe(yaml.safe_dump(recipe))), tmp_path / "stages")
-    assert done.artefact.record["history"]["best"] > 0.8
+    assert done.artefact.record["history"]["best"] > 0.7
