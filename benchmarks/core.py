@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import MODEL, ROOT, data, keep
+from common import MODEL, ROOT, WORK, data, keep
 
-WORK = ROOT / ".bench"
 EPOCHS, RATE, BATCH = 2, 1e-4, 32
 
 
