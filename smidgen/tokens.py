@@ -6,9 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,18 @@ def write_tokenizer(source: Path, target: Path, max_length: int) -> None:
     settings = json.loads(stated.read_text(encoding="utf-8")) if stated.is_file() else {}
     settings["model_max_length"] = max_length
     (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def new_tokenizer(tokenizer: Tokenizer, folder: Path, types: bool) -> None:
+    """Write a tokenizer of our own, with what transformers has to know of it.
+
+    Args:
+        types: whether its model takes token types.
+    """
+    from smidgen.lexicon import settings
+
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings(tokenizer, types), indent=1), encoding="utf-8")
 
 
 def pad_id(folder: Path) -> int:
