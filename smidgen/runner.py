@@ -141,7 +141,7 @@ def _train_stage(
     running = [(method, method.begin(ctx)) for method in first]
     history: History | None = None
     work = store.work(planned.id)
-    source = _home(ctx, source, work / "student")
+    source = home_of(ctx, source, work / "student")
     if planned.trains:
         accelerator = make_accelerator(planned.stage.train.precision, trackers, store.root.parent / "logs")
         if trackers:
@@ -264,7 +264,7 @@ def training_split(plan: Plan, planned: Planned) -> Split:
     )
 
 
-def _home(ctx: Context, source: Source, folder: Path) -> Source:
+def home_of(ctx: Context, source: Source, folder: Path) -> Source:
     """Where the tokenizer of the stage's model is: the source, or `folder`, into which a new one is written."""
     from smidgen.source import takes_types
     from smidgen.tokens import new_tokenizer

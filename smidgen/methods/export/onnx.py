@@ -26,6 +26,8 @@ from smidgen.method import Context, Method, above
 from smidgen.source import load_classifier, quiet, resolve, takes_types
 from smidgen.tokens import encode, length_limit, pad_id
 
+FOLDED = 1 << 30  # bytes of the largest constant that is worked out beforehand
+
 
 @final
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Onnx(Method[None]):
 def export(model: PreTrainedModel, batch: dict[str, np.ndarray], file: Path, limit: int) -> None:
     """Trace the model on a batch of at least two rows, with free batch size and length, and save the graph."""
     import onnx_ir
+    from onnxscript.optimizer import fold_constants
     from transformers.exporters.configs import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter
 
@@ -83,6 +86,8 @@ def export(model: PreTrainedModel, batch: dict[str, np.ndarray], file: Path, lim
     config = OnnxConfig(dynamic=True, dynamic_shapes=dict.fromkeys(inputs, free))
     with _hush():
         program = OnnxExporter().export(model, inputs, config=config).program
+    if any(node.op_type == "LSTM" for node in program.graph):
+        fold_constants(program, input_size_limit=FOLDED, output_size_limit=FOLDED)  # its gates were put in order
     onnx_ir.save(program, str(file))
 
 
