@@ -1,7 +1,7 @@
 """smidgen: Transformer encoders made small and fast to a budget, with every claim measured.
 
-The face of the package. Names are loaded when they are asked for, so `import smidgen` needs neither torch nor time. After it
-the Auto classes of transformers know smidgen's own students.
+The face of the package. Names are loaded when they are asked for, so `import smidgen` needs neither torch nor time.
+After it the Auto classes of transformers know smidgen's own students.
 """
 
 from __future__ import annotations

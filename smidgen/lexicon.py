@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smidgen.errors import ModelError
-
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -105,9 +103,6 @@ def seen(source: Tokenizer, corpus: Iterable[str], most: int, pad_id: int) -> tu
 
     Special tokens stay, and the single characters of what occurs, so that most other words can still be spelt. Where
     `most` leaves every piece in, the texts have the same tokens as before.
-
-    Raises:
-        ModelError: the tokenizer is of a kind whose vocabulary cannot be cut.
     """
     from tokenizers import Tokenizer
 
@@ -115,15 +110,13 @@ def seen(source: Tokenizer, corpus: Iterable[str], most: int, pad_id: int) -> tu
     data |= {"truncation": None, "padding": None}
     counts = count(Tokenizer.from_str(json.dumps(data)), corpus)
     order = np.argsort(-counts, kind="stable")[:most]
-    pieces = {token: i for token, i in source.get_vocab(with_added_tokens=True).items()}
+    pieces = source.get_vocab(with_added_tokens=True)
     occurring = {token for token, i in pieces.items() if counts[i]}
     kept = {int(i) for i in order if counts[i]} | {pad_id} | set(_special_ids(data, pieces))
     kept |= set(_characters(data, pieces, occurring))
     model = data["model"]
     if model["type"] == "BPE":
         _close_under_merges(model, kept)
-    if model["type"] not in ("BPE", "WordPiece", "WordLevel", "Unigram"):
-        raise ModelError(f"a tokenizer of kind {model['type']} cannot be cut down. Write vocabulary: words.")
     old = np.array(sorted(kept))
     _renumber(data, {int(i): new for new, i in enumerate(old)})
     return Tokenizer.from_str(json.dumps(data)), old
@@ -163,7 +156,8 @@ def word_vectors(tokenizer: Tokenizer, source: Tokenizer, table: np.ndarray) -> 
     found = np.tile(mean, (tokenizer.get_vocab_size(), 1))
     for word, i in tokenizer.get_vocab().items():
         if word in SPECIAL:
-            ids = [i for name in (word, ALIKE[word]) if (i := source.token_to_id(name)) is not None][:1]
+            known = (source.token_to_id(name) for name in (word, ALIKE[word]))
+            ids = [special for special in known if special is not None][:1]
         else:
             ids = source.encode(f" {word}", add_special_tokens=False).ids
         if ids:

@@ -38,11 +38,12 @@ def make(ctx: Context, config: PreTrainedConfig, method: str) -> PreTrainedModel
     torch.manual_seed(ctx.seed)
     auto = getattr(transformers, ctx.task.hf_class)
     try:
-        return auto.from_config(config).eval()  # type: ignore[no-any-return]
+        model: PreTrainedModel = auto.from_config(config)
     except ValueError:
         raise InputError(
             f"{method}: makes no model for the task {ctx.task.name}. Use another student, such as student.bilstm."
         ) from None
+    return model.eval()
 
 
 def grow(ctx: Context, config: PreTrainedConfig, words: Lexicon, method: str) -> PreTrainedModel:

@@ -133,7 +133,9 @@ class Ran:
     """A stage after begin, three steps and end."""
 
     ctx: Context
-    skeleton: nn.Module  # what its edits start from: the model before `begin`, or the one it adopted, as its config says
+    skeleton: (
+        nn.Module
+    )  # what its edits start from: the model before `begin`, or the one it adopted, as its config says
     history: History
     seconds: float
     open: dict[str, bool]  # by parameter: was it to train?

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -32,10 +34,10 @@ def weighted(weights: Tensor, values: Tensor) -> Tensor:
     return (weights.unsqueeze(1).to(values.dtype) @ values).squeeze(1)
 
 
-def head(width: int, hidden: int, dropout: float, classes: int) -> nn.Module:
+def head(width: int, hidden: int, dropout: float, classes: int | None) -> nn.Module:
     """Dropout and a Linear, behind a ReLU layer where `hidden` is not 0: (..., width) -> (..., classes)."""
     layer = [nn.Linear(width, hidden), nn.ReLU()] if hidden else []
-    return nn.Sequential(*layer, nn.Dropout(dropout), nn.Linear(hidden or width, classes))
+    return nn.Sequential(*layer, nn.Dropout(dropout), nn.Linear(hidden or width, classes or 2))
 
 
 class BiLstm(nn.Module):
@@ -71,7 +73,7 @@ class BiLstm(nn.Module):
     def _node(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The same as one LSTM of ONNX, whose gates stand in another order."""
         batch, length, _ = values.shape
-        both = (self.ahead, self.back)
+        both: tuple[Any, ...] = (self.ahead, self.back)
         inputs = (
             values.transpose(0, 1),
             torch.stack([_gates(one.weight_ih_l0) for one in both]),
