@@ -133,9 +133,7 @@ class Ran:
     """A stage after begin, three steps and end."""
 
     ctx: Context
-    skeleton: (
-        nn.Module
-    )  # what its edits start from: the model before `begin`, or the one it adopted, as its config says
+    skeleton: nn.Module  # what its edits start from: the model before `begin`, or one made as the adopted one was
     history: History
     seconds: float
     open: dict[str, bool]  # by parameter: was it to train?

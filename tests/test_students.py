@@ -1,4 +1,4 @@
-"""The students that are no Transformers: their folders, graphs, vocabularies and vectors, and how a recipe makes one."""
+"""The students of smidgen: their folders, graphs, vocabularies and vectors, and how a recipe makes one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ import pytest
 import torch
 import yaml
 from folders import LABELS, model_folder, sentences, vocabulary, write_csv
+from tiny import FAMILIES, PAD
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from smidgen.errors import InputError, ModelError, RecipeError
-from smidgen.lexicon import SPECIAL, count, lexicon, reduced, seen, word_vectors, words
+from smidgen.anatomy import anatomy
+from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
+from smidgen.lexicon import SPECIAL, components, count, lexicon, reduced, seen, word_vectors, words
 from smidgen.method import Context
 from smidgen.methods.export.onnx import difference, export
 from smidgen.methods.student.bilstm import Bilstm
 from smidgen.methods.student.cnn import Cnn
+from smidgen.methods.student.mobile import Mobile
+from smidgen.methods.student.narrow import Narrow
 from smidgen.methods.student.static import Static, first_scores
 from smidgen.planner import Plan, plan
 from smidgen.recipe import load
@@ -76,7 +80,8 @@ def test_import_alone_registers_them_and_loads_nothing(tmp_path: Path) -> None:
     tiny(TEXTS, "cnn", {}).save_pretrained(tmp_path)
     here = repr(str(tmp_path))
     config = f"from transformers import AutoConfig; AutoConfig.from_pretrained({here}); "
-    last = f"from transformers import AutoModelForSequenceClassification as A; m = A.from_pretrained({here}); print(type(m).__name__)"
+    last = f"from transformers import AutoModelForSequenceClassification as A; m = A.from_pretrained({here})\n"
+    last += "print(type(m).__name__)"
     for first in (
         "import sys, smidgen; assert not {'torch', 'transformers'} & set(sys.modules); " + config,
         "import transformers.models.auto.modeling_auto; import smidgen; ",
@@ -329,8 +334,10 @@ def test_a_lexicon_has_a_vector_a_count_and_a_pad() -> None:
 
 # Through the methods.
 
+TASK = Classify(LABELS)
 
-def context(folder: Path, pairs: bool = False, task: Classify = Classify(LABELS)) -> Context:
+
+def context(folder: Path, pairs: bool = False, task: Classify = TASK) -> Context:
     source, texts = resolve(str(folder)), [text for text, _ in sentences(20, 5)]
     ctx = Context(folder, folder, task, tuple((text, text if pairs else None) for text in texts), 0)
     ctx.model, ctx.corpus = load_classifier(source, task, 0), lambda: texts
@@ -380,6 +387,83 @@ def test_a_task_without_such_a_model_is_refused(tiny_classifier: Path) -> None:
         Cnn().begin(ctx)
     Bilstm().begin(ctx)
     assert type(ctx.model).__name__ == "BilstmForTokenClassification"
+
+
+# student.narrow and student.mobile.
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "mobilebert"])
+def test_narrow_is_of_the_same_family_with_the_sources_embeddings(family: str, tmp_path: Path) -> None:
+    ctx = context(model_folder(tmp_path, family, LABELS))
+    old = ctx.model.get_input_embeddings().weight.detach().numpy()
+    positions = dict(anatomy(ctx.model).embeddings.named_parameters()).get("position_embeddings.weight")
+    Narrow(width=16, blocks=1).begin(ctx)
+    assert ctx.model.config.model_type == family and ctx.tokenizer is None
+    found = anatomy(ctx.model)
+    assert (found.hidden_size, len(found.blocks)) == (16, 1)
+    assert (found.blocks[0].heads, found.blocks[0].head_size, found.blocks[0].width) == (2, 8, 32)
+    table = ctx.model.get_input_embeddings().weight.detach().numpy()
+    if family == "electra":  # its tables have a width of their own
+        assert np.array_equal(table, old)
+    else:
+        np.testing.assert_allclose(table, reduced(old, 16), atol=1e-5)
+    if positions is not None and family != "electra":
+        new = dict(found.embeddings.named_parameters())["position_embeddings.weight"].detach().numpy()
+        np.testing.assert_allclose(new, positions.detach().numpy() @ components(old)[:, :16], atol=1e-5)
+
+
+def test_narrow_refuses_what_is_no_narrower(tiny_classifier: Path) -> None:
+    for settings, error, says in (
+        ({"width": 64}, InputError, r"got 1 blocks of width 64, the source has 2 of width 32\. Ask for less"),
+        ({"width": 30, "heads": 4}, InputError, "a width of 30 cannot be cut into 4 heads. Make it a multiple"),
+        (
+            {"width": 32, "blocks": 2},
+            NoEffect,
+            "is the source's own shape, 2 blocks of width 32, 4 heads, feed-",
+        ),
+    ):
+        with pytest.raises(error, match=says):
+            Narrow(**settings).begin(context(tiny_classifier))
+
+
+def test_narrow_learns_hidden_states_in_a_recipe(tiny_bert: Path, tiny_data: dict[str, str], tmp_path: Path) -> None:
+    below = student("student.narrow", width=16, blocks=1) | {"data": "train"}
+    below["methods"]["distil.hidden"] = {"mapping": "last", "embeddings": True}
+    done = run(planned(tiny_bert, tiny_data, TEACHER, below), tmp_path)
+    entries = done[1].artefact.record["history"]["entries"]
+    assert entries[-1]["terms"]["distil.hidden.block.0.hidden"] < entries[0]["terms"]["distil.hidden.block.0.hidden"]
+    source = resolve(str(done[1].artefact.path))
+    assert (source.family, source.blocks, source.config["hidden_size"]) == ("bert", 1, 16)
+    assert source.tokenizer_id == resolve(str(tiny_bert)).tokenizer_id
+
+
+def test_mobile_teacher_and_student_compare_without_projections(
+    tiny_bert: Path, tiny_data: dict[str, str], tmp_path: Path
+) -> None:
+    ends = {"width": 24, "embedding": 8, "heads": 2}
+    wide = {"name": "teacher", "methods": {"student.mobile": {"kind": "teacher", "inner": 48, **ends}, "tune.full": {}}}
+    thin = student("student.mobile", inner=8, **ends) | {"from": "model", "data": "train"}
+    thin["methods"] |= {"distil.hidden": {"mapping": "uniform"}}
+    graph = {"name": "graph", "methods": {"export.onnx": {}}}
+    done = run(planned(tiny_bert, tiny_data, wide | {"train": TRAIN}, thin, graph), tmp_path)
+    for stage, inner, stack in ((done[0], 48, 1), (done[1], 8, 4)):
+        source = resolve(str(stage.artefact.path))
+        config = source.config
+        assert (source.family, source.blocks, config["hidden_size"]) == ("mobilebert", 2, 24)
+        assert (config["intra_bottleneck_size"], config["num_feedforward_networks"]) == (inner, stack)
+    terms = done[1].artefact.record["history"]["entries"][-1]["terms"]
+    assert {"distil.hidden.block.0.hidden", "distil.hidden.block.1.hidden"} <= set(terms)
+    assert done[2].artefact.record["found"]["largest_difference"] < 1e-4
+    thin_model = TEXTS.from_pretrained(done[1].artefact.path).eval()
+    for lengths in ([2], [5, 3]):
+        given = {name: value.numpy() for name, value in inputs(thin_model, lengths, max(lengths)).items()}
+        assert difference(thin_model, done[2].artefact.path / "onnx" / "model.onnx", given) < 1e-4
+    assert (thin_model.get_input_embeddings().weight[PAD] == 0).all(), "the last token sees its right neighbour"
+
+
+def test_mobile_wants_whole_heads(tiny_classifier: Path) -> None:
+    with pytest.raises(InputError, match=r"an inner width of 128 cannot be cut into 3 heads\. Make it a multiple"):
+        Mobile(heads=3).begin(context(tiny_classifier))
 
 
 # A whole recipe.
@@ -471,7 +555,7 @@ def test_objectives_on_tokens_are_refused(tiny_classifier: Path, tiny_data: dict
     with pytest.raises(RecipeError, match=says):
         planned(tiny_classifier, tiny_data, own | {"teacher": "model"})
     later = {"name": "later", "teacher": "model", "methods": {"distil.hidden": {}}}
-    with pytest.raises(RecipeError, match="stage later: distil.hidden compares tokens"):
+    with pytest.raises(RecipeError, match=r"stage later: distil\.hidden compares tokens"):
         planned(tiny_classifier, tiny_data, student("student.cnn") | {"teacher": "model"}, later)
 
 
@@ -481,9 +565,7 @@ def test_two_students_in_a_stage_are_refused(tiny_classifier: Path, tiny_data: d
         planned(tiny_classifier, tiny_data, both)
 
 
-def test_what_needs_blocks_says_that_there_are_none(
-    made: list[Done], tiny_data: dict[str, str], tmp_path: Path
-) -> None:
+def test_what_needs_blocks_says_so(made: list[Done], tiny_data: dict[str, str], tmp_path: Path) -> None:
     folder = made[1].artefact.path
     cut = {"name": "cut", "methods": {"prune.layers": {"keep": 1}}}
     with pytest.raises(ModelError, match=r"model_type is 'smidgen-bilstm', which smidgen cannot take apart"):
