@@ -1,12 +1,15 @@
 """smidgen: Transformer encoders made small and fast to a budget, with every claim measured.
 
 The face of the package. Names are loaded when they are asked for, so `import smidgen` needs neither torch nor time.
+After it the Auto classes of transformers know smidgen's own students.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
+
+from smidgen.registration import register
 
 _HOMES = {
     "Method": "smidgen.method",
@@ -20,6 +23,7 @@ _HOMES = {
 }
 __all__ = sorted(_HOMES)
 __version__ = "0.1.0"
+register()
 
 
 def __getattr__(name: str) -> Any:

@@ -14,9 +14,10 @@ method whose work is not a training step defines `run(ctx)` instead and owns its
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -24,8 +25,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from smidgen.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from smidgen.surgery import Edit
     from smidgen.tape import Tape
@@ -51,7 +53,8 @@ class Needs:
 class Context:
     """What a method may see and touch.
 
-    `model` is None in a stage that starts from a form without one (`onnx`, `int8`).
+    `model` is None in a stage that starts from a form without one (`onnx`, `int8`). `skeleton` is the config of a model
+    that was adopted, as it was before any edit, and `tokenizer` is its own; None where the stage's model stays.
     """
 
     source: Path  # the folder that the stage starts from
@@ -66,6 +69,9 @@ class Context:
     edits: list[Edit] = field(default_factory=list)
     student_taps: set[str] = field(default_factory=lambda: {"logits"})
     teacher_taps: set[str] = field(default_factory=set)
+    corpus: Callable[[], Iterable[str]] = tuple  # the texts that the stage trains on, the second ones of pairs too
+    skeleton: PreTrainedConfig | None = None
+    tokenizer: Tokenizer | None = None
 
     def edit(self, edit: Edit) -> None:
         """Apply an edit to the model and record it."""
@@ -74,6 +80,14 @@ class Context:
         assert self.model is not None
         apply(self.model, edit)
         self.edits.append(edit)
+
+    def adopt(self, model: PreTrainedModel, tokenizer: Tokenizer | None = None) -> None:
+        """Put a new model in the place of the one that the stage started from; edits are recorded anew.
+
+        tokenizer: of its own; None = the one that the stage started with.
+        """
+        self.model, self.tokenizer, self.skeleton = model, tokenizer, copy.deepcopy(model.config)
+        self.edits.clear()
 
     def listen(self, student: Iterable[str] = (), teacher: Iterable[str] = ()) -> None:
         """Ask for taps; only what is asked for is taken."""
@@ -88,6 +102,8 @@ class Method(Generic[S]):
     needs: ClassVar[Needs] = Needs()
     accepts: ClassVar[str] = "float"  # the form of the folder it starts from: float | onnx | int8
     leaves: ClassVar[str] = "float"
+    new_model: ClassVar[bool] = False  # puts a model of its own in the place of the stage's
+    new_tokenizer: ClassVar[bool] = False  # and a tokenizer, made from the texts that the stage trains on
 
     def faults(self) -> Iterator[str]:
         """What is wrong with the settings: got, wanted."""
@@ -211,6 +227,12 @@ def at_least(name: str, value: float, least: float) -> Iterator[str]:
     """A fault unless value >= least."""
     if not value >= least:
         yield f"{name}: got {value}, wanted at least {least}."
+
+
+def between(name: str, value: int, least: int, most: int) -> Iterator[str]:
+    """A fault unless least <= value <= most."""
+    if not least <= value <= most:
+        yield f"{name}: got {value}, wanted a whole number from {least} to {most}."
 
 
 def one_of(name: str, value: str, options: Iterable[str]) -> Iterator[str]:

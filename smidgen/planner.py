@@ -184,7 +184,7 @@ def _whole(recipe: Recipe, models: Mapping[str, Source], data: Data | None, erro
     starts = {recipe.model if name in (None, "model") else name for name in (first, *filter(None, later))}
     for reference, source in models.items():
         try:
-            if reference in starts:
+            if reference in starts and not source.is_own:
                 need_anatomy(source)
             if data is not None and (reference in starts or source.head == data.task.name):
                 check_whole(source, data.task)
@@ -241,6 +241,9 @@ def _stage_faults(recipe: Recipe, stage: Stage, methods: tuple[Method[Any], ...]
     if len(methods) > 1 and any(owns_stage(method) for method in methods):
         own = next(name_of(method) for method in methods if owns_stage(method))
         faults.append(f"{where}: {own} needs a stage of its own.")
+    makers = [name_of(method) for method in methods if method.new_model]
+    if len(makers) > 1:
+        faults.append(f"{where}: {' and '.join(makers)} each make a model. Give each a stage of its own.")
     return faults + [f"{where}.train.{fault}" for fault in _training_faults(stage.train)]
 
 
@@ -303,8 +306,10 @@ def _identify(
             "methods": [[name_of(m), m.version, settings_of(m)] for m in chosen],
             "task": [*_of_task(data.task), max_length],
         }
-        if source in models:
-            parts["seed"] = seed  # a head that the model lacks is drawn from it
+        if source in models or any(method.new_model for method in chosen):
+            parts["seed"] = seed  # what the model lacks is drawn from it
+        if any(method.new_tokenizer for method in chosen):
+            parts["vocabulary"] = _prints(stage, data)
         if training:
             parts |= _training_parts(stage, data, seed)
             parts["teacher"] = written(tuple(models[name].id if name in models else name for name in teachers))
@@ -325,11 +330,15 @@ def _of_task(task: Task) -> list[Any]:
 def _training_parts(stage: Stage, data: Data, seed: int) -> dict[str, Any]:
     from smidgen.loop import resolve_precision
 
-    used = {"train": data.train, "unlabeled": data.unlabeled, "dev": data.dev}
-    names = [*stage.data.split("+"), "dev"]
     training = dataclasses.asdict(stage.train) | {"precision": resolve_precision(stage.train.precision)}
-    prints = {name: split.fingerprint for name in names if (split := used[name]) is not None}
+    prints = _prints(stage, data) | {"dev": data.dev.fingerprint}
     return {"train": training, "data": prints, "metric": data.task.metric, "seed": seed}
+
+
+def _prints(stage: Stage, data: Data) -> dict[str, str]:
+    """Fingerprints of the splits that a stage trains on."""
+    used = {"train": data.train, "unlabeled": data.unlabeled}
+    return {name: split.fingerprint for name in stage.data.split("+") if (split := used[name]) is not None}
 
 
 def _tokenizer_faults(task: Task, stages: tuple[Planned, ...], models: Mapping[str, Source]) -> list[str]:
@@ -342,11 +351,22 @@ def _tokenizer_faults(task: Task, stages: tuple[Planned, ...], models: Mapping[s
         spans = task.name == "answer"  # tokens are what is answered
         strict = [name for name, need in needs if need.same_tokenizer or need.online or (spans and need.teacher)]
         for teacher in planned.teachers if strict else ():
-            own = models[resolved_model(planned, stages, planned.source)]
-            other = models[resolved_model(planned, stages, teacher)]
-            if own.tokenizer_id != other.tokenizer_id:
+            own, own_name = _tokenizer(planned.id, stages, models)
+            other, other_name = _tokenizer(teacher, stages, models)
+            if own != other:
                 faults.append(
-                    f"stage {planned.stage.name}: {strict[0]} compares tokens, but teacher ({other.reference}) and "
-                    f"student ({own.reference}) cut texts differently. {advice}"
+                    f"stage {planned.stage.name}: {strict[0]} compares tokens, but teacher ({other_name}) and "
+                    f"student ({own_name}) cut texts differently. {advice}"
                 )
     return faults
+
+
+def _tokenizer(reference: str, stages: tuple[Planned, ...], models: Mapping[str, Source]) -> tuple[str, str]:
+    """What tells a tokenizer from others, and where it comes from in words: a model, or a stage that makes its own."""
+    found = next((p for p in stages if p.id == reference), None)
+    if found is None:
+        return models[reference].tokenizer_id, models[reference].reference
+    maker = next((name_of(method) for method in found.methods if method.new_tokenizer), None)
+    if maker is not None:
+        return found.id, f"{maker}, with its own vocabulary"
+    return _tokenizer(found.source, stages, models)

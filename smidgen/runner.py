@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import itertools
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,14 +132,17 @@ def _train_stage(
     started = time.monotonic()
     ctx = _context(plan, planned, source, store.root)
     ctx.model = load_model(source, plan.data.task, planned.seed)
+    ctx.corpus = lambda: _corpus(training_split(plan, planned))
     if len(planned.teachers) == 1:
         teacher = source_of(plan, store, planned.teachers[0])
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = _shape(teacher)
     torch.manual_seed(planned.seed)
-    first = sorted(planned.methods, key=trains)  # what cuts the model comes before what listens to it
+    # What makes the model comes before what cuts it, and that before what listens to it.
+    first = sorted(planned.methods, key=lambda method: (trains(method), not method.new_model))
     running = [(method, method.begin(ctx)) for method in first]
     history: History | None = None
     work = store.work(planned.id)
+    source = home_of(ctx, source, work / "student")
     if planned.trains:
         accelerator = make_accelerator(planned.stage.train.precision, trackers, store.root.parent / "logs")
         if trackers:
@@ -149,7 +154,8 @@ def _train_stage(
             accelerator.end_training()
     for method, state in reversed(running):
         method.end(state, ctx)
-    record |= {"edits": [*record["edits"], *to_data(ctx.edits)], "seconds": time.monotonic() - started}
+    before = [] if ctx.skeleton is not None else record["edits"]
+    record |= {"edits": [*before, *to_data(ctx.edits)], "seconds": time.monotonic() - started}
     if history is not None:
         record["history"] = dataclasses.asdict(history)
     if _main_process():
@@ -182,7 +188,10 @@ def _check_reload(plan: Plan, source: Source, ctx: Context, target: Path) -> Non
     encoded = encode(ctx.task, target, *_texts(ctx), plan.max_length)
     batch = encoded.batch(list(range(min(8, len(encoded)))), pad_id(target))
     inputs = {k: torch.from_numpy(v) for k, v in batch.items() if k != "token_type_ids" or takes_types(model)}
-    skeleton = load_model(source, ctx.task, ctx.seed)
+    if ctx.skeleton is None:
+        skeleton = load_model(source, ctx.task, ctx.seed)
+    else:
+        skeleton = type(model)(copy.deepcopy(ctx.skeleton))
     again = replay(skeleton, ctx.edits)
     try:
         again.load_state_dict(model.state_dict())
@@ -276,6 +285,26 @@ def training_split(plan: Plan, planned: Planned) -> Split:
         labels=np.concatenate([p.labels if p.labels is not None else plan.data.task.no_labels(len(p)) for p in parts]),
         source=" + ".join(part.source for part in parts),
     )
+
+
+def home_of(ctx: Context, source: Source, folder: Path) -> Source:
+    """Where the tokenizer of the stage's model is: the source, or `folder`, into which a new one is written."""
+    from smidgen.source import takes_types
+    from smidgen.tokens import new_tokenizer
+
+    assert ctx.model is not None
+    if ctx.tokenizer is None:
+        return source
+    if _main_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        new_tokenizer(ctx.tokenizer, folder, takes_types(ctx.model))
+        ctx.model.config.save_pretrained(folder)
+    _wait()
+    return Source(source.reference, folder, ctx.model.config.to_dict())
+
+
+def _corpus(split: Split) -> Iterable[str]:
+    return itertools.chain(split.texts, split.pairs or ())
 
 
 def _plain_rows(plan: Plan, split: Split, source: Source) -> Rows:

@@ -74,6 +74,11 @@ class Source:
         return head_of(self.config)
 
     @property
+    def is_own(self) -> bool:
+        """Is it of an architecture in `smidgen/students`, which has no anatomy?"""
+        return self.family.startswith("smidgen-")
+
+    @property
     def outputs(self) -> int:
         """How many labels its config names; two where it names none, as transformers has it."""
         return len(self.config.get("id2label") or ()) or int(self.config.get("num_labels") or 2)

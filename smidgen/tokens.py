@@ -62,6 +62,18 @@ def write_tokenizer(source: Path, target: Path, max_length: int) -> None:
     (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
+def new_tokenizer(tokenizer: Tokenizer, folder: Path, types: bool) -> None:
+    """Write a tokenizer of our own, with what transformers has to know of it.
+
+    Args:
+        types: whether its model takes token types.
+    """
+    from smidgen.lexicon import settings
+
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings(tokenizer, types), indent=1), encoding="utf-8")
+
+
 def pad_id(folder: Path) -> int:
     """The padding token's id."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

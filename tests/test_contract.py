@@ -26,6 +26,7 @@ import torch
 from folders import LABELS, data_files, model_folder
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
+from transformers import AutoModelForSequenceClassification
 
 from smidgen.anatomy import anatomy
 from smidgen.data import Data, load_data
@@ -34,12 +35,12 @@ from smidgen.loop import History, Rows, train
 from smidgen.method import Context, Method, find, name_of, names, owns_stage, page, settings_of, trains
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use, build, dump, load
-from smidgen.runner import Done, run
-from smidgen.source import Source, load_model, resolve
+from smidgen.runner import Done, home_of, run
+from smidgen.source import Source, load_model, resolve, takes_types
 from smidgen.surgery import from_data, replay, to_data
 from smidgen.tape import parse
 from smidgen.teacher import Teacher, label, online, too_big
-from smidgen.tokens import encode
+from smidgen.tokens import encode, pad_id
 
 EACH = pytest.mark.parametrize("name", names())
 LENGTH, SEED = 16, 3
@@ -98,14 +99,20 @@ class World:
         texts = tuple((text, None) for text in self.data.dev.texts)
         ctx = Context(self.student.path, self.root / "target", self.data.task, texts, seed)
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = 4, 32, 4
+        ctx.corpus = lambda: self.data.train.texts
         ctx.model = load_model(self.student, self.data.task, seed)
         torch.manual_seed(seed)
         return ctx
 
+    def home(self, ctx: Context) -> Path:
+        """The folder of the tokenizer that the stage's model has in the end."""
+        return home_of(ctx, self.student, self.root / f"home-{id(ctx)}").path
+
     def rows(self, ctx: Context) -> Rows:
         split = self.data.train
         assert split.labels is not None
-        rows = Rows(encode(self.data.task, self.student.path, split.texts, None, LENGTH), split.labels, pad_id=1)
+        home = self.home(ctx)
+        rows = Rows(encode(self.data.task, home, split.texts, None, LENGTH), split.labels, pad_id(home))
         if not ctx.teacher_taps:
             return rows
         said: Teacher
@@ -131,7 +138,7 @@ class Ran:
     """A stage after begin, three steps and end."""
 
     ctx: Context
-    skeleton: nn.Module  # as it was before `begin`
+    skeleton: nn.Module  # what its edits start from: the model before `begin`, or one made as the adopted one was
     history: History
     seconds: float
     open: dict[str, bool]  # by parameter: was it to train?
@@ -154,6 +161,8 @@ def go(world: World, method: Method[Any], steps: int = 3, seed: int = SEED) -> R
     extra = [p for _, state in running if isinstance(state, nn.Module) for p in state.parameters()]
     before = {name: value.detach().clone() for name, value in ctx.model.named_parameters()}
     extra_before = [value.detach().clone() for value in extra]
+    if ctx.skeleton is not None:
+        skeleton = type(ctx.model)(copy.deepcopy(ctx.skeleton))
     opened = {name: value.requires_grad for name, value in ctx.model.named_parameters()}
     order = [np.arange(8 * i, 8 * i + 8) for i in range(steps)]
     started = time.perf_counter()
@@ -219,11 +228,11 @@ def own_recipe(world: World, name: str) -> Recipe:
 
 
 @torch.no_grad()
-def logits(world: World, model: nn.Module) -> Tensor:
-    encoded = encode(world.data.task, world.student.path, world.data.dev.texts, None, LENGTH).batch(
-        list(range(8)), pad_id=1
-    )
-    return model.eval()(**{key: torch.from_numpy(value) for key, value in encoded.items()}).logits
+def logits(world: World, ctx: Context, model: nn.Module) -> Tensor:
+    home = world.home(ctx)
+    encoded = encode(world.data.task, home, world.data.dev.texts, None, LENGTH).batch(list(range(8)), pad_id(home))
+    wanted = {key: torch.from_numpy(v) for key, v in encoded.items() if key != "token_type_ids" or takes_types(model)}
+    return model.eval()(**wanted).logits
 
 
 # 1. Settings survive recipe text and back.
@@ -305,7 +314,24 @@ def test_edits_replay(name: str, ran: Any, world: World) -> None:
     edits = from_data(json.loads(json.dumps(to_data(found.ctx.edits))))
     again = replay(copy.deepcopy(found.skeleton), edits)
     again.load_state_dict(found.ctx.model.state_dict())
-    torch.testing.assert_close(logits(world, again), logits(world, found.ctx.model), rtol=0, atol=1e-6)
+    made, edited = logits(world, found.ctx, again), logits(world, found.ctx, found.ctx.model)
+    torch.testing.assert_close(made, edited, rtol=0, atol=1e-6)
+
+
+@EACH
+def test_a_new_model_is_announced(name: str, ran: Any, world: World) -> None:
+    """What adopts a model says so, since its seed and its texts are then part of the artefact's id; its folder is a
+    Hugging Face folder.
+    """
+    ctx = ran(name).ctx
+    assert find(name).new_model == (ctx.skeleton is not None)
+    assert find(name).new_tokenizer == (ctx.tokenizer is not None)
+    if find(name).new_model:
+        folder = world.root / f"saved-{name}"
+        ctx.model.save_pretrained(folder)
+        again = AutoModelForSequenceClassification.from_pretrained(folder)
+        assert type(again) is type(ctx.model) and again.config.id2label == dict(enumerate(LABELS))
+        assert torch.equal(logits(world, ctx, again), logits(world, ctx, ctx.model))
 
 
 @EACH

@@ -21,13 +21,13 @@ PACKAGE = ROOT / "smidgen"
 
 # Who may import whom: a module imports from its own layer (but never in a circle) or from one further up this table.
 LAYERS = (
-    "errors watch encoded",
-    "artefact budget splits tables runtime.inputs runtime.folder tasks tasks.* anatomy._parts",
-    "cells recipe runtime.tokenizer anatomy.* anatomy",
+    "errors watch encoded registration",
+    "artefact budget splits tables runtime.inputs runtime.folder tasks tasks.* anatomy._parts students._parts",
+    "cells recipe runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
     "data surgery source runtime.model runtime",
     "distances method tape tokens mapping",
-    "teacher shapes measure.* measure",
+    "teacher shapes making measure.* measure",
     "methods.* methods loop planner",
     "runner costs benching verification",
     "search",
@@ -38,6 +38,7 @@ LAYERS = (
 )
 LIGHT = (
     "recipe planner data tables cells splits budget source artefact surgery anatomy method mapping errors watch api "
+    "registration lexicon "
     "cli console runtime runtime.* tasks.* report words schema pages axes curves findings card picture "
     "measure.environment measure.health measure.number measure.size"
 )

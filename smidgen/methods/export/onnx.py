@@ -27,6 +27,8 @@ from smidgen.source import load_model, quiet, resolve, takes_types
 from smidgen.tape import logits_of
 from smidgen.tokens import encode, length_limit, pad_id
 
+FOLDED = 1 << 30  # bytes of the largest constant that is worked out beforehand
+
 
 @final
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Onnx(Method[None]):
 def export(model: PreTrainedModel, batch: dict[str, np.ndarray], file: Path, limit: int) -> None:
     """Trace the model on a batch of at least two rows, with free batch size and length, and save the graph."""
     import onnx_ir
+    from onnxscript.optimizer import fold_constants
     from transformers.exporters.configs import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter
 
@@ -80,10 +83,13 @@ def export(model: PreTrainedModel, batch: dict[str, np.ndarray], file: Path, lim
         del inputs["token_type_ids"]
     if len(inputs["input_ids"]) == 1:
         inputs = {name: value.repeat(2, 1) for name, value in inputs.items()}
-    free = {0: torch.export.Dim("batch", min=1, max=65536), 1: torch.export.Dim("length", min=2, max=limit)}
+    least = 3 if model.config.model_type == "mobilebert" else 2  # it slices length - 1, which must not look like 1
+    free = {0: torch.export.Dim("batch", min=1, max=65536), 1: torch.export.Dim("length", min=least, max=limit)}
     config = OnnxConfig(dynamic=True, dynamic_shapes=dict.fromkeys(inputs, free))
     with _hush():
         program = OnnxExporter().export(model, inputs, config=config).program
+    if any(node.op_type == "LSTM" for node in program.graph):
+        fold_constants(program, input_size_limit=FOLDED, output_size_limit=FOLDED)  # its gates were put in order
     onnx_ir.save(program, str(file))
 
 

@@ -48,7 +48,7 @@ class Dynamic(Method[None]):
         graph = onnx.load(str(source))
         _drop_stale_types(graph)
         before = _count(graph, "MatMul")
-        kinds = ["MatMul", "Gemm"] + (["Gather"] if self.embeddings else [])
+        kinds = ["MatMul", "Gemm", "LSTM"] + (["Gather"] if self.embeddings else [])
         quantize_dynamic(
             graph,
             str(target),
@@ -59,10 +59,10 @@ class Dynamic(Method[None]):
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
         )
         after = onnx.load(str(target))
-        integer = _count(after, "MatMulInteger")
+        integer = _count(after, "MatMulInteger") + _count(after, "DynamicQuantizeLSTM")
         if not integer:
             raise NoEffect(f"quant.dynamic: none of the graph's {before} products has constant weights to quantise.")
-        return {"products_int8": integer, "products_float": _count(after, "MatMul")}
+        return {"products_int8": integer, "products_float": _count(after, "MatMul") + _count(after, "LSTM")}
 
 
 def _drop_stale_types(graph: onnx.ModelProto) -> None:  # type: ignore[name-defined]  # noqa: F821

@@ -1,0 +1,233 @@
+"""`make bench-distil`: what distillation keeps, at which speed, on SST-2, WNUT-17 and SubjQA, and the ledger of claims.
+
+students   students of the base-size teacher, with and without distillation: quality kept and speed-up, text in to label out
+tag        a half-depth tagger on WNUT-17
+answer     a half-depth reader on SubjQA
+ledger     one row for each testable claim of the papers, on MiniLM-6 and a part of SST-2
+
+`python benchmarks/distil.py students:0,1,2` runs one section with these seeds. Choices were made on dev; figures are of test.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from common import MODEL, WORK, data, keep, mpnet
+
+from smidgen.data import Data, load_data
+from smidgen.measure import entries
+from smidgen.measure.peers import TorchModel
+from smidgen.measure.quality import interval, kept
+from smidgen.planner import plan
+from smidgen.recipe import Files, Recipe, Stage, Training, Use
+from smidgen.runner import Done, run
+from smidgen.runtime import load
+from smidgen.runtime.folder import deployed_bytes
+
+SEEDS = (0, 1, 2)
+FILE = "distil.json"
+GRAPHS = (Stage("onnx", (Use("export.onnx"),)), Stage("int8", (Use("quant.dynamic"),)))
+ROOT = WORK / "distil" / "stages"
+
+
+def make(splits: Data, name: str, stages: Sequence[Stage], files: dict[str, Any], model: str, seed: int = 0, **more: Any) -> list[Done]:
+    recipe = Recipe(model=model, data=Files(**files), stages=tuple(stages), seed=seed, name=name, **more)
+    started = time.monotonic()
+    done = run(plan(recipe, splits), ROOT)
+    print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
+    return done
+
+
+# Students of a base-size teacher.
+
+TEACHER = Stage("teacher", (Use("tune.full"),), source="", train=Training(epochs=2, learning_rate=3e-5))
+GROWN = Stage("grown", (Use("data.noise", {"copies": 8}),), data="train")
+LONG = Training(epochs=3, learning_rate=2e-4)
+SMALL = Training(epochs=10, learning_rate=2e-3, batch_size=64)
+STUDENTS: dict[str, tuple[tuple[Use, ...], Training]] = {
+    "MiniLM, 6 blocks": ((), Training(epochs=2, learning_rate=1e-4)),
+    "MiniLM, 3 blocks": ((Use("prune.layers", {"keep": 3}),), LONG),
+    "MiniLM, 2 blocks": ((Use("prune.layers", {"keep": 2}),), LONG),
+    "MiniLM, 1 block": ((Use("prune.layers", {"keep": 1}),), LONG),
+    "BiLSTM": ((Use("student.bilstm"),), SMALL),
+    "CNN": ((Use("student.cnn"),), SMALL),
+    "static": ((Use("student.static"),), SMALL),
+}
+
+
+def students(seeds: Sequence[int] = SEEDS) -> None:
+    """Every student learns from the teacher's logits on train and what was grown from it; beside it, from labels alone."""
+    files = data("sst2")
+    splits = load_data(**files)
+    assert splits.test is not None and splits.test.labels is not None
+    base = Stage(TEACHER.name, TEACHER.methods, source=mpnet(), train=TEACHER.train)
+    teacher_folder = make(splits, "teacher", [base], files, MODEL)[0].artefact.path
+    teacher = TorchModel(teacher_folder, splits.task)
+    teacher_outputs = teacher.outputs(splits.test.texts)
+    rows: list[dict[str, Any]] = []
+    timed: dict[str, Any] = {"teacher": teacher}
+    for name, (shape, training) in STUDENTS.items():
+        for how in ("distilled", "labels alone"):
+            student = student_stage(shape, training, how)
+            for seed in seeds:
+                head = [base, GROWN] if how == "distilled" else []
+                stages = [*head, student, *GRAPHS]
+                done = make(splits, f"{name}, {how}", stages, files, MODEL, seed)
+                folder = done[-1].artefact.path
+                outputs = load(folder).outputs(splits.test.texts)
+                share = kept(splits.task, outputs, teacher_outputs, splits.test.labels)
+                rows.append(
+                    {
+                        "student": name,
+                        "how": how,
+                        "seed": seed,
+                        "test": entries.quality_data(splits.task, outputs, splits.test),
+                        "kept": {"value": share.value, "low": share.low, "high": share.high},
+                        "size_mb": deployed_bytes(folder) / 1e6,
+                    }
+                )
+                print(rows[-1], flush=True)
+                if how == "distilled":
+                    timed.setdefault(name, load(folder))
+    found, speed = entries.time_all(timed, entries.timed_texts(splits.test), calls=300)
+    result = {
+        "what": "SST-2, students of MPNet (12 x 768), int8 graphs; the teacher in torch float32; batch 1, text in to label out",
+        "n": len(splits.test),
+        "teacher": entries.quality_data(splits.task, teacher_outputs, splits.test),
+        "grown_from_train": 8,
+        "speed": {
+            name: {
+                "p50_ms": latency.p50_ms,
+                "p95_ms": latency.p95_ms,
+                "speedup": entries.speedup_data(latency, found["teacher"]),
+                "texts_per_s_at_32": speed[name]["texts_per_s"],
+            }
+            for name, latency in found.items()
+        },
+        "runs": rows,
+        "wanted": "some student keeps 97 % at 20x, some 95 % at 60x, some 90 % at 400x",
+    }
+    keep(FILE, "students", result, list(seeds))
+
+
+def student_stage(shape: tuple[Use, ...], training: Training, how: str) -> Stage:
+    if how == "distilled":
+        method = Use("distil.logits", {"loss_kind": "mse"})
+        return Stage("student", (*shape, method), source=MODEL, teacher="teacher", data="train+grown", train=training)
+    epochs = Training(epochs=3 if training is not SMALL else 10, learning_rate=training.learning_rate / 2)
+    return Stage("student", (*shape, Use("tune.full")), source=MODEL, train=epochs)
+
+
+# Two more tasks.
+
+
+def tag(seeds: Sequence[int] = SEEDS) -> None:
+    half_depth("tag", "tag", "wnut17", seeds, Training(epochs=6, learning_rate=2e-4), Training(epochs=12, learning_rate=3e-4))
+
+
+def answer(seeds: Sequence[int] = SEEDS) -> None:
+    half_depth("answer", "answer", "subjqa", seeds, Training(epochs=2, learning_rate=1e-4), Training(epochs=3, learning_rate=2e-4))
+
+
+def half_depth(
+    section: str, task: str, dataset: str, seeds: Sequence[int], teaching: Training, learning: Training
+) -> None:
+    """MiniLM-6 as teacher, three of its blocks as student: F1 kept on test, with and without distillation."""
+    files = data(dataset) | ({"max_length": 192} if task == "answer" else {})
+    splits = load_data(**{k: v for k, v in files.items() if k != "max_length"}, task=task)
+    assert splits.test is not None and splits.test.labels is not None
+    teacher = Stage("teacher", (Use("tune.full"),), train=teaching)
+    cut = Use("prune.layers", {"keep": 3})
+    hidden = (Use("distil.logits", {"hard": 0.2}), Use("distil.hidden"))
+    ways = {
+        "distilled": [teacher, Stage("student", (cut, *hidden), teacher="teacher", train=learning), *GRAPHS],
+        "labels alone": [Stage("student", (cut, Use("tune.full")), train=teaching), *GRAPHS],
+    }
+    rows = []
+    for seed in seeds:
+        taught = make(splits, f"{task} teacher", [teacher], files, MODEL, seed, task=task)[0].artefact.path
+        reference = TorchModel(taught, splits.task).outputs(splits.test.texts, splits.test.pairs)
+        for how, stages in ways.items():
+            folder = make(splits, f"{task}, {how}", stages, files, MODEL, seed, task=task)[-1].artefact.path
+            outputs = load(folder).outputs(splits.test.texts, splits.test.pairs)
+            share = kept(splits.task, outputs, reference, splits.test.labels)
+            rows.append(
+                {
+                    "how": how,
+                    "seed": seed,
+                    "teacher": entries.quality_data(splits.task, reference, splits.test),
+                    "test": entries.quality_data(splits.task, outputs, splits.test),
+                    "kept": {"value": share.value, "low": share.low, "high": share.high},
+                }
+            )
+            print(rows[-1], flush=True)
+    shares = [row["kept"]["value"] for row in rows if row["how"] == "distilled"]
+    result = {
+        "what": f"{dataset}, 3 of MiniLM-6's blocks, int8 graph; the teacher is MiniLM-6 fine-tuned, in torch float32",
+        "n": len(splits.test),
+        "kept": {"mean": float(np.mean(shares)), "least": min(shares), "wanted": "at least 0.95"},
+        "runs": rows,
+    }
+    keep(FILE, section, result, list(seeds))
+
+
+# The ledger: each claim is a difference between two ways, on dev for nothing and on test for the figure.
+
+LEDGER_TRAIN = 1500  # labelled examples of each seed
+FEW = 500  # a class
+
+
+def ledger(seeds: Sequence[int] = SEEDS) -> None:
+    from ledger import CLAIMS, Bench
+
+    bench = Bench(make, MODEL, seeds)
+    rows = []
+    for claim in CLAIMS:
+        row = judged(claim, bench)
+        rows.append(row)
+        print(row, flush=True)
+    result = {"what": "SST-2, MiniLM-6 as teacher unless said; differences of test accuracy over seeds", "rows": rows}
+    keep(FILE, "ledger", result, list(seeds))
+
+
+def judged(claim: Any, bench: Any) -> dict[str, Any]:
+    """The mean difference over seeds with its interval: a bootstrap of rows, each seed's models on the same rows."""
+    better, worse = (bench.correct(way) for way in (claim.better, claim.worse))  # (seeds, n) bool
+    draw = np.random.default_rng(0)
+    rounds = []
+    for _ in range(2000):
+        rows = draw.integers(0, better.shape[1], better.shape[1])
+        picked = draw.integers(0, len(better), len(better))
+        rounds.append(better[picked][:, rows].mean() - worse[picked][:, rows].mean())
+    low, high = interval(np.array(rounds))
+    value = float(better.mean() - worse.mean())
+    word = "holds" if low > 0 else "does not hold" if high < 0 else "not resolved"
+    return {
+        "claim": claim.claim,
+        "source": claim.source,
+        "setting": claim.setting,
+        "accuracy": {"better": better.mean(1).tolist(), "worse": worse.mean(1).tolist()},
+        "difference": {"value": value, "low": low, "high": high, "n": int(better.shape[1])},
+        "verdict": word,
+    }
+
+
+SECTIONS: dict[str, Callable[[Sequence[int]], None]] = {
+    "students": students,
+    "tag": tag,
+    "answer": answer,
+    "ledger": ledger,
+}
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or SECTIONS:
+        name, _, seeds = chosen.partition(":")
+        SECTIONS[name](tuple(map(int, seeds.split(","))) if seeds else SEEDS)

@@ -1,0 +1,70 @@
+"""Put a BiLSTM in the place of the stage's model, its embeddings from that model's table.
+
+Idea       x_t the token embeddings, h = BiLSTM(x), z = W relu(V [h_L ahead; h_1 back]): Tang et al. 2019,
+           arXiv:1903.12136. `attention` reads sum_t softmax(u tanh(A h_t)) h_t instead (after Liu et al. 2019,
+           arXiv:1911.03588), `max` the maximum over t. Two texts of a pair are read apart and compared,
+           [h1; h2; |h1 - h2|; h1 * h2]. Embeddings are the table of the model that the stage starts from, of the
+           tokens that are kept, centred and cut to the width by its SVD (Mukherjee and Awadallah 2020,
+           arXiv:2004.05686).
+Takes      A float model of any family, for its table and tokenizer, and the texts that the stage trains on, for the
+           vocabulary: `teacher`, the pieces of that tokenizer that occur, or `words`, which are fewer a text.
+Leaves     A BiLSTM of its own family, `smidgen-bilstm` (`smidgen-siamese` for pairs), with its own tokenizer.
+Beside     distil.logits with loss_kind mse, from the same stage on, and many unlabelled texts.
+Fails      Trained on a few hundred labels alone it is worse than TF-IDF. Beyond the cost of two or three Transformer
+           blocks those are better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from smidgen.lexicon import KINDS
+from smidgen.making import LARGEST, MOST, grow, vocabulary
+from smidgen.method import Context, Method, between, one_of, share
+
+POOLINGS = ("last", "attention", "max")
+
+
+@final
+@dataclass(frozen=True)
+class Bilstm(Method[None]):
+    embedding: int = 128  # width of the token vectors
+    width: int = 150  # of the LSTM, in each direction
+    hidden: int = 200  # of the ReLU layer before the classes; 0 = none
+    pooling: str = "last"  # last | attention | max
+    siamese: bool = True  # read the two texts of a pair apart; false = as one sequence
+    dropout: float = 0.1
+    vocabulary: str = "teacher"  # teacher = pieces of the source's tokenizer that occur | words
+    vocabulary_size: int = 30_000  # the most frequent so many
+
+    new_model: ClassVar[bool] = True
+    new_tokenizer: ClassVar[bool] = True
+
+    def faults(self) -> Iterator[str]:
+        yield from between("embedding", self.embedding, 1, LARGEST)
+        yield from between("width", self.width, 1, LARGEST)
+        yield from between("hidden", self.hidden, 0, LARGEST)
+        yield from one_of("pooling", self.pooling, POOLINGS)
+        yield from share("dropout", self.dropout)
+        yield from one_of("vocabulary", self.vocabulary, KINDS)
+        yield from between("vocabulary_size", self.vocabulary_size, 1, MOST)
+
+    def begin(self, ctx: Context) -> None:
+        from smidgen.students.bilstm import BilstmConfig
+        from smidgen.students.siamese import SiameseConfig
+
+        words = vocabulary(ctx, self.vocabulary, self.vocabulary_size, self.embedding)
+        paired = self.siamese and any(pair is not None for _, pair in ctx.texts)
+        config = (SiameseConfig if paired else BilstmConfig)(
+            vocab_size=len(words.table),
+            embedding_size=self.embedding,
+            lstm_size=self.width,
+            head_size=self.hidden,
+            pooling=self.pooling,
+            dropout=self.dropout,
+            pad_token_id=words.pad_id,
+            **ctx.task.config(),
+        )
+        grow(ctx, config, words, "student.bilstm")

@@ -1,0 +1,73 @@
+"""`AutoConfig` and `AutoModelFor...` of transformers know our students after `import smidgen`.
+
+Neither torch nor transformers is loaded for it: where transformers is not there yet, the moment is awaited in which
+it loads its tables of configs and of models, and the students are entered into them then. A student is a file in
+`smidgen/students`, with `config_class` and `model_classes`, the models by the name of their Auto class.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+
+def students() -> Iterator[Any]:
+    """The files of `smidgen/students`, imported, which needs torch."""
+    package = importlib.import_module("smidgen.students")
+    for found in pkgutil.iter_modules(package.__path__):
+        if not found.name.startswith("_"):
+            yield importlib.import_module(f"{package.__name__}.{found.name}")
+
+
+def enter_configs(auto: ModuleType) -> None:
+    """`auto` is transformers.models.auto.configuration_auto."""
+    for student in students():
+        auto.CONFIG_MAPPING.register(student.config_class.model_type, student.config_class, exist_ok=True)
+
+
+def enter_models(auto: ModuleType) -> None:
+    """`auto` is transformers.models.auto.modeling_auto."""
+    for student in students():
+        for name, model_class in student.model_classes.items():
+            getattr(auto, name).register(student.config_class, model_class, exist_ok=True)
+
+
+AWAITED: dict[str, Callable[[ModuleType], None]] = {
+    "transformers.models.auto.configuration_auto": enter_configs,
+    "transformers.models.auto.modeling_auto": enter_models,
+}
+
+
+class Awaiting(MetaPathFinder):
+    """Lets Python find the awaited modules as ever, and enters the students behind their own code."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in AWAITED:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            run: Callable[[ModuleType], None] = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                run(module)
+                AWAITED[fullname](module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def register() -> None:
+    """Enter the students now where transformers' tables are loaded, else as soon as they are."""
+    for name, enter in AWAITED.items():
+        if name in sys.modules:
+            enter(sys.modules[name])
+    if not any(isinstance(finder, Awaiting) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Awaiting())

@@ -1,0 +1,94 @@
+"""BiLSTM over token embeddings (Tang et al. 2019, arXiv:1903.12136), also with attention (Liu et al. 2019,
+arXiv:1911.03588) or the maximum over the tokens in place of its last states.
+
+A pair of texts is read as one sequence; `smidgen.students.siamese` reads its parts apart.
+"""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+
+from smidgen.students._parts import BiLstm, Student, head, ones, shares, weighted
+
+POOLINGS = ("last", "attention", "max")
+
+
+@strict
+class BilstmConfig(PreTrainedConfig):
+    model_type = "smidgen-bilstm"
+
+    vocab_size: int = 30522
+    embedding_size: int = 128
+    lstm_size: int = 150  # of one direction
+    head_size: int = 200  # of the ReLU layer; 0 = none
+    pooling: str = "last"
+    dropout: float | int = 0.1
+    pad_token_id: int | None = 0
+
+
+class Reader(nn.Module):
+    """Tokens to one vector a text and one a token, each of 2 * lstm_size."""
+
+    def __init__(self, config: BilstmConfig, pooling: str) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.lstm = BiLstm(config.embedding_size, config.lstm_size)
+        if pooling == "attention":
+            self.attention = nn.Sequential(
+                nn.Linear(2 * config.lstm_size, config.lstm_size), nn.Tanh(), nn.Linear(config.lstm_size, 1, bias=False)
+            )
+
+    def forward(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L) -> states (B, L, 2H) and the text's vector (B, 2H)."""
+        states, last = self.lstm(self.dropout(self.word_embeddings(input_ids)), mask)
+        if self.pooling == "attention":
+            return states, weighted(shares(self.attention(states).squeeze(-1), mask), states)
+        if self.pooling == "max":
+            return states, states.masked_fill(mask.unsqueeze(-1) == 0, -1).amax(1)  # no state is below -1
+        return states, last
+
+
+class BilstmForSequenceClassification(Student):
+    config_class = BilstmConfig
+
+    def __init__(self, config: BilstmConfig) -> None:
+        super().__init__(config)
+        self.body = Reader(config, config.pooling)
+        self.classifier = head(2 * config.lstm_size, config.head_size, config.dropout, config.num_labels)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.body.word_embeddings
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SequenceClassifierOutput:
+        _, pooled = self.body(input_ids, ones(input_ids, attention_mask))
+        return SequenceClassifierOutput(logits=self.classifier(pooled))
+
+
+class BilstmForTokenClassification(Student):
+    config_class = BilstmConfig
+
+    def __init__(self, config: BilstmConfig) -> None:
+        super().__init__(config)
+        self.body = Reader(config, "last")  # any other would have weights for a vector that nothing reads
+        self.classifier = head(2 * config.lstm_size, config.head_size, config.dropout, config.num_labels)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.body.word_embeddings
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TokenClassifierOutput:
+        states, _ = self.body(input_ids, ones(input_ids, attention_mask))
+        return TokenClassifierOutput(logits=self.classifier(states))
+
+
+config_class = BilstmConfig
+model_classes = {
+    "AutoModelForSequenceClassification": BilstmForSequenceClassification,
+    "AutoModelForTokenClassification": BilstmForTokenClassification,
+}
