@@ -61,13 +61,16 @@ def compress(
     """A model, data and a budget in; one measured winner out, in `out/winner`.
 
     Args:
-        model: a folder, a Hub id or `package:NAME/FOLDER`; a fine-tuned classifier, which is the teacher as it
-            stands, or a bare encoder, from which a teacher is fine-tuned first.
+        model: a folder, a Hub id or `package:NAME/FOLDER`; a model that was fine-tuned for the task, which is the
+            teacher as it stands, or a bare encoder, from which a teacher is fine-tuned first.
         train, test, dev, unlabeled: csv, tsv, jsonl or parquet files, or Hub ids. No dev: a seeded part of train.
         max_latency, max_size, max_memory, min_quality, time_limit: as on the command line, see `smidgen.budget`.
         students: other pretrained models to consider as students.
         depths: numbers of blocks to consider.
-        task: `classify`, `tag` or `answer`.
+        text_column, text_pair_column, label_column: where the names are not usual; to `tag` the columns of words and
+            tags, to `answer` those of questions, contexts and answers.
+        task: `classify`; `tag`, of words in rows of `tokens` and `tags`; or `answer`, in rows of `question`, `context`
+            and `answers`.
         finalists: how many depths that fit are trained at most.
 
     Returns:
@@ -76,7 +79,10 @@ def compress(
     Raises:
         InputError: what was given cannot be used; nothing was written.
     """
-    limits = budget.read(max_latency, max_size, max_memory, min_quality, time_limit)
+    from smidgen.tasks import task_class
+
+    kind = task_class(task)
+    limits = budget.read(max_latency, max_size, max_memory, min_quality, time_limit, kind.METRICS)
     least = limits.quality.metric if limits.quality else None
     if metric and least and metric != least:
         raise BudgetError(f"--metric {metric} and --min-quality {min_quality}: two metrics. Give the same one in both.")
@@ -84,7 +90,6 @@ def compress(
     _need_training()
     from smidgen.outcome import carry_out
     from smidgen.shapes import STUDENT, TEACHER, Job
-    from smidgen.tasks import task_class
 
     columns = (text_column, text_pair_column, label_column)
     files = Files(train, dev, test, unlabeled, *columns, multi_label, metric or least, max_length)
@@ -96,7 +101,7 @@ def compress(
         depths=tuple(depths),
         finalists=finalists,
         seed=seed,
-        task=task_class(task).name,
+        task=kind.name,
         teacher=TEACHER if teacher_epochs is None else replace(TEACHER, epochs=teacher_epochs),
         student=STUDENT if student_epochs is None else replace(STUDENT, epochs=student_epochs),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smidgen.findings import percentile, quality_of
-from smidgen.words import score
+from smidgen.words import metric_of, score
 
 WIDTH, HEIGHT = 820, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, WIDTH - 20, 46, HEIGHT - 52
@@ -49,7 +49,7 @@ def span(report: Mapping[str, Any], latencies: Sequence[float], qualities: Seque
     digits = 0 if len(marks) > 1 and marks[1] - marks[0] >= 0.01 else 1
     xs = tuple((tick, f"{tick:g}") for tick in log_ticks(low_ms, high_ms))
     ys = tuple((tick, score(tick, metric, digits)) for tick in marks)
-    return Axes(metric, percentile(report), low_ms, high_ms, low, high, xs, ys, limit, floor)
+    return Axes(metric_of(report), percentile(report), low_ms, high_ms, low, high, xs, ys, limit, floor)
 
 
 def _limits(report: Mapping[str, Any]) -> tuple[float | None, float | None]:

@@ -13,9 +13,7 @@ from smidgen.measure.environment import environment
 from smidgen.measure.memory import memory
 from smidgen.runtime import Model, deployed_bytes, load
 from smidgen.watch import Watch
-
-# Texts for a bench without data: 5 to 60 words, as reviews and messages are.
-PLAIN = tuple(" ".join(["the", "service", "was", "good", "but"] * n) for n in (1, 2, 3, 4, 6, 8, 12))
+from smidgen.words import of_task
 
 
 def bench(
@@ -38,6 +36,12 @@ def bench(
             raise InputError(f"{folders[i]}: given twice. Give each folder once.")
     models: dict[str, Any] = {str(folder): load(folder, threads) for folder in folders}
     first: Model = models[str(folders[0])]
+    for name, model in models.items():
+        if model.task.name != first.task.name:
+            raise InputError(
+                f"{name}: its task is {model.task.name}, that of {folders[0]} is {first.task.name}. Give folders of "
+                "one task."
+            )
     split = read_split(data, "test", first.task, columns) if data else None
     for name, model in models.items():
         if split is not None and model.labels != first.labels:
@@ -45,7 +49,7 @@ def bench(
                 f"{name}: has the labels {', '.join(model.labels)}; {folders[0]} has {', '.join(first.labels)}. With "
                 "--data, give folders of the same labels in the same order."
             )
-    rows = entries.timed_texts(split) if split is not None else [(text, None) for text in PLAIN]
+    rows = entries.timed_texts(split) if split is not None else entries.made_up(first.task)
     for reference in torch_models:
         models[f"{reference} (torch float32)"] = _torch(reference, first)
     with watch.bar("timing", 1) as bar:
@@ -62,12 +66,13 @@ def bench(
         numbers["speedup"] = entries.speedup_data(timed[name], timed[base])
         if isinstance(model, Model):
             numbers["size_mb"] = deployed_bytes(Path(name)) / 1e6
-            numbers["memory_mb"] = float(memory(name, [text for text, _ in rows[:64]], threads).value)
+            numbers["memory_mb"] = float(memory(name, *entries.two_lists(rows[:64]), threads).value)
         if split is not None:
             numbers |= _scores(first, logits, name, base, split)
         found.append(entry)
+    flow = of_task(first.task.name).flow.lower()
     conditions = (
-        f"{timed[base].n} calls each at batch 1, {first.threads} threads, text in to label out, interleaved; on "
+        f"{timed[base].n} calls each at batch 1, {first.threads} threads, {flow}, interleaved; on "
         f"{data or 'made-up texts of 5 to 60 words (give --data for your own)'}; speed and agreement against {base}"
     )
     return {"entries": found, "conditions": conditions, "environment": environment()}

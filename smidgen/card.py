@@ -11,7 +11,7 @@ from typing import Any
 from smidgen.errors import ArtefactError
 from smidgen.pages import lacking, page
 from smidgen.schema import check
-from smidgen.words import known
+from smidgen.words import known, metric_of
 
 PIPELINES = {
     "classify": "text-classification",
@@ -69,6 +69,7 @@ def _front(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _result(report: Mapping[str, Any], pipeline: str, quality: Mapping[str, Any]) -> dict[str, Any]:
     source = str((report["data"]["test"] or {}).get("source") or "test set")
+    kind = {"exact": "exact_match"}.get(quality["metric"], quality["metric"])  # as the Hub calls them
     hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not PurePath(source).suffix
     return {
         "task": {"type": pipeline, "name": report["task"]["name"]},
@@ -77,7 +78,7 @@ def _result(report: Mapping[str, Any], pipeline: str, quality: Mapping[str, Any]
             "type": source if hub else "custom",
             "split": "test",
         },
-        "metrics": [{"type": quality["metric"], "value": quality["value"], "name": quality["metric"]}],
+        "metrics": [{"type": kind, "value": quality["value"], "name": metric_of(report, quality["metric"])}],
     }
 
 

@@ -20,10 +20,16 @@ TAGS = ("tags", "ner_tags", "ner", "labels", "pos_tags", "pos")
 QUESTION = ("question", "query")
 CONTEXT = ("context", "passage", "paragraph", "document")
 ANSWERS = ("answers", "answer")
+FLAGS = {
+    **dict.fromkeys(("tokens", "tokens or text", "question"), "text"),
+    **dict.fromkeys(("tags", "answers"), "label"),
+    "context": "text_pair",
+}
 
 INTEGRAL = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")  # 7, -7, 7.0; not 007, which is a word
 SURROGATE = re.compile("[\ud800-\udfff]")
 MEND = "Fill it in or remove the row."
+LISTS = "Lists come from jsonl, parquet or conll files."
 
 
 @dataclass(frozen=True)
@@ -76,19 +82,30 @@ def label_names(table: Table, columns: Columns, multi_label: bool | None) -> tup
     return names, lists or bool(multi_label)
 
 
-def tagged(table: Table, columns: Columns, labelled: bool = True) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The rows' words, joined by single spaces, and the names of their tags; () for each row where not labelled.
+def tagged(table: Table, columns: Columns) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The rows' words, joined by single spaces, and the names of their tags.
 
     DataError for a row whose words and tags are not lists of text, not as many, or not BIO.
     """
-    tokens = _need(table, "text", columns.text, TOKENS)
-    tags = _need(table, "label", columns.label, TAGS) if labelled else None
-    texts, names = [], []
-    for i, cell in enumerate(table.columns[tokens]):
-        words = _words(table, i, tokens, cell)
-        texts.append(" ".join(words))
-        names.append(_tags(table, i, tags, words) if tags else ())
-    return tuple(texts), names
+    tokens = _need(table, "tokens", columns.text, TOKENS)
+    tags = _need(table, "tags", columns.label, TAGS)
+    words = [_words(table, i, tokens, cell) for i, cell in enumerate(table.columns[tokens])]
+    return tuple(map(" ".join, words)), [_tags(table, i, tags, row) for i, row in enumerate(words)]
+
+
+def untagged(table: Table, columns: Columns) -> tuple[tuple[str, ...], bool]:
+    """Rows without tags: their words joined by single spaces, and True; or plain texts as they are, and False.
+
+    A column that is given and is not there is looked for by the usual names: a bare file need not be like train.
+    """
+    own = columns.text if columns.text in table.columns else None
+    found = own or _find(table, "tokens", None, TOKENS) or _find(table, "text", None, TEXT)
+    if found is None:
+        raise _absent(table, "tokens or text", (*TOKENS, *TEXT))
+    cells = table.columns[found]
+    if not isinstance(cells[0], list | tuple):
+        return _texts(table, found), False
+    return tuple(" ".join(_words(table, i, found, cell)) for i, cell in enumerate(cells)), True
 
 
 def asked(
@@ -98,12 +115,12 @@ def asked(
 
     DataError for an empty text, an answer that is not in its context at its offset, and answers of another form.
     """
-    question = _need(table, "text", columns.text, QUESTION)
-    context = _need(table, "text_pair", columns.text_pair, CONTEXT)
+    question = _need(table, "question", columns.text, QUESTION)
+    context = _need(table, "context", columns.text_pair, CONTEXT)
     questions, contexts = _texts(table, question), _texts(table, context)
     if not labelled:
         return questions, contexts, [()] * len(table)
-    column = _need(table, "label", columns.label, ANSWERS)
+    column = _need(table, "answers", columns.label, ANSWERS)
     cells = enumerate(zip(table.columns[column], contexts, strict=True))
     return questions, contexts, [_accepted(table, i, column, cell, text) for i, (cell, text) in cells]
 
@@ -140,9 +157,10 @@ def _need(table: Table, what: str, given: str | None, usual: Sequence[str]) -> s
 
 
 def _words(table: Table, row: int, column: str, cell: Any) -> list[str]:
-    if not isinstance(cell, list | tuple) or not cell:
-        got = "an empty list" if cell == [] else f"{str(cell)[:40]!r}"
-        raise table.fault(row, f"the column {column!r} holds {got}, wanted a list of words. {MEND}")
+    if not isinstance(cell, list | tuple):
+        raise table.fault(row, f"the column {column!r} holds {str(cell)[:40]!r}, wanted a list of words. {LISTS}")
+    if not cell:
+        raise table.fault(row, f"the column {column!r} holds an empty list, wanted a list of words. {MEND}")
     for word in cell:
         if not isinstance(word, str) or not word.strip() or SURROGATE.search(word):
             raise table.fault(
@@ -154,9 +172,11 @@ def _words(table: Table, row: int, column: str, cell: Any) -> list[str]:
 def _tags(table: Table, row: int, column: str, words: Sequence[str]) -> tuple[str, ...]:
     cell = table.columns[column][row]
     if not isinstance(cell, list | tuple):
-        raise table.fault(row, f"the column {column!r} holds {str(cell)[:40]!r}, wanted a list of tags. {MEND}")
+        raise table.fault(row, f"the column {column!r} holds {str(cell)[:40]!r}, wanted a list of tags. {LISTS}")
     if len(cell) != len(words):
-        raise table.fault(row, f"{len(words)} words, but {len(cell)} tags; wanted one tag for each word. {MEND}")
+        raise table.fault(
+            row, f"got {len(words)} words and {len(cell)} tags, wanted a tag for each word. Correct or remove the row."
+        )
     names = tuple(_name(table, row, column, tag) for tag in cell)
     at = broken(names)
     if at is not None:
@@ -164,9 +184,16 @@ def _tags(table: Table, row: int, column: str, words: Sequence[str]) -> tuple[st
         raise table.fault(
             row,
             f"the tag {names[at]!r} of word {at + 1} ({words[at]!r}) comes after {before}, so it continues no entity. "
-            f"Write 'B-{names[at][2:]}' where an entity begins.",
+            f"Write 'B-{names[at][2:]}' where an entity begins{_breaks(table, column)}.",
         )
     return names
+
+
+def _breaks(table: Table, column: str) -> str:
+    """How many rows break BIO, where it is more than one: by hand, or is the whole file in another style?"""
+    rows = (tuple(map(str, cell)) for cell in table.columns[column] if isinstance(cell, list | tuple))
+    count = sum(broken(row) is not None for row in rows)
+    return f", here and in {count - 1:,} more rows" if count > 2 else ", here and in one more row" if count == 2 else ""
 
 
 def _accepted(table: Table, row: int, column: str, cell: Any, context: str) -> tuple[tuple[str, int], ...]:
@@ -212,14 +239,23 @@ def _find(table: Table, what: str, given: str | None, usual: Sequence[str]) -> s
 def _absent(table: Table, what: str, usual: Sequence[str]) -> DataError:
     names = list(table.columns)
     hint = " It seems to be separated by ';', wanted ','." if len(names) == 1 and ";" in names[0] else ""
+    hint = hint or _other_task({name.lower() for name in names}, what)
     return DataError(
         f"{table.source}: no {what} column. Its columns: {shown(names)}; wanted one of {', '.join(usual)}.{hint} "
         f"Type {_flag(what)} NAME; if the first line is data, put a header over it."
     )
 
 
+def _other_task(names: set[str], what: str) -> str:
+    """Which task the columns look like, where it is another one than was asked for."""
+    kinds = {"tag": (TOKENS, TAGS), "answer": (QUESTION, CONTEXT), "classify": (TEXT, LABEL)}
+    asked = {"tokens": "tag", "question": "answer", "text": "classify"}.get(what)
+    found = next((kind for kind, (one, two) in kinds.items() if names & set(one) and names & set(two)), asked)
+    return f" It looks like data for --task {found}." if asked and found != asked else ""
+
+
 def _flag(what: str) -> str:
-    return f"--{what.replace('_', '-')}-column"
+    return f"--{FLAGS.get(what, what).replace('_', '-')}-column"
 
 
 def _texts(table: Table, column: str) -> tuple[str, ...]:

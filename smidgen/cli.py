@@ -24,13 +24,15 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Out = Annotated[Path, typer.Option(help="The folder for everything that is made.")]
-Train = Annotated[str, typer.Option(help="Labelled texts: csv, tsv, jsonl or parquet, or a Hub id.")]
+Train = Annotated[str, typer.Option(help="Labelled texts: csv, tsv, jsonl, parquet or conll, or a Hub id.")]
 Dev = Annotated[str | None, typer.Option(help="Texts to choose on; left out: a seeded part of train.")]
 Test = Annotated[str | None, typer.Option(help="Texts to report on; read once, at the end.")]
 Unlabeled = Annotated[str | None, typer.Option(help="More texts of the same kind; the teacher labels them.")]
-TextColumn = Annotated[str | None, typer.Option(help="Column of the text; found by its name if usual.")]
-PairColumn = Annotated[str | None, typer.Option(help="Column of the second text of a pair.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of the label.")]
+TextColumn = Annotated[
+    str | None, typer.Option(help="Column of the text, the words to tag, or the question; found by its name if usual.")
+]
+PairColumn = Annotated[str | None, typer.Option(help="Column of the second text of a pair, or of the context.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label, the tags, or the answers.")]
 MultiLabel = Annotated[bool | None, typer.Option("--multi-label/--single-label", help="Several labels a text.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.", min=0, max=2**32 - 1)]
 Threads = Annotated[int | None, typer.Option(help="Threads in one call; left out: the cores of this process.")]
@@ -61,10 +63,12 @@ def compress(
     text_pair_column: PairColumn = None,
     label_column: LabelColumn = None,
     multi_label: MultiLabel = None,
-    metric: Annotated[str | None, typer.Option(help="accuracy, f1 or exact; left out: the task's own.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="classify, tag: accuracy or f1; answer: f1 or exact. Left out: the task's own.")
+    ] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens a text is cut at; left out: fits the data.")] = None,
     task: Annotated[
-        str, typer.Option(help="classify, tag (words and tags) or answer (question and context).")
+        str, typer.Option(help="classify, tag (lists of words and tags) or answer (find it in a context).")
     ] = "classify",
     seed: Seed = 0,
     json: Json = False,
@@ -208,37 +212,41 @@ def predict(
     folder: Annotated[Path, typer.Argument(help="A winner, or any folder with onnx/model.onnx in it.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; none: one a line from standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="csv, tsv, jsonl, parquet, or txt with one text a line.")] = None,
-    pair: Annotated[list[str] | None, typer.Option(help="The second text of each pair, in order.")] = None,
+    pair: Annotated[
+        list[str] | None, typer.Option(help="The second text of each pair, or the context of each question, in order.")
+    ] = None,
     text_column: TextColumn = None,
     text_pair_column: PairColumn = None,
     top_k: Annotated[int | None, typer.Option(help="The likeliest so many labels of each text.", min=1)] = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Labels for texts, from arguments, a file or standard input. Needs no torch.
+    """Labels, entities or answers for texts from arguments, a file or standard input. Needs no torch.
+
+    A line each, with tabs between: label, score and text; or, of each entity, the number of its text, type, score and
+    words; or answer (empty where there is none), score and question. A tagger also reads files with a column of
+    `tokens`.
 
     `smidgen predict out/winner "what a day"` · `smidgen predict out/winner --file new.csv --json` ·
-    `cat new.txt | smidgen predict out/winner`
+    `cat new.txt | smidgen predict out/winner` · `smidgen predict out/winner "Who sang?" --pair "Lady Gaga sang."`
     """
-    from smidgen.data import Columns, read_texts
+    from smidgen import predicting
+    from smidgen.data import Columns
     from smidgen.runtime import load
 
     model = load(folder, threads)
-    if texts and file:
-        raise InputError("Both texts and --file were given. Give one of them.")
-    if pair and len(pair) != len(texts or ()):
-        raise InputError(f"--pair was given {len(pair)} times for {len(texts or ())} texts. Give one for each text.")
-    if texts:
-        rows, pairs = tuple(texts), tuple(pair) if pair else None
-    else:
-        rows, pairs = read_texts(str(file) if file else "-", Columns(text_column, text_pair_column))
-    answers = model.predict(list(rows), list(pairs) if pairs else None, top_k="unset" if top_k is None else top_k)
+    if top_k is not None and model.task.name != "classify":
+        raise InputError(
+            f"--top-k goes with classification, the task of this model is {model.task.name}. Leave it out."
+        )
+    columns = Columns(text_column, text_pair_column)
+    rows, pairs = predicting.read(model.task, texts or (), pair or (), file, columns)
+    answers = model.predict(rows, pairs, top_k="unset" if top_k is None else top_k)
     if json:
         console.print_json(answers)
         return
-    for text, answer in zip(rows, answers, strict=True):
-        for one in answer if isinstance(answer, list) else [answer]:
-            sys.stdout.write(f"{one['label']}\t{one['score']:.4f}\t{' '.join(text.split())}\n")
+    for line in predicting.lines(model.task, rows, answers):
+        sys.stdout.write(line + "\n")
 
 
 @app.command()

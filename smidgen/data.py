@@ -12,16 +12,27 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
-from smidgen.cells import USUAL, are_integral, asked, in_order, label_names, shown, tagged, texts_and_pairs, value
+from smidgen.cells import (
+    USUAL,
+    are_integral,
+    asked,
+    in_order,
+    label_names,
+    shown,
+    tagged,
+    texts_and_pairs,
+    untagged,
+    value,
+)
 from smidgen.cells import Columns as Columns
 from smidgen.encoded import objects
 from smidgen.errors import DataError, did_you_mean
 from smidgen.splits import Split as Split
-from smidgen.splits import class_counts, take_dev
+from smidgen.splits import take_dev
 from smidgen.tables import Table, decode, read_table, read_text
 from smidgen.tasks import Answer, Classify, Tag, Task
 
@@ -101,12 +112,21 @@ def read_split(path: str, name: str, task: Task, columns: Columns = USUAL) -> Sp
     return _split(read_table(path, name), name, task, columns, by_id=True)
 
 
-def read_texts(source: str | Path | TextIO, columns: Columns = USUAL) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Texts to predict, and their pairs: from a file, a Hub id, or one a line from a stream ("-": standard input)."""
+def read_texts(
+    source: str | Path | TextIO, columns: Columns = USUAL, task: str = "classify"
+) -> tuple[tuple[Any, ...], tuple[str, ...] | None]:
+    """Texts to predict, and their pairs: from a file, a Hub id, or one a line from a stream ("-": standard input).
+
+    To `tag`, texts or lists of words; to `answer`, questions and their contexts.
+    """
     if not isinstance(source, str | Path):
-        return texts_and_pairs(_read_stream(source), columns)
-    table = _read_stream(sys.stdin) if str(source) == "-" else read_table(str(source), "test")
-    return texts_and_pairs(table, columns)
+        table = _read_stream(source)
+    else:
+        table = _read_stream(sys.stdin) if str(source) == "-" else read_table(str(source), "test")
+    if task == "tag":
+        texts, given = untagged(table, columns)
+        return tuple(text.split(" ") for text in texts) if given else texts, None
+    return asked(table, columns, labelled=False)[:2] if task == "answer" else texts_and_pairs(table, columns)
 
 
 def _task(
@@ -118,6 +138,10 @@ def _task(
     metric: str,
 ) -> Task:
     """The task of a training file, with the classes or tags that it has, or that a model was trained for."""
+    if name != "classify" and multi_label:
+        raise DataError(
+            f"several labels a text (--multi-label) go with classification, the task is {name}. Leave it out."
+        )
     if name == "answer":
         return Answer(metric)
     if name == "tag":
@@ -135,13 +159,12 @@ def _split(table: Table, name: str, task: Task, columns: Columns, by_id: bool, l
         questions, contexts, accepted = asked(table, columns, labelled)
         return Split(name, questions, contexts, objects(accepted) if labelled else None, table.source)
     if isinstance(task, Tag):
-        if not labelled and "text" in table.columns:  # plain texts: their words are those between spaces
-            texts = tuple(" ".join(text.split()) for text in texts_and_pairs(table, columns)[0])
-            return Split(name, texts, None, None, table.source)
-        texts, tags = tagged(table, columns, labelled)
+        if not labelled:  # the words of a plain text are those between spaces
+            texts, given = untagged(table, columns)
+            return Split(name, texts if given else tuple(" ".join(t.split()) for t in texts), None, None, table.source)
+        texts, tags = tagged(table, columns)
         ids = _ids(table, tags, task, by_id)
-        gold = objects(tuple(ids[tag] for tag in row) for row in tags)
-        return Split(name, texts, None, gold if labelled else None, table.source)
+        return Split(name, texts, None, objects(tuple(ids[tag] for tag in row) for row in tags), table.source)
     texts, pairs = texts_and_pairs(table, columns)
     labels = None
     if labelled:
@@ -251,8 +274,7 @@ def _train_warnings(train: Split, task: Task) -> list[str]:
         )
     if isinstance(task, Answer):
         return told
-    counts = class_counts(train.labels, len(task.labels))
-    rare = [f"{label} ({count})" for label, count in zip(task.labels, counts, strict=True) if count < FEW]
+    rare = [f"{name} ({count})" for name, count in task.counted(train.labels).items() if count < FEW]
     if rare:
         told.append(f"{train.source}: fewer than {FEW} examples of {shown(rare)}.")
     return told

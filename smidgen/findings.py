@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smidgen.words import NBSP, NOT_MEASURED, bounds, known, mb, ms, plain, ranged, said, score
+from smidgen.words import NBSP, NOT_MEASURED, bounds, known, mb, metric_of, ms, plain, ranged, said, score
 
 Report = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -25,7 +25,7 @@ def headline(report: Report) -> str:
     kept, (quality, split) = entry["numbers"].get("quality_kept"), quality_of(entry)
     value = f"keeps {said(kept)} of the teacher" if kept else ""
     if not kept and quality:
-        value = f"{quality['metric']} {said(quality)}" + (" on dev" if split == "dev" else "")
+        value = f"{metric_of(report, quality['metric'])} {said(quality)}" + (" on dev" if split == "dev" else "")
     speed, size = latency_of(entry, percentile(report)), entry["numbers"]["size_mb"]
     facts = [f"{ms(speed)} {percentile(report)}" if speed else "", mb(size) if size else "", value]
     interval = bounds(kept or quality)
@@ -137,7 +137,7 @@ def _quality(report: Report, entries: Sequence[Entry]) -> Constraint:
     limit = report["budget"]["quality"]
     floor, metric = float(limit["at_least"]), limit["metric"] or report["task"]["metric"]
     level = f"{100 * floor:g}{NBSP}%" if limit["of_teacher"] or "%" in score(floor, metric) else f"{floor:g}"
-    wanted = f"{metric} at least {level}" + (" of the teacher’s" if limit["of_teacher"] else "")
+    wanted = f"{metric_of(report, metric)} at least {level}" + (" of the teacher’s" if limit["of_teacher"] else "")
     held = [(_held(entry, report["teacher"], limit["of_teacher"]), entry["name"]) for entry in entries]
     measured = [(number, by) for number, by in held if number and known(number["value"]) is not None]
     if not measured:

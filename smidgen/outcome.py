@@ -12,6 +12,7 @@ from typing import Any
 
 from smidgen import report
 from smidgen.artefact import RECORD, file_hash, identity, open_artefact, publish, write_atomic
+from smidgen.data import Split
 from smidgen.errors import ArtefactError
 from smidgen.measure.environment import environment
 from smidgen.recipe import to_data
@@ -27,6 +28,7 @@ from smidgen.search import (
     verdict,
 )
 from smidgen.shapes import Job
+from smidgen.tasks import Task
 from smidgen.watch import Silent, Watch
 
 SCHEMA = 1
@@ -136,10 +138,7 @@ def _report(search: Search, winner: Candidate | None, word: str, reason: str, co
         "candidates": [c.entry for c in search.candidates],
         "baselines": search.baselines,
         "data": {
-            **{
-                name: _describe(split, data.task.labels) if split is not None else None
-                for name, split in splits.items()
-            },
+            **{name: _describe(split, data.task) if split is not None else None for name, split in splits.items()},
             "warnings": list(data.warnings),
         },
         "environment": environment(),
@@ -148,8 +147,9 @@ def _report(search: Search, winner: Candidate | None, word: str, reason: str, co
     }
 
 
-def _describe(split: Any, labels: tuple[str, ...]) -> dict[str, Any]:
-    return split.describe(labels) | {"source": split.source, "fingerprint": split.fingerprint}
+def _describe(split: Split, task: Task) -> dict[str, Any]:
+    told = split.describe() | {"fingerprint": split.fingerprint}
+    return told if split.labels is None else told | {"classes": task.counted(split.labels)}
 
 
 def _write(search: Search, winner: Candidate | None, written: Mapping[str, Any]) -> None:

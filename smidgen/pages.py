@@ -56,6 +56,8 @@ def _view(report: Mapping[str, Any]) -> dict[str, Any]:
     compared = findings.compared(report)
     return {
         "report": report,
+        "task": words.of_task(report["task"]["name"]),
+        "metric": words.metric_of(report),
         "headline": findings.headline(report),
         "constraints": findings.constraints(report),
         "chosen": findings.chosen(report),

@@ -13,7 +13,7 @@ from smidgen.axes import Axes, span
 from smidgen.findings import latency_of, losers, percentile, quality_of
 from smidgen.pages import page
 from smidgen.schema import check
-from smidgen.words import bounds, count, known, mb, ms, ranged, short
+from smidgen.words import bounds, count, known, mb, metric_of, ms, ranged, short
 
 SIZE = {
     "width": axes.WIDTH,
@@ -69,22 +69,22 @@ def chart(report: Mapping[str, Any]) -> tuple[list[Point], Axes]:
     entries += [(entry, "candidate") for entry in losers(report)]
     entries += [(report["winner"], "winner")] if report["winner"] else []
     largest = max((known(entry["numbers"]["size_mb"]) or 0.0 for entry, _ in entries), default=0.0)
-    found = [point for entry, role in entries if (point := _point(entry, role, largest, percentile(report)))]
+    found = [point for entry, role in entries if (point := _point(report, entry, role, largest))]
     points = sorted(found, key=lambda point: (point.role == "winner", -point.radius))
     ends = [end for point in points for end in (point.low, point.high)]
     frame = span(report, [point.latency for point in points], ends)
     return place(points, frame), frame
 
 
-def _point(entry: Mapping[str, Any], role: str, largest: float, which: str) -> Point | None:
-    numbers, (quality, split) = entry["numbers"], quality_of(entry)
+def _point(report: Mapping[str, Any], entry: Mapping[str, Any], role: str, largest: float) -> Point | None:
+    numbers, (quality, split), which = entry["numbers"], quality_of(entry), percentile(report)
     latency, value = latency_of(entry, which), known((quality or {}).get("value"))
     if not latency or quality is None or value is None:
         return None
     low, high = (quality["low"], quality["high"]) if bounds(quality) else (value, value)
     kept = numbers.get("quality_kept")
     about = (
-        f"{quality['metric']} {ranged(quality)} on {split}, n = {count(quality['n'])}",
+        f"{metric_of(report, quality['metric'])} {ranged(quality)} on {split}, n = {count(quality['n'])}",
         f"latency {which} {ms(latency)}",
         f"size {mb(numbers['size_mb'])}",
         *([f"keeps {ranged(kept)} of the teacher’s quality"] if kept else []),

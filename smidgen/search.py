@@ -22,10 +22,10 @@ import numpy as np
 from smidgen.artefact import write_atomic
 from smidgen.budget import Budget, over
 from smidgen.data import Data
-from smidgen.errors import InputError
+from smidgen.errors import InputError, ModelError
 from smidgen.measure import entries
 from smidgen.measure.memory import memory
-from smidgen.measure.peers import TfIdf, TorchModel
+from smidgen.measure.peers import TfIdf, TorchModel, UsualTag
 from smidgen.measure.size import parameters
 from smidgen.planner import plan
 from smidgen.recipe import Recipe, to_data
@@ -35,10 +35,12 @@ from smidgen.runtime.folder import deployed_bytes
 from smidgen.runtime.model import usable_cores
 from smidgen.shapes import Job, Shape, distilled, plain, shapes, untrained
 from smidgen.source import Source, need_anatomy, resolve
-from smidgen.tasks import Classify
+from smidgen.splits import Split
+from smidgen.tasks import Classify, Tag, Task
 from smidgen.watch import Watch
 
 Entry = dict[str, Any]
+ANSWERING = ("classify", "tag", "answer")  # a head of another kind, as of pretraining, is dropped without a word
 
 
 @dataclass(eq=False)
@@ -100,6 +102,11 @@ def start(job: Job, out: Path, watch: Watch) -> Search:
     students = [resolve(reference) for reference in job.students]
     for source in (model, *students):
         need_anatomy(source)
+        if source.head not in ("", job.task) and source.head in ANSWERING:
+            raise ModelError(
+                f"{source.reference}: has a head for the task {source.head}, the task is {job.task}. Type --task "
+                f"{source.head} with such data, or give a model that was trained to {job.task}, or a bare encoder."
+            )
     for depth in job.depths:
         if not 1 <= depth <= model.blocks:
             raise InputError(f"--depth {depth}: {job.model} has {model.blocks} blocks. Give a number from 1 to that.")
@@ -108,7 +115,7 @@ def start(job: Job, out: Path, watch: Watch) -> Search:
     for shape in {shape.model: shape for shape in all_shapes}.values():  # one of each model
         data = plan(replace(distilled(job, model, shape), name="what was given"), data).data
     assert data is not None
-    return Search(job, out, watch, model, data, [_candidate(shape) for shape in all_shapes])
+    return Search(job, out, watch, model, data, [_candidate(shape) for shape in all_shapes], notes=_notes(data))
 
 
 def feasible(search: Search) -> None:
@@ -135,6 +142,10 @@ def train_finalists(search: Search) -> None:
     if not chosen:
         return
     _make_teacher(search)
+    if not _has_learnt(search):
+        for candidate in search.candidates:
+            candidate.entry["reason"] = candidate.entry["reason"] or "fits, but its teacher has learnt nothing yet"
+        return
     for body in chosen:
         limit = job.budget.time_limit_s
         trained = [c for c in search.candidates if c.logits is not None]
@@ -207,19 +218,21 @@ def time_trained(search: Search, extra: Mapping[str, Any]) -> None:
 
 
 def baselines(search: Search, winner: Candidate | None) -> dict[str, Any]:
-    """The peers that a winner is shown beside, ready to time: TF-IDF, and the winner's shape without distillation."""
+    """The peers that a winner is shown beside, ready to time: what needs no encoder, the teacher in int8, and the
+    winner's shape without distillation."""
     job, task = search.job, search.data.task
     models: dict[str, Any] = {}
     assert search.teacher_folder is not None
     search.baselines.clear()
     models["teacher"] = TorchModel(search.teacher_folder, task)
     search.teacher["numbers"]["parameters"] = models["teacher"].parameters
-    if isinstance(task, Classify):
-        tfidf = TfIdf(search.data.train, task, job.seed)
-        entry = entries.entry("TF-IDF + logistic regression", "baseline")
-        entry["numbers"] |= {"size_mb": tfidf.size_mb, "parameters": tfidf.parameters}
+    simple = _without_encoder(search.data.train, task, job.seed)
+    if simple is not None:
+        name, model = simple
+        models[name] = model
+        entry = entries.entry(name, "baseline")
+        entry["numbers"] |= {"size_mb": model.size_mb, "parameters": model.parameters}
         search.baselines.append(entry)
-        models[entry["name"]] = tfidf
     whole = Shape("", search.model.blocks, search.model.blocks, "int8")
     if not any(c.shape == whole and c.logits is not None for c in search.candidates):
         _add_folder(search, models, "teacher, int8", distilled(job, search.model, whole))
@@ -268,6 +281,12 @@ def verdict(search: Search, winner: Candidate | None) -> tuple[str, str]:
             "not_met",
             f"{winner.shape.name} fits on dev but not in the end: {_broken_words(budget, winner.entry, broken)}",
         )
+    if not _has_learnt(search):
+        return (
+            "not_met",
+            f"The teacher's {search.data.task.metric} on dev is 0, so there is nothing to keep. Train it longer "
+            "(--teacher-epochs), on more data, or check the labels.",
+        )
     return "not_met", nearest(search)
 
 
@@ -289,6 +308,33 @@ def nearest(search: Search) -> str:
 
 
 # Parts of the steps above.
+
+
+def _without_encoder(train: Split, task: Task, seed: int) -> tuple[str, TfIdf | UsualTag] | None:
+    """The name of the simple baseline of a task, and the baseline; None where there is none."""
+    if isinstance(task, Classify):
+        return "TF-IDF + logistic regression", TfIdf(train, task, seed)
+    return ("most frequent tag of each word", UsualTag(train, task)) if isinstance(task, Tag) else None
+
+
+def _notes(data: Data) -> list[str]:
+    """What a reader has to know of the task's baselines."""
+    if data.task.name != "answer":
+        return []
+    split = data.dev if data.test is None else data.test
+    assert split.labels is not None
+    share = data.task.counted(split.labels)["without"] / len(split)
+    note = "No baseline without an encoder is shown: none points into a context."
+    if share:
+        note += (
+            f" {share:.1%} of the questions of {split.name} have no answer: to answer none of them scores that much."
+        )
+    return [note]
+
+
+def _has_learnt(search: Search) -> bool:
+    quality = search.teacher["numbers"]["dev_quality"]
+    return quality is None or quality["value"] > 0
 
 
 def _candidate(shape: Shape) -> Candidate:
@@ -347,7 +393,7 @@ def _ids(folders: Mapping[str, Path]) -> dict[str, str]:
 
 def _memory(folder: Path, search: Search) -> float:
     rows = entries.timed_texts(search.data.dev, search.job.seed)[:64]
-    return float(memory(folder, [text for text, _ in rows]).value)
+    return float(memory(folder, *entries.two_lists(rows)).value)
 
 
 def _make_teacher(search: Search) -> None:

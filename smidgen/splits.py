@@ -65,11 +65,11 @@ class Split:
             self.source,
         )
 
-    def describe(self, labels: Sequence[str] = ()) -> dict[str, Any]:
-        """Rows, characters (a pair counts with its text), and how many rows have each class, by name where given."""
+    def describe(self) -> dict[str, Any]:
+        """Where it is from, its rows, and their characters; a pair counts with its text."""
         pairs = self.pairs or ("",) * len(self)
         lengths = np.array([len(a) + len(b) for a, b in zip(self.texts, pairs, strict=True)] or [0])
-        told: dict[str, Any] = {
+        return {
             "source": self.source,
             "rows": len(self),
             "pairs": self.pairs is not None,
@@ -77,10 +77,6 @@ class Split:
             "p95_chars": float(np.percentile(lengths, 95)),
             "max_chars": int(lengths.max()),
         }
-        if self.labels is not None:
-            counts = class_counts(self.labels, len(labels))
-            told["classes"] = {labels[i] if labels else str(i): int(count) for i, count in enumerate(counts)}
-        return told
 
 
 def example_keys(texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
@@ -89,14 +85,6 @@ def example_keys(texts: Sequence[str], pairs: Sequence[str] | None = None) -> np
     joined = (f"{len(text)}:{text}{pair}".encode() for text, pair in zip(texts, seconds, strict=True))
     digests = b"".join(hashlib.blake2b(data, digest_size=8).digest() for data in joined)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
-
-
-def class_counts(labels: np.ndarray, classes: int = 0) -> np.ndarray:
-    """(C,) how many rows have each class, or words each tag; at least `classes` of them."""
-    if labels.dtype == object:
-        flat = [tag for row in labels for tag in row if isinstance(tag, int)]
-        return np.bincount(np.array(flat, np.int64), minlength=classes)
-    return labels.sum(0).astype(np.int64) if labels.ndim == 2 else np.bincount(labels, minlength=classes)
 
 
 def take_dev(train: Split, seed: int) -> tuple[Split, Split]:

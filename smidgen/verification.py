@@ -108,12 +108,14 @@ def _qualities(
     found = {"quality": entries.quality_data(task, logits, test)} | entries.compared_data(task, logits, reference, test)
     names = {"quality": f"{task.metric} on test", "agreement": "agreement with the teacher", "quality_kept": "kept"}
     for key, name in names.items():
+        if said[key] is None:  # a teacher that scores 0 has nothing to keep
+            continue
         value, claimed = found[key]["value"], said[key]
         yield _claim(f"{name}, in its interval", claimed["value"], value, claimed["low"] <= value <= claimed["high"])
     wanted = report["budget"]["quality"]
     if wanted:
         own = entries.quality_data(task, reference, test)["value"]
-        least = least_quality(read_budget(quality=wanted["text"]), own)
+        least = least_quality(read_budget(quality=wanted["text"], metrics=task.METRICS), own)
         assert least is not None
         value = found["quality"]["value"]
         yield _claim(f"quality budget {wanted['text']}", least, value, value >= least)
@@ -123,7 +125,7 @@ def _speeds(
     report: Mapping[str, Any], task: Task, out: Path, test: Split | None, winner: Any, teacher: TorchModel
 ) -> Iterator[dict[str, Any]]:
     said, budget = report["winner"]["numbers"], report["budget"]
-    rows = entries.timed_texts(test) if test is not None else [("a text of some words", None)]
+    rows = entries.timed_texts(test) if test is not None else entries.made_up(task)
     found, _ = entries.time_all({"winner": winner, "teacher": teacher}, rows, said["latency"]["n"])
     times = entries.speedup_data(found["winner"], found["teacher"])["value"]
     claimed = said["speedup"]["value"]
@@ -136,5 +138,5 @@ def _speeds(
         size = deployed_bytes(out / "winner") / 1e6
         yield _claim("size budget", budget["size_mb"], size, size <= budget["size_mb"])
     if said["memory_mb"]:
-        peak = float(memory(out / "winner", [text for text, _ in rows[:64]]).value)
+        peak = float(memory(out / "winner", *entries.two_lists(rows[:64])).value)
         yield _claim("peak memory in MB", said["memory_mb"], peak, peak <= said["memory_mb"] * SLACK)

@@ -9,11 +9,51 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+
+@dataclass(frozen=True)
+class TaskWords:
+    """How a task is spoken of."""
+
+    flow: str  # what goes in, what comes out
+    labels: str  # what it tells apart; "" where that is the same whatever the data
+    counted: str  # what the answers of a split are
+    shell: str  # what follows `smidgen predict winner`
+    python: str  # what `predict` of Python is given
+    metrics: Mapping[str, str]  # names of metrics that need more than their own
+
+
+CLASSIFY = TaskWords("Text in, label out", "labels", "Classes", '"text"', '["text"]', {})
+TASKS = {
+    "classify": CLASSIFY,
+    "tag": TaskWords(
+        "Text in, tags out", "tags", "Tagged", '"text"', '["text"]', {"f1": "entity F1", "accuracy": "word accuracy"}
+    ),
+    "answer": TaskWords(
+        "Question and context in, answer out",
+        "",
+        "Questions",
+        '"question" --pair "context"',
+        '["question"], ["context"]',
+        {"f1": "word F1", "exact": "exact match"},
+    ),
+}
 NOT_MEASURED = "not measured"
 NBSP = "\u00a0"
+
+
+def of_task(name: object) -> TaskWords:
+    """The words of a task; those of classification for one that is not known."""
+    return TASKS.get(str(name), CLASSIFY)
+
+
+def metric_of(report: Mapping[str, Any], metric: object = None) -> str:
+    """A metric as it is called in the report's task, such as `entity F1`; without one, the report's own."""
+    key = str(metric or report["task"]["metric"])
+    return of_task(report["task"]["name"]).metrics.get(key, key)
 
 
 def known(value: object) -> float | None:

@@ -384,7 +384,7 @@ def test_several_labels_from_lists_and_from_strings(tmp_path: Path) -> None:
     wanted = [[1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 0, 0], [0, 0, 1]]
     assert data.train.labels is not None and data.train.labels.dtype == np.float32
     assert data.train.labels.tolist() == wanted
-    assert data.train.describe(data.task.labels)["classes"] == {"a": 3, "b": 1, "c": 2}
+    assert data.task.counted(data.train.labels) == {"a": 3, "b": 1, "c": 2}
     for name in ("bars.csv", "commas.csv"):
         split = load(tmp_path, name, dev="dev.jsonl", multi_label=True).train
         assert split.labels is not None and split.labels.tolist() == wanted
@@ -396,7 +396,7 @@ def test_unlabeled_needs_no_label(tmp_path: Path) -> None:
     write(tmp_path, {"train.csv": GOOD, "more.txt": "one\r\ntwo\n"})
     data = load(tmp_path, unlabeled="more.txt")
     assert data.unlabeled is not None and data.unlabeled.texts == ("one", "two")
-    assert data.unlabeled.labels is None and "classes" not in data.unlabeled.describe()
+    assert data.unlabeled.labels is None
 
 
 def test_warnings_count_overlap_conflict_and_rare_classes(tmp_path: Path) -> None:
@@ -449,7 +449,7 @@ def test_dev_keeps_shares_and_drops_copies() -> None:
     train, dev = take_dev(split, seed=3)
     assert dev.name == "dev" and dev.labels is not None and np.bincount(dev.labels).tolist() == [90, 10]
     assert len(train) == 2000 - 2 * 100
-    assert dev.describe()["classes"] == {"0": 90, "1": 10}
+    assert Classify(("a", "b")).counted(dev.labels) == {"a": 90, "b": 10}
 
 
 def test_dev_has_at_most_two_thousand_rows() -> None:

@@ -29,7 +29,7 @@ LAYERS = (
     "distances method tape tokens mapping",
     "teacher shapes making measure.* measure",
     "methods.* methods loop planner",
-    "runner costs benching verification",
+    "runner costs benching predicting verification",
     "search",
     "outcome",
     "api console",
@@ -39,7 +39,7 @@ LAYERS = (
 LIGHT = (
     "recipe planner data tables cells splits budget source artefact surgery anatomy method mapping errors watch api "
     "registration lexicon "
-    "cli console runtime runtime.* tasks.* report words schema pages axes curves findings card picture "
+    "cli console predicting runtime runtime.* tasks.* report words schema pages axes curves findings card picture "
     "measure.environment measure.health measure.number measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}

@@ -135,7 +135,7 @@ GOOD = [{"tokens": ["a", "b"], "tags": ["B-x", "O"]}, {"tokens": ["c"], "tags": 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"tokens": ["a", "b"], "tags": ["O"]}, "row 3: 2 words, but 1 tags; wanted one tag for each word."),
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "row 3: got 2 words and 1 tags, wanted a tag for each word."),
         ({"tokens": ["a", "b"], "tags": ["O", "I-x"]}, "row 3: the tag 'I-x' of word 2 ('b') comes after 'O'"),
         ({"tokens": ["a"], "tags": ["I-x"]}, "comes after nothing, so it continues no entity. Write 'B-x'"),
         ({"tokens": "a b", "tags": ["O", "O"]}, "row 3: the column 'tokens' holds 'a b', wanted a list of words."),

@@ -14,6 +14,8 @@ from smidgen.measure.speed import Latency, latency, ratio, throughput
 from smidgen.tasks import Task
 
 TIMED_TEXTS = 1000  # of the data, drawn by seed, in every timing
+Row = tuple[str, str | None]  # a text and its pair: of an answer the question and its context
+PLAIN = tuple(" ".join(["the", "service", "was", "good", "but"] * n) for n in (1, 2, 3, 4, 6, 8, 12))
 
 
 class Predictor(Protocol):
@@ -41,14 +43,25 @@ def entry(name: str, status: str, path: str | None = None, reason: str = "", **m
     }
 
 
-def timed_texts(split: Split, seed: int = 0) -> list[tuple[str, str | None]]:
+def made_up(task: Task) -> list[Row]:
+    """Rows to time on where there is no data: texts or contexts of 5 to 60 words, as reviews and messages are."""
+    return [("what was good", text) if task.name == "answer" else (text, None) for text in PLAIN]
+
+
+def two_lists(rows: Sequence[Row]) -> tuple[list[str], list[str] | None]:
+    """Rows as texts and pairs; None where they have no pairs."""
+    pairs = [pair for _, pair in rows if pair is not None]
+    return [text for text, _ in rows], pairs or None
+
+
+def timed_texts(split: Split, seed: int = 0) -> list[Row]:
     """Rows to time on: the lengths of the data, in an order drawn by the seed."""
     order = np.random.default_rng(seed).permutation(len(split))[:TIMED_TEXTS]
     return [(split.texts[i], split.pairs[i] if split.pairs is not None else None) for i in order]
 
 
 def time_all(
-    models: Mapping[str, Predictor], rows: Sequence[tuple[str, str | None]], calls: int
+    models: Mapping[str, Predictor], rows: Sequence[Row], calls: int
 ) -> tuple[dict[str, Latency], dict[str, dict[str, Any]]]:
     """Latency at batch 1 and throughput at batch 32 of all models, side by side in one run."""
     single = {name: _one(model) for name, model in models.items()}
@@ -90,12 +103,13 @@ def quality_data(task: Task, outputs: np.ndarray, split: Split, seed: int = 0) -
 
 
 def compared_data(task: Task, outputs: np.ndarray, teacher: np.ndarray, split: Split) -> dict[str, Any]:
-    """Agreement with the teacher and the share of its quality that is kept."""
+    """Agreement with the teacher and the share of its quality that is kept; None where the teacher scores 0."""
     assert split.labels is not None
-    same, share = agreement(task, outputs, teacher), kept(task, outputs, teacher, split.labels)
+    same = agreement(task, outputs, teacher)
+    share = kept(task, outputs, teacher, split.labels) if task.score(teacher, split.labels) > 0 else None
     return {
-        "agreement": {"value": same.value, "low": same.low, "high": same.high, "n": len(split)},
-        "quality_kept": {"value": share.value, "low": share.low, "high": share.high, "n": len(split)},
+        name: number and {"value": number.value, "low": number.low, "high": number.high, "n": len(split)}
+        for name, number in (("agreement", same), ("quality_kept", share))
     }
 
 
@@ -117,8 +131,4 @@ def _one(model: Predictor) -> Any:
 
 
 def _many(model: Predictor) -> Any:
-    def call(rows: Sequence[tuple[str, str | None]]) -> Any:
-        pairs = [pair for _, pair in rows if pair is not None]
-        return model.predict([text for text, _ in rows], pairs or None)
-
-    return call
+    return lambda rows: model.predict(*two_lists(rows))

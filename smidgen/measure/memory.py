@@ -33,7 +33,7 @@ job = json.load(sys.stdin)
 base = peak()
 try:
     model = smidgen.runtime.load(job["folder"], job["threads"])
-    model.predict(job["texts"], batch_tokens=job["batch_tokens"])
+    model.predict(job["texts"], job["pairs"], batch_tokens=job["batch_tokens"])
 except SmidgenError as error:
     sys.exit(str(error))
 print(json.dumps([base, peak()]))
@@ -43,6 +43,7 @@ print(json.dumps([base, peak()]))
 def memory(
     folder: Path | str,
     texts: Sequence[Any],
+    pairs: Sequence[str] | None = None,
     threads: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     timeout: float = 600,
@@ -58,6 +59,7 @@ def memory(
     job = {
         "folder": str(Path(folder).absolute()),
         "texts": list(texts),
+        "pairs": None if pairs is None else list(pairs),
         "threads": threads,
         "batch_tokens": batch_tokens,
     }

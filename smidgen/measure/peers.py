@@ -1,4 +1,4 @@
-"""What a candidate is measured against: the model as it runs in torch, and the classifier that needs no encoder at all.
+"""What a candidate is measured against: the model as it runs in torch, and what needs no encoder at all.
 
 Both answer as the runtime does: `predict(texts, pairs)` from text to answer, `outputs(texts, pairs)` for scoring.
 """
@@ -6,17 +6,20 @@ Both answer as the runtime does: `predict(texts, pairs)` from text to answer, `o
 from __future__ import annotations
 
 import io
+import json
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from smidgen.encoded import Encoded
+from smidgen.encoded import Encoded, objects
 from smidgen.source import load_model, quiet, resolve, takes_types
 from smidgen.splits import Split
 from smidgen.tasks import Classify, Tag, Task
-from smidgen.tokens import encode, length_limit, open_tokenizer, pad_id
+from smidgen.tasks.tag import word_spans
+from smidgen.tokens import length_limit, open_tokenizer, pad_id
 
 
 class TorchModel:
@@ -29,6 +32,7 @@ class TorchModel:
         self.folder, self.task = folder, task
         self.model = load_model(resolve(str(folder)), task, seed)
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        self.own_tokenizer = open_tokenizer(folder)
         self.limit = length_limit(folder)
         self.pad = pad_id(folder)
         self.inputs = {"input_ids", "attention_mask"} | ({"token_type_ids"} if takes_types(self.model) else set())
@@ -39,13 +43,14 @@ class TorchModel:
         if isinstance(self.task, Classify):
             return list(self.task.answers(self._stock(texts, pairs)))
         if isinstance(self.task, Tag):
-            encoded = self.task.encode(open_tokenizer(self.folder), texts, pairs, self.limit, given=False)
+            encoded = self.task.encode(self.own_tokenizer, texts, pairs, self.limit, given=False)
             return self.task.answers(encoded, self._values(encoded), texts)
         return self.task.answers(self.outputs(texts, pairs))
 
     def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
         """What the task decides on; rows of like length run together."""
-        encoded = encode(self.task, self.folder, texts, pairs, self.limit)
+        self.own_tokenizer.no_truncation()
+        encoded = self.task.encode(self.own_tokenizer, texts, pairs, self.limit)
         return self.task.gather(encoded, self._values(encoded), texts, pairs)
 
     def _stock(self, texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
@@ -127,6 +132,39 @@ class TfIdf:
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
         return list(self.task.answers(self.outputs(texts, pairs)))
+
+
+class UsualTag:
+    """The tag that train most often gives a word, and to a new word the one that it most often gives: the baseline that
+    a compressed tagger has to beat."""
+
+    def __init__(self, train: Split, task: Tag) -> None:
+        assert train.labels is not None
+        self.task = task
+        counts: dict[str, Counter[int]] = defaultdict(Counter)
+        for text, tags in zip(train.texts, train.labels, strict=True):
+            for word, tag in zip(text.split(" "), tags, strict=True):
+                counts[word][tag] += 1
+        self.usual = sum(counts.values(), Counter[int]()).most_common(1)[0][0]
+        self.tags = {word: tags.most_common(1)[0][0] for word, tags in counts.items()}
+        self.rows = np.eye(len(task.labels), dtype=np.float32) * 20  # as logits: all but sure
+
+    @property
+    def parameters(self) -> int:
+        return len(self.tags)
+
+    @property
+    def size_mb(self) -> float:
+        """MB of the table as it would be written."""
+        return len(json.dumps(self.tags, ensure_ascii=False).encode()) / 1e6
+
+    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
+        """(n,) object: (words, C) of each text."""
+        return objects(self.rows[[self.tags.get(word, self.usual) for word in text.split(" ")]] for text in texts)
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Any]:
+        found = zip(texts, self.outputs(texts), map(word_spans, texts), strict=True)
+        return [self.task.located(logits, text, spans[:, 0], spans[:, 1]) for text, logits, spans in found]
 
 
 def _joined(texts: Sequence[str], pairs: Sequence[str] | None) -> list[str]:

@@ -93,13 +93,16 @@ class Model:
         `{"question", "context"}`: `{"score", "start", "end", "answer"}`, with the answer "" where there is none.
 
         Raises:
-            InputError: an entry that is not text, with its index and type; `top_k` below 1, or not for this task.
+            InputError: an entry that is not text, with its index and type; `top_k` below 1; `top_k` or `pairs` that
+                are not for this task.
         """
         if isinstance(self.task, Classify):
             return self._classes(texts, pairs, top_k, batch_tokens)
         if top_k != "unset":
             raise InputError(f"top_k: goes with classification, this model does {self.task.name}. Leave it out.")
         if isinstance(self.task, Tag):
+            if pairs is not None:
+                raise InputError("pairs: a tagger reads single texts. Leave them out.")
             single = isinstance(texts, str)
             rows, given = as_words([texts] if single else texts)
             encoded, values = self._tokens(rows, None, batch_tokens, given)

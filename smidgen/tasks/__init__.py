@@ -7,6 +7,7 @@ What the rest of the house asks of a task:
     targets(encoded, texts, gold)                               what `loss` compares with, a row or a token
     gather(encoded, values, texts, pairs) -> outputs            what the model said, a text
     decide(outputs), score(outputs, gold), resampled(...)       of texts
+    counted(gold)                                               what the answers of a file hold, by name
     loss(logits, labels)                                        (B,), or (B, L) where each token is decided
 """
 

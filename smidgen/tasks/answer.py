@@ -138,6 +138,11 @@ class Answer:
                 best[example] = max(best.get(example, found), found)
         return objects(_choose(best.get(i), none[i], pairs[i]) for i in range(len(texts)))
 
+    def counted(self, gold: np.ndarray) -> dict[str, int]:
+        """How many questions have an answer in their context, and how many have none."""
+        without = sum(not accepted for accepted in gold)
+        return {"with an answer": len(gold) - without, "without": without}
+
     # Outputs to decisions.
 
     def decide(self, outputs: np.ndarray) -> np.ndarray:

@@ -103,6 +103,11 @@ class Classify:
         """Logits of rows to `outputs`: they are the same."""
         return values
 
+    def counted(self, gold: np.ndarray) -> dict[str, int]:
+        """How many texts have each class."""
+        counts = gold.sum(0) if self.multi_label else np.bincount(gold, minlength=len(self.labels))
+        return {label: int(count) for label, count in zip(self.labels, counts, strict=True)}
+
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Class ids (n,) int64, or (n, C) int8 of 0 and 1 when `multi_label`."""
         return (logits > 0).astype(np.int8) if self.multi_label else logits.argmax(-1).astype(np.int64)

@@ -8,6 +8,7 @@ not pieces, carry over from one tokenizer to another.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -137,6 +138,16 @@ class Tag:
             found[at] = places[words]
         return found
 
+    def counted(self, gold: np.ndarray) -> dict[str, int]:
+        """How many entities of each type; of tags without B- and I-, how many words with each tag."""
+        types = dict.fromkeys(label[2:] for label in self.labels if label.startswith(("B-", "I-")))
+        found = (
+            Counter(kind for row in gold for kind, *_ in self.entities(row))
+            if types
+            else Counter(self.labels[tag] for row in gold for tag in row)
+        )
+        return {name: found[name] for name in types or self.labels}
+
     # Outputs to decisions.
 
     def decide(self, outputs: np.ndarray) -> np.ndarray:
@@ -188,10 +199,11 @@ class Tag:
             first = np.flatnonzero(encoded.units[inside])
             ends = np.maximum.reduceat(encoded.spans[inside, 1], first) if len(first) else first
             starts = encoded.spans[inside[first], 0]
-            found.append(self._entities(values[inside[first]], text, starts, ends))
+            found.append(self.located(values[inside[first]], text, starts, ends))
         return found
 
-    def _entities(self, logits: np.ndarray, text: str, starts: np.ndarray, ends: np.ndarray) -> list[dict[str, Any]]:
+    def located(self, logits: np.ndarray, text: str, starts: np.ndarray, ends: np.ndarray) -> list[dict[str, Any]]:
+        """The entities of one text, as `answers` gives them, from logits (words, C) and where its words are."""
         chances = softmax(logits)
         found = []
         for kind, first, after in chunks([self.labels[i] for i in logits.argmax(-1)]):

@@ -1,0 +1,60 @@
+"""`smidgen predict`: what was typed into what a model reads, and its answers into lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from smidgen.data import Columns, read_texts
+from smidgen.errors import InputError
+from smidgen.tasks import Task
+
+Rows = tuple[list[Any], list[str] | None]  # texts, questions or lists of words; and pairs or contexts
+
+
+def read(task: Task, texts: Sequence[str], pairs: Sequence[str], file: Path | None, columns: Columns) -> Rows:
+    """The rows to predict: those typed, or those of a file, or a text a line from standard input.
+
+    Raises:
+        InputError: what was typed does not go together, or not with the task; or what is read is no such data.
+    """
+    if task.name == "tag" and (pairs or columns.text_pair):
+        raise InputError("--pair and --text-pair-column: this model tags single texts. Leave them out.")
+    if texts and file:
+        raise InputError("Both texts and --file were given. Give one of them.")
+    if task.name == "answer" and not file and not (texts and pairs):
+        raise InputError(
+            "This model looks for answers in contexts. Give --pair CONTEXT for each question, or --file with the "
+            "columns question and context."
+        )
+    if pairs and len(pairs) != len(texts):
+        raise InputError(f"--pair was given {len(pairs)} times for {len(texts)} texts. Give one for each text.")
+    for what, given in (("text", texts), ("--pair", pairs)):
+        for i, text in enumerate(given, 1):
+            if not text.strip():
+                raise InputError(f"{what} {i} is empty, wanted a text. Fill it in or leave it out.")
+    if texts:
+        return list(texts), list(pairs) or None
+    rows, seconds = read_texts(str(file) if file else "-", columns, task.name)
+    return list(rows), None if seconds is None else list(seconds)
+
+
+def lines(task: Task, rows: Sequence[Any], answers: Sequence[Any]) -> Iterator[str]:
+    """Fields with tabs between them, without line breaks inside.
+
+    classify   label, score, text; a line a label
+    tag        number of the text from 1, type, score, words; a line an entity
+    answer     answer, score, question; a line a question
+    """
+    for number, (row, answer) in enumerate(zip(rows, answers, strict=True), 1):
+        for one in answer if isinstance(answer, list) else [answer]:
+            score = f"{one['score']:.4f}"
+            if task.name == "tag":
+                yield _line(number, one["entity_group"], score, one["word"])
+            else:
+                yield _line(one["answer"] if task.name == "answer" else one["label"], score, row)
+
+
+def _line(*fields: object) -> str:
+    return "\t".join(" ".join(str(field).split()) for field in fields)
