@@ -94,12 +94,8 @@ def tagged(table: Table, columns: Columns) -> tuple[tuple[str, ...], list[tuple[
 
 
 def untagged(table: Table, columns: Columns) -> tuple[tuple[str, ...], bool]:
-    """Rows without tags: their words joined by single spaces, and True; or plain texts as they are, and False.
-
-    A column that is given and is not there is looked for by the usual names: a bare file need not be like train.
-    """
-    own = columns.text if columns.text in table.columns else None
-    found = own or _find(table, "tokens", None, TOKENS) or _find(table, "text", None, TEXT)
+    """Rows without tags: their words joined by single spaces, and True; or plain texts as they are, and False."""
+    found = _find(table, "tokens", columns.text, TOKENS) or _find(table, "text", None, TEXT)
     if found is None:
         raise _absent(table, "tokens or text", (*TOKENS, *TEXT))
     cells = table.columns[found]
@@ -209,9 +205,12 @@ def _accepted(table: Table, row: int, column: str, cell: Any, context: str) -> t
         if not isinstance(text, str) or not isinstance(start, int) or not text.strip():
             raise table.fault(row, f"the answer {text!r} at {start!r}: wanted a text and a whole number. {MEND}")
         if context[start : start + len(text)] != text or start < 0:
-            there = context.find(text)
+            places = [found.start() for found in re.finditer(re.escape(text), context)]
+            nearest = min(places, key=lambda place: abs(place - start), default=None)
             hint = (
-                f" It is at {there}: correct answer_start." if there >= 0 else " It is nowhere in the context. " + MEND
+                f" It is at {nearest}: correct answer_start."
+                if nearest is not None
+                else " It is nowhere in the context. Correct or remove the row."
             )
             got = context[max(start, 0) : max(start, 0) + len(text)]
             raise table.fault(
@@ -239,7 +238,11 @@ def _find(table: Table, what: str, given: str | None, usual: Sequence[str]) -> s
 def _absent(table: Table, what: str, usual: Sequence[str]) -> DataError:
     names = list(table.columns)
     hint = " It seems to be separated by ';', wanted ','." if len(names) == 1 and ";" in names[0] else ""
-    hint = hint or _other_task({name.lower() for name in names}, what)
+    other = _other_task({name.lower() for name in names}, what)
+    if other:
+        return DataError(
+            f"{table.source}: no {what} column. Its columns: {shown(names)}; they look like data for --task {other}."
+        )
     return DataError(
         f"{table.source}: no {what} column. Its columns: {shown(names)}; wanted one of {', '.join(usual)}.{hint} "
         f"Type {_flag(what)} NAME; if the first line is data, put a header over it."
@@ -247,11 +250,11 @@ def _absent(table: Table, what: str, usual: Sequence[str]) -> DataError:
 
 
 def _other_task(names: set[str], what: str) -> str:
-    """Which task the columns look like, where it is another one than was asked for."""
+    """The task that the columns look like, where it is another one than was asked for; else ""."""
     kinds = {"tag": (TOKENS, TAGS), "answer": (QUESTION, CONTEXT), "classify": (TEXT, LABEL)}
     asked = {"tokens": "tag", "question": "answer", "text": "classify"}.get(what)
     found = next((kind for kind, (one, two) in kinds.items() if names & set(one) and names & set(two)), asked)
-    return f" It looks like data for --task {found}." if asked and found != asked else ""
+    return found if asked and found and found != asked else ""
 
 
 def _flag(what: str) -> str:

@@ -142,6 +142,8 @@ def _task(
         raise DataError(
             f"several labels a text (--multi-label) go with classification, the task is {name}. Leave it out."
         )
+    if name == "tag" and columns.text_pair:
+        raise DataError("--text-pair-column: a tagger reads single texts. Leave it out.")
     if name == "answer":
         return Answer(metric)
     if name == "tag":
@@ -159,8 +161,8 @@ def _split(table: Table, name: str, task: Task, columns: Columns, by_id: bool, l
         questions, contexts, accepted = asked(table, columns, labelled)
         return Split(name, questions, contexts, objects(accepted) if labelled else None, table.source)
     if isinstance(task, Tag):
-        if not labelled:  # the words of a plain text are those between spaces
-            texts, given = untagged(table, columns)
+        if not labelled:  # plain texts or words, whatever train has; the words of a text are those between spaces
+            texts, given = untagged(table, columns if columns.text in table.columns else USUAL)
             return Split(name, texts if given else tuple(" ".join(t.split()) for t in texts), None, None, table.source)
         texts, tags = tagged(table, columns)
         ids = _ids(table, tags, task, by_id)
@@ -269,8 +271,9 @@ def _train_warnings(train: Split, task: Task) -> list[str]:
         answers.setdefault(key, set()).add(repr(label))
     conflicts = sum(len(different) > 1 for different in answers.values())
     if conflicts:
+        what = {"tag": "tags", "answer": "answers"}.get(task.name, "labels")
         told.append(
-            f"{train.source}: {_count(conflicts, 'text has', 'texts have')} different labels in different rows."
+            f"{train.source}: {_count(conflicts, 'text has', 'texts have')} different {what} in different rows."
         )
     if isinstance(task, Answer):
         return told

@@ -12,15 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from commands import command
 from folders import PLAIN, model_folder, write_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from test_cli import lines, spoken, steady
 from test_tag import FAMILIES, NAMES, TRAINING, write
 
 import smidgen
+from smidgen import report
 from smidgen.data import load_data
 from smidgen.encoded import objects
 from smidgen.errors import DataError, InputError, RecipeError
+from smidgen.measure import entries
 from smidgen.measure.peers import TorchModel
 from smidgen.planner import plan
 from smidgen.recipe import load as load_recipe
@@ -269,3 +273,97 @@ def test_every_family_finds_spans(family: str, tmp_path: Path) -> None:
     done = run(plan(load_recipe(yaml.safe_dump(recipe))), tmp_path / "stages")
     assert done[1].artefact.record["found"]["largest_difference"] <= 1e-4
     assert smidgen.load(done[1].artefact.path).session.get_outputs()[0].shape[-1] == 2
+
+
+# What a user sees.
+
+
+@pytest.fixture(scope="module")
+def compressed(chain: tuple[Path, dict[str, str], list[Any]]) -> tuple[Path, dict[str, Any]]:
+    """A finished `smidgen compress --task answer` of the trained model, to one block."""
+    root, files, done = chain
+    data = " ".join(f"--{name} {path}" for name, path in files.items())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entries, "time_all", steady)
+        ran = command(
+            f"compress {done[0].artefact.path} --task answer {data} --depth 1 --student-epochs 2 --max-size 25MB "
+            f"--max-length 24 --min-quality exact>=0.01 --out {root / 'out'} --json"
+        )
+    return root / "out", spoken(ran)
+
+
+def test_it_is_compressed(compressed: tuple[Path, dict[str, Any]]) -> None:
+    out, found = compressed
+    report.check(found)
+    assert found["verdict"] == "met" and found["task"]["metric"] == "exact"
+    assert found["data"]["train"]["classes"] == {"with an answer": 128, "without": 32}
+    assert [entry["name"] for entry in found["baselines"]] == [
+        "teacher, int8",
+        f"{found['winner']['name']}, without distillation",
+    ]
+    assert found["notes"] == [
+        "No baseline without an encoder is shown: none points into a context. 20.0% of the questions of test have no "
+        "answer: to answer none of them scores that much."
+    ]
+    measured = found["winner"]["numbers"]
+    assert measured["quality"]["n"] == 60 and measured["quality_kept"]["value"] > 0 and measured["memory_mb"] > 10
+    page = (out / "report.md").read_text(encoding="utf-8")
+    assert "exact match" in page and "Question and context in, answer out" in page and found["notes"][0] in page
+    assert "start, end" not in page
+    front, card = (out / "winner" / "README.md").read_text(encoding="utf-8").split("---\n")[1:]
+    meta = yaml.safe_load(front)
+    assert meta["pipeline_tag"] == "question-answering"
+    assert meta["model-index"][0]["results"][0]["metrics"][0]["type"] == "exact_match"
+    assert 'smidgen predict winner "question" --pair "context"' in card and "Labels" not in card
+    assert 'predict(["question"], ["context"])' in card
+
+
+def test_it_is_verified_and_timed(
+    compressed: tuple[Path, dict[str, Any]], chain: tuple[Path, dict[str, str], list[Any]]
+) -> None:
+    out, found = compressed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entries, "time_all", steady)
+        claims = spoken(command(f"verify {out} --json"))
+        assert all(claim["passed"] for claim in claims) and len(claims) >= 8
+        line = f"bench {out / 'winner'} {chain[2][3].artefact.path} --json"
+        timed = spoken(command(f"{line} --data {chain[1]['test']}"))["entries"]
+        made_up = spoken(command(line))
+    assert timed[0]["numbers"]["quality"]["metric"] == "f1" and timed[1]["numbers"]["agreement"]["n"] == 60
+    assert "question and context in, answer out, interleaved; on made-up texts" in made_up["conditions"]
+    assert made_up["entries"][0]["numbers"]["memory_mb"] > 10 and found["winner"]["numbers"]["latency"]
+
+
+def test_predict_writes_a_line_a_question(chain: tuple[Path, dict[str, str], list[Any]], tmp_path: Path) -> None:
+    folder = chain[2][2].artefact.path
+    asked = [("the film", "very quite film zadig was"), ("the  book", "film so was")]
+    answers = smidgen.load(folder).predict([q for q, _ in asked], [c for _, c in asked])
+    wanted = [[a["answer"], f"{a['score']:.4f}", " ".join(q.split())] for a, (q, _) in zip(answers, asked, strict=True)]
+    typed = " ".join(f"'{q}' --pair '{c}'" for q, c in asked)
+    assert lines(command(f"predict {folder} {typed}")) == wanted
+    assert spoken(command(f"predict {folder} {typed} --json")) == answers
+    usual = write(tmp_path / "usual.jsonl", [{"question": q, "context": c} for q, c in asked])
+    other = write(tmp_path / "other.jsonl", [{"q": q, "c": c} for q, c in asked])
+    assert lines(command(f"predict {folder} --file {usual}")) == wanted
+    assert lines(command(f"predict {folder} --file {other} --text-column q --text-pair-column c")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("who", "This model looks for answers in contexts. Give --pair CONTEXT for each question, or --file with"),
+        ("", "This model looks for answers in contexts."),
+        ("who what --pair there", "--pair was given 1 times for 2 texts. Give one for each text."),
+        ("who --pair ''", "--pair 1 is empty, wanted a text. Fill it in or leave it out."),
+        ("who --pair there --top-k 2", "--top-k goes with classification, the task of this model is answer."),
+        ("--file asks.csv", "asks.csv: no context column. Its columns: question, kontext; wanted one of context,"),
+        ("--file asks.csv --text-pair-column contxt", "no column 'contxt'. Did you mean 'kontext'?"),
+    ],
+)
+def test_predict_refuses_what_has_no_context(
+    words: str, message: str, chain: tuple[Path, dict[str, str], list[Any]], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "asks.csv").write_text("question,kontext\nwho,there\n", encoding="utf-8")
+    ran = command(f"predict {chain[2][2].artefact.path} {words}", stdin="who\n")
+    assert (ran.code, ran.out) == (2, "") and message in ran.err and ran.err.count("\n") == 1

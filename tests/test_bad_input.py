@@ -538,7 +538,171 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("bad", DATA + RECIPE + MODEL + BUDGET + OTHERS)
+TAG = "compress model --task tag --train tags.jsonl --out out"
+ASK = "compress model --task answer --train asks.jsonl --out out"
+TAGS = [{"tokens": ["a", "zadig"], "tags": ["O", "B-x"]}, {"tokens": ["the", "film"], "tags": ["B-y", "I-y"]}] * 2
+ASKS = [
+    {"question": "who", "context": f"the film was {w}", "answers": {"text": [w], "answer_start": [13]}}
+    for w in ("good", "bad")
+]
+
+
+def rows(name: str, *records: dict[str, Any]) -> Prepare:
+    return file(name, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def also(*steps: Prepare) -> Prepare:
+    def prepare(here: Path) -> None:
+        for step in steps:
+            step(here)
+
+    return prepare
+
+
+def tagger(here: Path) -> None:
+    """`model` with a trained head for the tags B-x, B-y, I-y, O."""
+    from transformers import AutoConfig, AutoModelForTokenClassification
+
+    names = dict(enumerate(("B-x", "B-y", "I-y", "O")))
+    shape = AutoConfig.from_pretrained(here / "model", id2label=names, label2id={v: k for k, v in names.items()})
+    AutoModelForTokenClassification.from_config(shape).save_pretrained(here / "model")
+
+
+def tags(*extra: dict[str, Any]) -> Prepare:
+    return rows("tags.jsonl", *TAGS, *extra)
+
+
+def asks(*extra: dict[str, Any]) -> Prepare:
+    return rows("asks.jsonl", *ASKS, *extra)
+
+
+TASKS = [
+    case("unknown task", f"{COMPRESS} --task tga", "task: got 'tga', wanted one of", "Did you mean 'tag'?"),
+    case(
+        "words and tags of different lengths",
+        TAG,
+        "tags.jsonl, row 5: got 2 words and 1 tags, wanted a tag for each word. Correct or remove the row.",
+        given=tags({"tokens": ["a", "b"], "tags": ["O"]}),
+    ),
+    case(
+        "broken BIO",
+        TAG,
+        "tags.jsonl, row 5: the tag 'I-x' of word 2 ('b') comes after 'B-y', so it continues no entity. "
+        "Write 'B-x' where an entity begins.",
+        given=tags({"tokens": ["a", "b"], "tags": ["B-y", "I-x"]}),
+    ),
+    case(
+        "broken BIO everywhere",
+        TAG,
+        "tags.jsonl, row 5: the tag 'I-x' of word 1 ('a') comes after nothing",
+        "Write 'B-x' where an entity begins, here and in 2 more rows.",
+        given=tags(*[{"tokens": ["a"], "tags": ["I-x"]}] * 3),
+    ),
+    case(
+        "words in a csv",
+        TAG.replace("jsonl", "csv"),
+        "tags.csv, row 2: the column 'tokens' holds 'a b', wanted a list of words. Lists come from jsonl, parquet",
+        given=file("tags.csv", "tokens,tags\na b,O O\n"),
+    ),
+    case(
+        "an unknown tag in test",
+        f"{TAG} --test test.jsonl",
+        "test.jsonl, row 1: unknown label 'B-z', wanted one of B-x, B-y, I-y, O.",
+        "Correct it or remove the row.",
+        given=also(tags(), rows("test.jsonl", {"tokens": ["q"], "tags": ["B-z"]})),
+    ),
+    case(
+        "a tagger for other tags",
+        TAG,
+        "tags.jsonl, row 5: unknown label 'B-z', wanted one of B-x, B-y, I-y, O.",
+        given=also(tagger, tags({"tokens": ["a"], "tags": ["B-z"]})),
+    ),
+    case(
+        "a head for another task",
+        TAG,
+        "model: has a head for the task classify, the task is tag. Type --task classify with such data, or give a "
+        "model that was trained to tag, or a bare encoder.",
+        given=also(tags(), lambda here: model_folder(here / "model", labels=LABELS) and None),
+    ),
+    case(
+        "a teacher with a head for another task",
+        "run recipe.yaml",
+        "stage student.teacher: ./tagger has a head for another task (tag) and has no answers.",
+        given=also(
+            tagger,
+            lambda here: shutil.copytree(here / "model", here / "tagger") and None,
+            recipe(
+                STUDENT.replace("teacher: teacher", "teacher: ./tagger"), HEAD.replace("model: model", "model: same")
+            ),
+        ),
+    ),
+    case(
+        "data of another task",
+        COMPRESS.replace("train.csv", "tags.jsonl"),
+        "tags.jsonl: no text column. Its columns: tokens, tags; they look like data for --task tag.",
+        given=tags(),
+    ),
+    case(
+        "no answer column",
+        ASK,
+        "asks.jsonl: no answers column. Its columns: question, context; wanted one of answers, answer.",
+        "Type --label-column NAME",
+        given=rows("asks.jsonl", {"question": "who", "context": "it was"}),
+    ),
+    case(
+        "an answer that is not at its offset",
+        ASK,
+        "asks.jsonl, row 3: the answer 'film' is not in its context at 5, there is 'ilm'. It is at 4: correct",
+        given=asks({"question": "q", "context": "the film", "answers": {"text": ["film"], "answer_start": [5]}}),
+    ),
+    case(
+        "an answer that is nowhere",
+        ASK,
+        "asks.jsonl, row 3: the answer 'book' is not in its context at 4",
+        "It is nowhere in the context. Correct or remove the row.",
+        given=asks({"question": "q", "context": "the film", "answers": {"text": ["book"], "answer_start": [4]}}),
+    ),
+    case("several tags a text", f"{TAG} --multi-label", "go with classification, the task is tag.", given=tags()),
+    case(
+        "a pair to tag", f"{TAG} --text-pair-column b", "--text-pair-column: a tagger reads single texts", given=tags()
+    ),
+    case("no such metric of tags", f"{TAG} --metric exact", "unknown metric 'exact', wanted", "f1, acc", given=tags()),
+    case("no such quality of answers", f"{ASK} --min-quality 'accuracy>=0.9'", "no metric 'accuracy'", "of f1, exact."),
+    *(
+        case(
+            f"{how} to transfer, {line.split()[3]}",
+            f"{line} --unlabeled more.{kind}",
+            said,
+            given=also(tags(), asks(), file(f"more.{kind}", content)),
+        )
+        for how, kind, content, said in (
+            ("nothing", "txt", b"", "more.txt is empty. Give a file with data in it"),
+            (
+                "latin-1",
+                "jsonl",
+                '{"text": "caf\xe9"}'.encode("latin-1"),
+                "row 1: byte 13 (0xe9) is not UTF-8, perhaps",
+            ),
+        )
+        for line in (TAG, ASK)
+    ),
+    case(
+        "no words to transfer",
+        f"{TAG} --unlabeled more.csv",
+        "more.csv: no tokens or text column. Its columns: sentance; wanted one of tokens, words, text,",
+        "Type --text-column NAME",
+        given=also(tags(), file("more.csv", "sentance\na b\n")),
+    ),
+    case(
+        "no context to transfer",
+        f"{ASK} --unlabeled more.txt",
+        "more.txt: no question column. Its columns: text; wanted one of question, query.",
+        given=also(asks(), file("more.txt", "who was it\n")),
+    ),
+]
+
+
+@pytest.mark.parametrize("bad", DATA + RECIPE + MODEL + BUDGET + OTHERS + TASKS)
 def test_bad_input(bad: Case, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smidgen.api.packaged", lambda: {"minilm": here / "recipe.yaml"})
     if bad.prepare is not None:

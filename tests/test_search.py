@@ -10,7 +10,7 @@ import pytest
 
 from smidgen import search as searching
 from smidgen.budget import read
-from smidgen.search import Candidate, decide
+from smidgen.search import Candidate, decide, train_finalists, verdict
 from smidgen.shapes import Shape
 
 
@@ -60,3 +60,23 @@ def test_nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = {"p50_ms": 3.0, "p95_ms": 4.0}
     monkeypatch.setattr(searching, "time_trained", lambda *_: only.entry["numbers"].update(latency=slow))
     assert decide(found([only])) == (None, {"of": None})
+
+
+def test_a_teacher_that_has_learnt_nothing_teaches_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entity F1 is 0 as long as a tagger finds nothing: to keep 97 % of that is no feat."""
+    fits, too_slow = candidate("int8", 1.0, 1.5), candidate("float32", 2.0, 3.0)
+    fits.entry |= {"status": "not_trained", "reason": ""}
+    too_slow.entry |= {"status": "infeasible", "reason": "p95 is 3 ms"}
+    search = found([fits, too_slow])
+    search.job.finalists = 2
+    search.data = SimpleNamespace(task=SimpleNamespace(metric="f1"), test=None)
+    search.teacher["numbers"]["dev_quality"] = {"value": 0.0}
+    monkeypatch.setattr(searching, "_make_teacher", lambda _: None)
+    monkeypatch.setattr(searching, "_train", None)
+    train_finalists(search)
+    assert fits.entry["reason"] == "fits, but its teacher has learnt nothing yet"
+    assert too_slow.entry["reason"] == "p95 is 3 ms"
+    word, reason = verdict(search, None)
+    assert word == "not_met" and reason.startswith(
+        "The teacher's f1 on dev is 0, so there is nothing to keep. Train it"
+    )

@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from commands import command
 from folders import PLAIN, model_folder, write_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics import accuracy_score, f1_score
+from test_cli import lines, spoken, steady
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import smidgen
-from smidgen.data import load_data
+from smidgen import report
+from smidgen.data import load_data, read_split
 from smidgen.encoded import objects
-from smidgen.errors import DataError, RecipeError
-from smidgen.measure.peers import TorchModel
+from smidgen.errors import DataError, InputError, RecipeError
+from smidgen.measure import entries
+from smidgen.measure.peers import TorchModel, UsualTag
 from smidgen.planner import plan
 from smidgen.recipe import load as load_recipe
 from smidgen.runner import run
@@ -274,3 +278,128 @@ def test_words_carry_over_to_a_student_with_another_tokenizer(
     }
     (done,) = run(plan(load_recipe(yaml.safe_dump(recipe))), tmp_path / "stages")
     assert done.artefact.record["history"]["best"] > 0.7
+
+
+# What a user sees.
+
+
+@pytest.fixture(scope="module")
+def compressed(chain: tuple[Path, dict[str, str], list[Any]]) -> tuple[Path, dict[str, Any]]:
+    """A finished `smidgen compress --task tag` of the trained tagger, to one block."""
+    root, files, done = chain
+    data = " ".join(f"--{name} {path}" for name, path in files.items())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entries, "time_all", steady)
+        ran = command(
+            f"compress {done[0].artefact.path} --task tag {data} --depth 1 --student-epochs 2 --max-size 25MB "
+            f"--min-quality f1>=0.01 --out {root / 'out'} --json"
+        )
+    return root / "out", spoken(ran)
+
+
+def test_a_tagger_is_compressed(
+    compressed: tuple[Path, dict[str, Any]], chain: tuple[Path, dict[str, str], list[Any]]
+) -> None:
+    out, found = compressed
+    report.check(found)
+    assert found["verdict"] == "met" and found["task"] == {"name": "tag", "labels": list(TAGS), "metric": "f1"}
+    rows = [json.loads(line) for line in Path(chain[1]["train"]).read_text(encoding="utf-8").splitlines()]
+    tags = [tag for row in rows for tag in row["tags"]]
+    assert found["data"]["train"]["classes"] == {"x": tags.count("B-x"), "y": tags.count("B-y")}
+    assert "classes" not in found["data"]["unlabeled"]
+    usual, *others = found["baselines"]
+    assert usual["name"] == "most frequent tag of each word" and usual["numbers"]["quality"]["metric"] == "f1"
+    assert [entry["name"] for entry in others] == ["teacher, int8", f"{found['winner']['name']}, without distillation"]
+    measured = found["winner"]["numbers"]
+    assert measured["quality"]["n"] == 60 and 0 < measured["quality_kept"]["value"] <= 1.2 and measured["memory_mb"]
+    page = (out / "report.md").read_text(encoding="utf-8")
+    assert "entity F1" in page and "Text in, tags out" in page and "| Tagged |" in page
+    front, card = (out / "winner" / "README.md").read_text(encoding="utf-8").split("---\n")[1:]
+    meta = yaml.safe_load(front)
+    assert meta["pipeline_tag"] == "token-classification"
+    assert meta["model-index"][0]["results"][0]["metrics"][0] | {"value": 0} == {
+        "type": "f1", "value": 0, "name": "entity F1",
+    }  # fmt: skip
+    assert f"Tags: {', '.join(TAGS)}." in card
+
+
+def test_a_tagger_is_verified_and_timed(
+    compressed: tuple[Path, dict[str, Any]], chain: tuple[Path, dict[str, str], list[Any]]
+) -> None:
+    out, found = compressed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entries, "time_all", steady)
+        claims = spoken(command(f"verify {out} --json"))
+        assert all(claim["passed"] for claim in claims) and len(claims) >= 8
+        (timed,) = spoken(command(f"bench {out / 'winner'} --data {chain[1]['test']} --json"))["entries"]
+    assert timed["numbers"]["quality"]["value"] == found["winner"]["numbers"]["quality"]["value"]
+    assert timed["numbers"]["memory_mb"] > 10
+
+
+def test_predict_writes_a_line_an_entity(chain: tuple[Path, dict[str, str], list[Any]], tmp_path: Path) -> None:
+    folder = chain[2][2].artefact.path
+    texts = ["so the zadig  quix was", "nothing here", "it was a wexel!"]
+    answers = smidgen.load(folder).predict(texts)
+    wanted = [[str(i), e["entity_group"], f"{e['score']:.4f}", " ".join(e["word"].split())]
+              for i, found in enumerate(answers, 1) for e in found]  # fmt: skip
+    assert [wanted[0][i] for i in (0, 1, 3)] == ["1", "x", "zadig quix"]
+    quoted = " ".join(f"'{text}'" for text in texts)
+    assert lines(command(f"predict {folder} {quoted}")) == wanted
+    assert lines(command(f"predict {folder}", stdin="\n".join(texts))) == wanted
+    assert spoken(command(f"predict {folder} {quoted} --json")) == answers
+    plain = write(tmp_path / "plain.jsonl", [{"id": i, "text": text} for i, text in enumerate(texts)])
+    assert spoken(command(f"predict {folder} --file {plain} --json")) == answers
+    words = [["so", "the", "zadig", "quix"], ["wexel's"]]
+    given = smidgen.load(folder).predict(words)
+    for names, more in ((("tokens", "text"), ""), (("w", "tokens"), "--text-column w")):
+        file = write(tmp_path / "words.jsonl", [{names[0]: row, names[1]: "other"} for row in words])
+        assert spoken(command(f"predict {folder} --file {file} --json {more}")) == given
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("a --pair b", "--pair and --text-pair-column: this model tags single texts. Leave them out."),
+        ("a --top-k 2", "--top-k goes with classification, the task of this model is tag. Leave it out."),
+        ("a ' '", "text 2 is empty, wanted a text. Fill it in or leave it out."),
+        ("", "standard input is empty."),
+        ("--file words.jsonl --text-column wrods", "no column 'wrods'. Did you mean 'words'?"),
+    ],
+)
+def test_predict_refuses_what_is_not_for_a_tagger(
+    words: str, message: str, chain: tuple[Path, dict[str, str], list[Any]], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "words.jsonl", [{"words": ["a"]}])
+    ran = command(f"predict {chain[2][2].artefact.path} {words}")
+    assert (ran.code, ran.out) == (2, "") and message in ran.err and ran.err.count("\n") == 1
+    with pytest.raises(InputError, match="pairs: a tagger reads single texts"):
+        smidgen.load(chain[2][2].artefact.path).predict(["a"], ["b"])
+
+
+def test_folders_of_two_tasks_are_not_timed_together(
+    chain: tuple[Path, dict[str, str], list[Any]], tmp_path: Path
+) -> None:
+    from test_bad_input import _runnable
+
+    _runnable(tmp_path / "classifier")
+    ran = command(f"bench {chain[2][2].artefact.path} {tmp_path / 'classifier'}")
+    assert ran.code == 2 and "its task is classify, that of" in ran.err and "Give folders of one task." in ran.err
+
+
+def test_the_usual_tag_of_a_word(tmp_path: Path) -> None:
+    rows = [{"tokens": ["a", "zadig"], "tags": ["O", "B-x"]}] * 3 + [{"tokens": ["zadig", "q"], "tags": ["B-y", "B-x"]}]
+    train = read_split(write(tmp_path / "train.jsonl", rows), "train", TASK)
+    peer = UsualTag(train, TASK)
+    assert [[TAGS[i] for i in row] for row in TASK.decide(peer.outputs(["zadig a new"]))] == [["B-x", "O", "B-x"]]
+    (entities,) = peer.predict(["a  zadig"])
+    assert [(e["entity_group"], e["word"], e["start"]) for e in entities] == [("x", "zadig", 3)]
+
+
+def test_transfer_texts_are_plain_or_words(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", [{"w": row["tokens"], "tags": row["tags"]} for row in rows_of(20, 0)])
+    columns = smidgen.data.Columns(text="w")
+    for name, rows in (("text", [{"text": "so  good"}]), ("tokens", [{"tokens": ["so", "good"], "text": "other"}])):
+        more = write(tmp_path / f"{name}.jsonl", rows)
+        data = load_data(train, unlabeled=more, columns=columns, task="tag")
+        assert data.unlabeled is not None and data.unlabeled.texts == ("so good",) and data.unlabeled.labels is None
