@@ -211,7 +211,9 @@ def plan(
 def predict(
     folder: Annotated[Path, typer.Argument(help="A winner, or any folder with onnx/model.onnx in it.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; none: one a line from standard input.")] = None,
-    file: Annotated[Path | None, typer.Option(help="csv, tsv, jsonl, parquet, or txt with one text a line.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="csv, tsv, jsonl, parquet, conll, or txt with one text a line.")
+    ] = None,
     pair: Annotated[
         list[str] | None, typer.Option(help="The second text of each pair, or the context of each question, in order.")
     ] = None,

@@ -280,13 +280,13 @@ def test_every_family_finds_spans(family: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def compressed(chain: tuple[Path, dict[str, str], list[Any]]) -> tuple[Path, dict[str, Any]]:
-    """A finished `smidgen compress --task answer` of the trained model, to one block."""
+    """A finished `smidgen compress --task answer` of the trained model at its own depth: only its precision gets less."""
     root, files, done = chain
     data = " ".join(f"--{name} {path}" for name, path in files.items())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entries, "time_all", steady)
         ran = command(
-            f"compress {done[0].artefact.path} --task answer {data} --depth 1 --student-epochs 2 --max-size 25MB "
+            f"compress {done[0].artefact.path} --task answer {data} --depth 2 --max-size 25MB "
             f"--max-length 24 --min-quality exact>=0.01 --out {root / 'out'} --json"
         )
     return root / "out", spoken(ran)
@@ -297,11 +297,7 @@ def test_it_is_compressed(compressed: tuple[Path, dict[str, Any]]) -> None:
     report.check(found)
     assert found["verdict"] == "met" and found["task"]["metric"] == "exact"
     assert found["data"]["train"]["classes"] == {"with an answer": 128, "without": 32}
-    assert [entry["name"] for entry in found["baselines"]] == [
-        "teacher, int8",
-        f"{found['winner']['name']}, without distillation",
-    ]
-    assert found["notes"] == [
+    assert found["baselines"] == [] and found["notes"] == [
         "No baseline without an encoder is shown: none points into a context. 20.0% of the questions of test have no "
         "answer: to answer none of them scores that much."
     ]

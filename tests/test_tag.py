@@ -377,6 +377,15 @@ def test_predict_refuses_what_is_not_for_a_tagger(
         smidgen.load(chain[2][2].artefact.path).predict(["a"], ["b"])
 
 
+def test_plan_of_a_recipe_that_tags(chain: tuple[Path, dict[str, str], list[Any]], tmp_path: Path) -> None:
+    stage = {"teacher": str(chain[2][0].artefact.path), "methods": {"prune.layers": {"keep": 1}, "distil.logits": {}}}
+    recipe = {"model": "MODEL", "task": "tag", "data": {"train": "TRAIN"}, "stages": [stage | {"train": TRAINING}]}
+    (tmp_path / "tagger.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    given = f"--model {chain[2][0].artefact.path} --train {chain[1]['train']} --dev {chain[1]['dev']}"
+    (planned,) = spoken(command(f"plan {tmp_path / 'tagger.yaml'} {given} --json"))["stages"]
+    assert (planned["rows"], planned["examples"]) == (120, 1200) and planned["to_label"] <= 120
+
+
 def test_folders_of_two_tasks_are_not_timed_together(
     chain: tuple[Path, dict[str, str], list[Any]], tmp_path: Path
 ) -> None:
@@ -392,8 +401,8 @@ def test_the_usual_tag_of_a_word(tmp_path: Path) -> None:
     train = read_split(write(tmp_path / "train.jsonl", rows), "train", TASK)
     peer = UsualTag(train, TASK)
     assert [[TAGS[i] for i in row] for row in TASK.decide(peer.outputs(["zadig a new"]))] == [["B-x", "O", "B-x"]]
-    (entities,) = peer.predict(["a  zadig"])
-    assert [(e["entity_group"], e["word"], e["start"]) for e in entities] == [("x", "zadig", 3)]
+    (entities,) = peer.predict(["a zadig"])
+    assert [(e["entity_group"], e["word"], e["start"]) for e in entities] == [("x", "zadig", 2)]
 
 
 def test_transfer_texts_are_plain_or_words(tmp_path: Path) -> None:
