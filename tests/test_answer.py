@@ -280,7 +280,7 @@ def test_every_family_finds_spans(family: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def compressed(chain: tuple[Path, dict[str, str], list[Any]]) -> tuple[Path, dict[str, Any]]:
-    """A finished `smidgen compress --task answer` of the trained model at its own depth: only its precision gets less."""
+    """A finished `smidgen compress --task answer` of the trained model at its own depth."""
     root, files, done = chain
     data = " ".join(f"--{name} {path}" for name, path in files.items())
     with pytest.MonkeyPatch.context() as patch:
