@@ -38,7 +38,9 @@ GRAPHS = (Stage("onnx", (Use("export.onnx"),)), Stage("int8", (Use("quant.dynami
 ROOT = WORK / "distil" / "stages"
 
 
-def make(splits: Data, name: str, stages: Sequence[Stage], files: dict[str, Any], model: str, seed: int = 0, **more: Any) -> list[Done]:
+def make(
+    splits: Data, name: str, stages: Sequence[Stage], files: dict[str, Any], model: str, seed: int = 0, **more: Any
+) -> list[Done]:
     recipe = Recipe(model=model, data=Files(**files), stages=tuple(stages), seed=seed, name=name, **more)
     started = time.monotonic()
     done = run(plan(recipe, splits), ROOT)
@@ -130,11 +132,20 @@ def student_stage(shape: tuple[Use, ...], training: Training, how: str) -> Stage
 
 
 def tag(seeds: Sequence[int] = SEEDS) -> None:
-    half_depth("tag", "tag", "wnut17", seeds, Training(epochs=6, learning_rate=2e-4), Training(epochs=12, learning_rate=3e-4))
+    half_depth(
+        "tag", "tag", "wnut17", seeds, Training(epochs=6, learning_rate=2e-4), Training(epochs=12, learning_rate=3e-4)
+    )
 
 
 def answer(seeds: Sequence[int] = SEEDS) -> None:
-    half_depth("answer", "answer", "subjqa", seeds, Training(epochs=2, learning_rate=1e-4), Training(epochs=3, learning_rate=2e-4))
+    half_depth(
+        "answer",
+        "answer",
+        "subjqa",
+        seeds,
+        Training(epochs=2, learning_rate=1e-4),
+        Training(epochs=3, learning_rate=2e-4),
+    )
 
 
 def half_depth(
