@@ -23,11 +23,11 @@ PACKAGE = ROOT / "smidgen"
 LAYERS = (
     "errors watch",
     "artefact budget splits tables runtime.inputs runtime.folder tasks tasks.classify anatomy._parts",
-    "cells recipe runtime.tokenizer anatomy.* anatomy",
+    "cells recipe lexicon corpus runtime.tokenizer anatomy.* anatomy",
     "report words schema pages axes curves findings card picture",
     "data surgery source runtime.model runtime",
-    "method tape tokens mapping",
-    "teacher shapes measure.* measure",
+    "method tape tokens mapping vectors",
+    "teacher fill shapes measure.* measure",
     "methods.* methods loop planner",
     "runner costs benching verification",
     "search",
@@ -37,9 +37,9 @@ LAYERS = (
     "__main__",
 )
 LIGHT = (
-    "recipe planner data tables cells splits budget source artefact surgery anatomy method mapping errors watch api "
-    "cli console runtime runtime.* tasks.* report words schema pages axes curves findings card picture "
-    "measure.environment measure.health measure.number measure.size"
+    "recipe planner data corpus lexicon vectors tables cells splits budget source artefact surgery anatomy method "
+    "mapping errors watch api cli console runtime runtime.* tasks.* report words schema pages axes curves findings "
+    "card picture measure.environment measure.health measure.number measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}
 FILES = sorted(PACKAGE.rglob("*.py"))
