@@ -66,8 +66,8 @@ def stop_words() -> frozenset[str]:
 
 
 def is_content(word: str) -> bool:
-    """May this word be replaced, or stand in for another? Letters only, two or more, and no stop word."""
-    return len(word) > 1 and word.isalpha() and word.lower() not in stop_words()
+    """May this word be replaced, or stand in for another? Letters only, three or more, and no stop word."""
+    return len(word) > 2 and word.isalpha() and word.lower() not in stop_words()
 
 
 def in_case_of(word: str, other: str) -> str:
