@@ -199,7 +199,7 @@ def plan(
         return
     columns = ["stage", "methods", "from", "rows", "steps", "texts seen", "to label", ""]
     keys = ("name", "methods", "source", "rows", "steps", "examples", "to_label", "state")
-    console.table("", columns, [[_cell(stage[key]) for key in keys] for stage in found])
+    console.table("", columns, [[_count(stage, key) for key in keys] for stage in found])
     _warn(checked.data.warnings)
 
 
@@ -437,7 +437,8 @@ def _show_report(found: dict[str, Any], out: Path, json: bool) -> None:
 def _stage_row(one: Any) -> list[str]:
     history = one.artefact.record.get("history")
     best = f"{history['best']:.3f}" if history else ""
-    state = "on disk" if one.reused else ""
+    grown = (one.artefact.record.get("found") or {}).get("grown")
+    state = ", ".join(filter(None, ["on disk" if one.reused else "", f"{grown:,} texts" if grown is not None else ""]))
     return [one.planned.stage.name, one.artefact.id, one.artefact.form, best, f"{one.seconds:.1f}", state]
 
 
@@ -460,6 +461,14 @@ def _warn(warnings: Any) -> None:
     for warning in warnings:
         console.err.print("[yellow]Note[/] ", end="")
         console.err.print(warning, markup=False)
+
+
+def _count(stage: dict[str, Any], key: str) -> str:
+    """A cell of a plan; `<=` before what is only the most it can be, `64 -> <= 1280` where texts are grown."""
+    value, most = _cell(stage[key]), "<= " if stage["at_most"] else ""
+    if key == "rows" and stage["makes"] is not None:
+        return f"{value} -> {most}{stage['makes']}"
+    return f"{most}{value}" if value and key in ("rows", "steps", "examples", "to_label") else value
 
 
 def _cell(value: Any) -> str:

@@ -11,6 +11,7 @@ from tiny import PAD, VOCAB, tiny
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]")  # in this order: the ids that tiny.py gives its configs
+MASK = "[MASK]"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PLAIN = ["the", "a", "film", "book", "meal", "room", "play", "song", "was", "is", "and", "so", "very", "quite", "it"]
 POLAR = {"bad": ["bad", "awful", "dull", "sad"], "good": ["good", "great", "rich", "fun"]}
@@ -20,9 +21,26 @@ LABELS = ("bad", "good")
 def vocabulary() -> dict[str, int]:
     """At most VOCAB pieces; any lower-case word can be spelt from its letters."""
     words = [*PLAIN, *POLAR["bad"], *POLAR["good"]]
-    pieces = dict.fromkeys([*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), *words])
+    pieces = dict.fromkeys([*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), *words, MASK])
     assert len(pieces) <= VOCAB
     return {piece: i for i, piece in enumerate(pieces)}
+
+
+def masked_folder(path: Path, seed: int = 0) -> Path:
+    """A BERT masked language model of two blocks with random weights. Gives `path`."""
+    import torch
+    from transformers import BertForMaskedLM
+
+    path.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertForMaskedLM(tiny("bert").config)
+        for parameter in model.parameters():
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    model.config.architectures = ["BertForMaskedLM"]
+    model.save_pretrained(path)
+    write_tokenizer(path)
+    return path
 
 
 def write_tokenizer(path: Path, drop: tuple[str, ...] = ()) -> None:
@@ -37,8 +55,9 @@ def write_tokenizer(path: Path, drop: tuple[str, ...] = ()) -> None:
         special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
     )
     assert vocab["[PAD]"] == PAD
+    tokenizer.add_special_tokens([MASK])
     tokenizer.save(str(path / "tokenizer.json"))
-    named = {"cls_token": "[CLS]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    named = {"cls_token": "[CLS]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]", "mask_token": MASK}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 48, **named}
     (path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from folders import LABELS, data_files, model_folder
+from folders import LABELS, data_files, masked_folder, model_folder
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from transformers import AutoModelForSequenceClassification
@@ -93,13 +93,14 @@ class World:
     files: dict[str, str]
     student: Source
     teacher: Source  # of four blocks
+    masked: Source  # a masked language model
 
     def context(self, seed: int = SEED) -> Context:
         """What the runner gives a method; the generator stands where the runner leaves it."""
         texts = tuple((text, None) for text in self.data.dev.texts)
         ctx = Context(self.student.path, self.root / "target", self.data.task, texts, seed)
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = 4, 32, 4
-        ctx.corpus = lambda: self.data.train.texts
+        ctx.training_texts = lambda: self.data.train.texts
         ctx.model = load_model(self.student, self.data.task, seed)
         torch.manual_seed(seed)
         return ctx
@@ -130,7 +131,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     student = model_folder(root / "student", labels=LABELS)
     teacher = model_folder(root / "teacher", labels=LABELS, blocks=4, seed=1)
     data = load_data(files["train"], files["dev"])
-    return World(root, data, files, resolve(str(student)), resolve(str(teacher)))
+    masked = masked_folder(root / "masked")
+    return World(root, data, files, *(resolve(str(folder)) for folder in (student, teacher, masked)))
 
 
 @dataclasses.dataclass
@@ -222,7 +224,8 @@ def own_recipe(world: World, name: str) -> Recipe:
         makers = [other for other in names() if find(other).leaves == form and find(other).accepts == "float"]
         assert makers, f"no method leaves {form}, which {chain[0]} takes"
         chain.insert(0, makers[0])
-    stages = tuple(Stage(each, (Use(each),)) for each in chain)
+    settings = {"model": str(world.masked.path)} if "model" in settings_of(find(name)()) else {}
+    stages = tuple(Stage(each, (Use(each, settings if each == name else {}),)) for each in chain)
     files = Files(world.files["train"], world.files["dev"], max_length=LENGTH)
     return Recipe(str(world.student.path), files, stages)
 
@@ -339,6 +342,10 @@ def test_artefact_is_whole(name: str, owned: Any, world: World) -> None:
     """What owns its stage leaves the form it claims, beside the model it came from, untouched."""
     done = owned(name)[-1]
     assert done.artefact.form == find(name).leaves
+    if find(name).leaves == "texts":
+        assert [p.name for p in done.artefact.path.iterdir() if p.name != "smidgen.json"] == ["texts.jsonl"]
+        assert done.artefact.record["found"]["grown"] <= find(name)().most(len(world.data.train))  # type: ignore[attr-defined]
+        return
     assert (done.artefact.path / "onnx" / "model.onnx").is_file()
     before = (world.student.path / "model.safetensors").read_bytes()
     assert (done.artefact.path / "model.safetensors").read_bytes() == before

@@ -340,7 +340,7 @@ TASK = Classify(LABELS)
 def context(folder: Path, pairs: bool = False, task: Classify = TASK) -> Context:
     source, texts = resolve(str(folder)), [text for text, _ in sentences(20, 5)]
     ctx = Context(folder, folder, task, tuple((text, text if pairs else None) for text in texts), 0)
-    ctx.model, ctx.corpus = load_model(source, task, 0), lambda: texts
+    ctx.model, ctx.training_texts = load_model(source, task, 0), lambda: texts
     return ctx
 
 
@@ -372,7 +372,7 @@ def test_pairs_make_it_siamese_unless_asked_otherwise(tiny_classifier: Path) -> 
 def test_static_starts_from_the_frequencies(tiny_classifier: Path) -> None:
     ctx = context(tiny_classifier)
     Static(smooth=0.01, vocabulary="words").begin(ctx)
-    counts = count(ctx.tokenizer, ctx.corpus())
+    counts = count(ctx.tokenizer, ctx.training_texts())
     np.testing.assert_allclose(ctx.model.scores.weight[:, 0].detach(), first_scores(counts, 0.01), rtol=1e-5)
 
 
