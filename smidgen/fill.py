@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from smidgen.encoded import Encoded
 from smidgen.errors import ModelError
 from smidgen.source import Source, quiet, takes_types
 from smidgen.speech import is_content, spans
-from smidgen.tokens import Encoded, length_limit, mask_token, pad_id
+from smidgen.tokens import length_limit, mask_token, pad_id
 from smidgen.vectors import whole_words
 from smidgen.watch import Watch
 

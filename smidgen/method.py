@@ -66,7 +66,6 @@ class Context:
     texts: tuple[tuple[str, str | None], ...]  # some rows of dev, to check and calibrate on
     seed: int
     model: PreTrainedModel | None = None
-    corpus: Corpus | None = None  # what a data step grows
     teacher_blocks: int = 0  # of the teacher; 0 where there is none, or it has no anatomy
     teacher_width: int = 0
     teacher_heads: int = 0
@@ -76,6 +75,7 @@ class Context:
     training_texts: Callable[[], Iterable[str]] = tuple  # what the stage trains on, second texts of pairs too
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None
+    corpus: Corpus | None = None  # what a data step grows
 
     def edit(self, edit: Edit) -> None:
         """Apply an edit to the model and record it."""

@@ -77,7 +77,7 @@ class Stage:
     methods: tuple[Use, ...]
     source: str | None = None  # an earlier stage's name or a model; None = the stage before
     teacher: str | tuple[str, ...] | None = None  # an earlier stage's name or a model; several are averaged
-    data: str = "train"  # train | unlabeled | train+unlabeled
+    data: str = "train"  # train, unlabeled, earlier data steps by name; several with + between
     train: Training = Training()
     seed: int | None = None  # None = the recipe's
 

@@ -9,8 +9,8 @@ Leaves     Texts without labels, at most `copies` a row: none twice, none of the
 Beside     data.neighbours, which is faster and needs no language model. A later stage reads the texts by this
            one's name, `data: train+grown`, and a teacher labels them.
 Fails      One forward pass for each word of the corpus: a small language model, or a small corpus. What fits a place
-           may be its opposite (a bad film, a good film): hence the teacher's label. Only words of three
-           letters or more that are no English stop words are replaced.
+           may be its opposite (a bad film, a good film): hence the teacher's label. Only words of three letters or
+           more that are no English stop words are replaced.
 """
 
 from __future__ import annotations

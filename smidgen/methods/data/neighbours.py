@@ -9,8 +9,8 @@ Leaves     Texts without labels, at most `copies` a row: none twice, none of the
 Beside     data.language_model, whose words fit the text around them. A later stage reads the texts by this
            one's name, `data: train+grown`, and a teacher labels them.
 Fails      Near words are of one topic, not of one sense: good stands near bad. Hence the teacher's label, not the
-           row's. Only words of three letters or more that are no English stop words are replaced. A model's table is a
-           rough stand-in for GloVe.
+           row's. Only words of three letters or more that are no English stop words are replaced. A model's table is
+           a rough stand-in for GloVe.
 """
 
 from __future__ import annotations
