@@ -90,6 +90,7 @@ def test_import_alone_registers_them_and_loads_nothing(tmp_path: Path) -> None:
     last += "print(type(m).__name__)"
     for first in (
         "import sys, smidgen; assert not {'torch', 'transformers'} & set(sys.modules); " + config,
+        "import smidgen; from transformers import PreTrainedModel; ",  # which loads the table of configs half way
         "import transformers.models.auto.modeling_auto; import smidgen; ",
     ):
         done = subprocess.run([sys.executable, "-c", first + last], capture_output=True, text=True, check=False)

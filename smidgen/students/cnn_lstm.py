@@ -9,31 +9,13 @@ the character network costs nothing there.
 from __future__ import annotations
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
+from smidgen.students._configs import CnnLstmConfig
 from smidgen.students._parts import BiLstm, Student, head, ones
 from smidgen.students.cnn import Convolutions
-
-
-@strict
-class CnnLstmConfig(PreTrainedConfig):
-    model_type = "smidgen-cnn-lstm"
-
-    vocab_size: int = 30522
-    embedding_size: int = 100
-    alphabet_size: int = 128  # character ids, of which 0 is no character
-    character_size: int = 30
-    character_window: int = 3
-    channels: int = 30  # of the convolution over characters
-    longest: int = 12  # characters of a token that are looked at
-    lstm_size: int = 100  # of one direction
-    head_size: int = 0  # of a ReLU layer before the classes; 0 = none
-    dropout: float | int = 0.3
-    pad_token_id: int | None = 0
 
 
 class Speller(nn.Module):
@@ -99,7 +81,6 @@ class CnnLstmForSequenceClassification(Student):
         return SequenceClassifierOutput(logits=self.classifier(last))
 
 
-config_class = CnnLstmConfig
 model_classes = {
     "AutoModelForSequenceClassification": CnnLstmForSequenceClassification,
     "AutoModelForTokenClassification": CnnLstmForTokenClassification,

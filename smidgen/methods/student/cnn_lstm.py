@@ -52,7 +52,7 @@ class CnnLstm(Method[None]):
         yield from between("vocabulary_size", self.vocabulary_size, 1, MOST)
 
     def begin(self, ctx: Context) -> None:
-        from smidgen.students.cnn_lstm import CnnLstmConfig
+        from smidgen.students._configs import CnnLstmConfig
 
         words = vocabulary(ctx, self.vocabulary, self.vocabulary_size, self.embedding, self.lower)
         spelt: np.ndarray = spellings(words.tokenizer, self.longest)
