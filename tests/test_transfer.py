@@ -45,12 +45,15 @@ from smidgen.speech import (
     table_tagger,
 )
 from smidgen.splits import Split
+from smidgen.tasks import Classify
 from smidgen.tokens import encode, pad_id
 from smidgen.vectors import Vectors, learned_classes, model_vectors, nearest, neighbours, read_vectors, whole_words
 from smidgen.watch import Silent
 
 TEXTS = tuple(text for text, _ in sentences(40, seed=5))
 DRAWS = 4000
+
+TASK = Classify(("bad", "good"))
 
 
 def corpus_of(
@@ -313,7 +316,7 @@ def test_a_models_vectors_are_the_means_of_its_pieces(family: str, tmp_path: Pat
     words = ["film", "qed", "book"]
     found = model_vectors(source, words)
     for word, vector in zip(words, found.table, strict=True):
-        ids = encode(source.path, [word], None, 16).ids[1:-1]
+        ids = encode(TASK, source.path, [word], None, 16).ids[1:-1]
         mean = table[ids].mean(axis=0)
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), rtol=1e-5, atol=1e-6)
 
@@ -371,12 +374,12 @@ def test_a_language_models_words_by_an_explicit_loop(masked: Path, tmp_path: Pat
     model = AutoModelForMaskedLM.from_pretrained(str(masked)).eval()
     known = {i: word for i, word in whole_words(source).items() if is_content(word)}
     texts = ("the film was great , Qed", "a dull and sad book", "so is it")
-    mask = max(encode(masked, ["[MASK]"], None, 8).ids)
+    mask = max(encode(TASK, masked, ["[MASK]"], None, 8).ids)
     found = fill(source, texts, 5, tmp_path / "work", Silent())
     assert [sorted(places) for places in found] == [[1, 3], [1, 3, 4], []]
     for text, places in zip(texts, found, strict=True):
         for word, said in places.items():
-            batch = encode(masked, [text], None, 32).batch([0], pad_id(masked))
+            batch = encode(TASK, masked, [text], None, 32).batch([0], pad_id(masked))
             own = int(batch["input_ids"][0, word + 1])
             batch["input_ids"][0, word + 1] = mask
             with torch.inference_mode():
