@@ -319,25 +319,30 @@ def verify(
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="A method: its page instead of the list.")] = None,
+    pages: Annotated[Path | None, typer.Option(help="Write a Markdown page for each into this folder.")] = None,
     json: Json = False,
 ) -> None:
     """What there is: every method with its settings, its idea and paper, what it takes and when it fails.
 
-    `smidgen methods` · `smidgen methods distil.logits` · `smidgen methods --json`
+    `smidgen methods` · `smidgen methods distil.logits` · `smidgen methods --json` · `smidgen methods --pages docs`
     """
     from smidgen.errors import did_you_mean
-    from smidgen.method import names, page
+    from smidgen.method import markdown, names, page
 
     if name is not None and name not in names():
         raise InputError(f"{name}: no such method.{did_you_mean(name, names())} See 'smidgen methods'.")
-    pages = [page(known) for known in ([name] if name else names())]
+    found = [page(known) for known in ([name] if name else names())]
+    if pages is not None:
+        pages.mkdir(parents=True, exist_ok=True)
+        for one in found:
+            (pages / f"{one.name}.md").write_text(markdown(one), encoding="utf-8")
     if json:
-        console.print_json([_page_data(p) for p in pages])
+        console.print_json([_page_data(p) for p in found])
     elif name is None:
-        console.table("", ["method", "what it does"], [[p.name, p.summary] for p in pages])
+        console.table("", ["method", "what it does"], [[p.name, p.summary] for p in found])
         console.out.print("[dim]smidgen methods NAME tells all of one.[/]")
     else:
-        _show_page(pages[0])
+        _show_page(found[0])
 
 
 @app.command()

@@ -203,6 +203,15 @@ def page(name: str) -> Page:
     return Page(name, summary, _sections(rest), tuple(_settings(cls, source.splitlines())))
 
 
+def markdown(found: Page) -> str:
+    """A method's page in Markdown: summary, sections, settings."""
+    parts = [f"# {found.name}", found.summary, *(f"**{head}.** {text}" for head, text in found.sections.items())]
+    if found.settings:
+        rows = [" | ".join(cell.replace("|", "\\|") for cell in setting) for setting in found.settings]
+        parts.append("\n".join(["| setting | type | default | meaning |", "|---|---|---|---|", *(f"| {r} |" for r in rows)]))
+    return "\n\n".join(parts) + "\n"
+
+
 def _sections(text: str) -> dict[str, str]:
     """`Idea       Words ...` with continuation lines indented."""
     found: dict[str, str] = {}

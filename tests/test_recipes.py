@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from folders import data_files, model_folder
 
+from test_tag import rows_of, write
+
 import smidgen
 from smidgen.api import read_recipe
 from smidgen.planner import plan
@@ -26,6 +28,7 @@ def small(recipe: Recipe) -> Recipe:
         "data.noise": {"copies": 1, "tags": "learned"},
         "data.neighbours": {"copies": 1, "k": 3},
         "student.bilstm": {"embedding": 8, "width": 8},
+        "student.mobile": {"width": 16, "inner": 8, "heads": 2, "embedding": 8},
     }
 
     def use(one: Use) -> Use:
@@ -52,4 +55,12 @@ def test_a_recipe_runs(name: str, tmp_path: Path) -> None:
     done = run(plan(small(read_recipe(name, str(model), given))), tmp_path / "stages")
     last = done[-1].artefact
     assert last.form == "int8"
-    assert [answer["label"] in ("bad", "good") for answer in smidgen.load(last.path).predict(["a good film", "bad"])]
+    assert all(a["label"] in ("bad", "good") for a in smidgen.load(last.path).predict(["a good film", "bad"]))
+
+
+def test_the_tagger_of_words_and_characters(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", rows_of(60, 0))
+    recipe = small(read_recipe("cnn-lstm-tagger", str(model_folder(tmp_path / "model")), Files(train)))
+    done = run(plan(recipe), tmp_path / "stages")
+    found = smidgen.load(done[-1].artefact.path).predict(["so the zadig quix was here", "it was"])
+    assert len(found) == 2 and all({"entity_group", "score", "word"} <= set(e) for text in found for e in text)
