@@ -47,6 +47,7 @@ class Needs:
     inside: bool = False  # of the teacher: other taps than `logits`
     online: bool = False  # the teacher runs in each step, on the step's own inputs; nothing of it is kept on disk
     training: bool = False  # another method of the stage has a loss
+    task: str = ""  # the only one that it is for
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Context:
     edits: list[Edit] = field(default_factory=list)
     student_taps: set[str] = field(default_factory=lambda: {"logits"})
     teacher_taps: set[str] = field(default_factory=set)
+    every_token: bool = False  # `logits` at all real tokens, also where the task decides about some (mask_language)
     corpus: Callable[[], Iterable[str]] = tuple  # the texts that the stage trains on, the second ones of pairs too
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None

@@ -26,7 +26,7 @@ LAYERS = (
     "cells recipe runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
     "data surgery source runtime.model runtime",
-    "distances method tape tokens mapping",
+    "distances method tape tokens masking mapping",
     "teacher shapes making measure.* measure",
     "methods.* methods loop planner",
     "runner costs benching verification",
@@ -38,7 +38,7 @@ LAYERS = (
 )
 LIGHT = (
     "recipe planner data tables cells splits budget source artefact surgery anatomy method mapping errors watch api "
-    "registration lexicon "
+    "registration lexicon masking "
     "cli console runtime runtime.* tasks.* report words schema pages axes curves findings card picture "
     "measure.environment measure.health measure.number measure.size"
 )
