@@ -302,7 +302,8 @@ def _head_keys(model: PreTrainedModel) -> set[str]:
 
     found = anatomy(model)
     body = {id(p) for module in (found.embeddings, found.block_list) for p in module.parameters()}
-    return {name for name, parameter in model.named_parameters() if id(parameter) not in body}
+    named = model.named_parameters(remove_duplicate=False)  # a tied bias has two names
+    return {name for name, parameter in named if id(parameter) not in body}
 
 
 def _package_folder(reference: str) -> Path:
