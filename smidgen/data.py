@@ -16,14 +16,25 @@ from typing import TextIO
 
 import numpy as np
 
-from smidgen.cells import USUAL, are_integral, asked, in_order, label_names, shown, tagged, texts_and_pairs, value
+from smidgen.cells import (
+    USUAL,
+    are_integral,
+    asked,
+    bare_texts,
+    in_order,
+    label_names,
+    shown,
+    tagged,
+    texts_and_pairs,
+    value,
+)
 from smidgen.cells import Columns as Columns
 from smidgen.encoded import objects
 from smidgen.errors import DataError, did_you_mean
 from smidgen.splits import Split as Split
 from smidgen.splits import class_counts, take_dev
 from smidgen.tables import Table, decode, read_table, read_text
-from smidgen.tasks import Answer, Classify, Tag, Task
+from smidgen.tasks import Answer, Classify, MaskLanguage, Tag, Task
 
 FEW = 5  # examples of a class below which there is a warning
 
@@ -67,8 +78,8 @@ def load_data(
     """Read and check the splits of one task.
 
     Args:
-        task: `classify`; `tag`, with a list of words and one of tags a row; or `answer`, with questions, contexts and
-            accepted answers.
+        task: `classify`; `tag`, with a list of words and one of tags a row; `answer`, with questions, contexts and
+            accepted answers; or `mask_language`, with bare texts.
         train, dev, test, unlabeled: paths, or Hub ids `org/name@config:split`. No `dev`: a seeded part of train.
         labels: the classes in the order of a fine-tuned model's config; None takes those of train, sorted.
         multi_label: whether a text may have several labels; None finds out: yes where train has lists of labels.
@@ -120,6 +131,8 @@ def _task(
     """The task of a training file, with the classes or tags that it has, or that a model was trained for."""
     if name == "answer":
         return Answer(metric)
+    if name == "mask_language":
+        return MaskLanguage(metric)
     if name == "tag":
         names, several = tagged(table, columns)[1], False
     else:
@@ -134,6 +147,9 @@ def _split(table: Table, name: str, task: Task, columns: Columns, by_id: bool, l
     if isinstance(task, Answer):
         questions, contexts, accepted = asked(table, columns, labelled)
         return Split(name, questions, contexts, objects(accepted) if labelled else None, table.source)
+    if isinstance(task, MaskLanguage):
+        texts = bare_texts(table, columns)
+        return Split(name, texts, None, task.no_labels(len(texts)), table.source)
     if isinstance(task, Tag):
         if not labelled and "text" in table.columns:  # plain texts: their words are those between spaces
             texts = tuple(" ".join(text.split()) for text in texts_and_pairs(table, columns)[0])
@@ -249,7 +265,7 @@ def _train_warnings(train: Split, task: Task) -> list[str]:
         told.append(
             f"{train.source}: {_count(conflicts, 'text has', 'texts have')} different labels in different rows."
         )
-    if isinstance(task, Answer):
+    if isinstance(task, Answer | MaskLanguage):
         return told
     counts = class_counts(train.labels, len(task.labels))
     rare = [f"{label} ({count})" for label, count in zip(task.labels, counts, strict=True) if count < FEW]

@@ -50,6 +50,7 @@ class Needs:
     inside: bool = False  # of the teacher: other taps than `logits`
     online: bool = False  # the teacher runs in each step, on the step's own inputs; nothing of it is kept on disk
     training: bool = False  # another method of the stage has a loss
+    task: str = ""  # the only one that it is for
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Context:
     edits: list[Edit] = field(default_factory=list)
     student_taps: set[str] = field(default_factory=lambda: {"logits"})
     teacher_taps: set[str] = field(default_factory=set)
+    every_token: bool = False  # `logits` at all real tokens, also where the task decides about some (mask_language)
     training_texts: Callable[[], Iterable[str]] = tuple  # what the stage trains on, second texts of pairs too
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None
@@ -208,7 +210,9 @@ def markdown(found: Page) -> str:
     parts = [f"# {found.name}", found.summary, *(f"**{head}.** {text}" for head, text in found.sections.items())]
     if found.settings:
         rows = [" | ".join(cell.replace("|", "\\|") for cell in setting) for setting in found.settings]
-        parts.append("\n".join(["| setting | type | default | meaning |", "|---|---|---|---|", *(f"| {r} |" for r in rows)]))
+        parts.append(
+            "\n".join(["| setting | type | default | meaning |", "|---|---|---|---|", *(f"| {r} |" for r in rows)])
+        )
     return "\n\n".join(parts) + "\n"
 
 

@@ -248,8 +248,9 @@ def _stage_faults(recipe: Recipe, stage: Stage, methods: tuple[Method[Any], ...]
             )
         if method.needs.training and not any(trains(other) for other in methods):
             faults.append(f"{where}: {name_of(method)} acts while a stage trains. Add what has a loss, as tune.full.")
-        if method.needs.labels and "train" not in parts:
+        if method.needs.labels and "train" not in parts and recipe.task != "mask_language":
             faults.append(f"{where}: {name_of(method)} needs labels, the stage trains on unlabeled texts.")
+    faults.extend(_task_faults(recipe, where, methods))
     if len(methods) > 1 and any(owns_stage(method) for method in methods):
         own = next(name_of(method) for method in methods if owns_stage(method))
         faults.append(f"{where}: {own} needs a stage of its own.")
@@ -290,6 +291,22 @@ def _data_steps(
         start = models.get(recipe.model if stage.source in (None, "model") else stage.source or "")
         if start is not None:
             faults.extend(f"{where}, {name_of(m)}: {why}" for m in chosen for why in m.misfits(start))
+
+
+def _task_faults(recipe: Recipe, where: str, methods: tuple[Method[Any], ...]) -> list[str]:
+    faults = []
+    for method in methods:
+        if method.needs.task not in ("", recipe.task):
+            faults.append(
+                f"{where}: {name_of(method)} is for the task {method.needs.task}, got {recipe.task}. Write "
+                f"task: {method.needs.task}, or take another method."
+            )
+        if recipe.task == "mask_language" and method.leaves == "onnx":
+            faults.append(
+                f"{where}: {name_of(method)} makes a graph that predicts, and a masked-language model predicts nothing "
+                "that is wanted. Drop it, and give the folder as the model of a recipe for another task."
+            )
+    return faults
 
 
 def _training_faults(training: Training) -> list[str]:
@@ -401,12 +418,12 @@ def _prints(read: tuple[str, ...], beside: tuple[str, ...], data: Data) -> dict[
 def _tokenizer_faults(task: Task, stages: tuple[Planned, ...], models: Mapping[str, Source]) -> list[str]:
     faults = []
     advice = "Use distil.logits, which compares answers."
-    if task.name == "answer":
+    tokens = task.name in ("answer", "mask_language")  # are what is answered
+    if tokens:
         advice = "Take a student that starts from its teacher."
     for planned in stages:
         needs = [(name_of(method), method.needs) for method in planned.methods]
-        spans = task.name == "answer"  # tokens are what is answered
-        strict = [name for name, need in needs if need.same_tokenizer or need.online or (spans and need.teacher)]
+        strict = [name for name, need in needs if need.same_tokenizer or need.online or (tokens and need.teacher)]
         for teacher in planned.teachers if strict else ():
             own, own_name = _tokenizer(planned.id, stages, models)
             other, other_name = _tokenizer(teacher, stages, models)

@@ -20,10 +20,11 @@ import numpy as np
 from smidgen.artefact import Artefact, Store, alone, open_artefact, publish
 from smidgen.corpus import Corpus, read_grown
 from smidgen.errors import SmidgenError
+from smidgen.masking import masker
 from smidgen.method import Context, makes_texts, name_of, owns_stage, settings_of, trains
 from smidgen.planner import Plan, Planned
 from smidgen.source import Source, resolve
-from smidgen.tasks import Tag
+from smidgen.tasks import MaskLanguage, Tag
 from smidgen.tokens import encode, pad_id, write_tokenizer
 from smidgen.watch import Silent, Watch
 
@@ -154,7 +155,7 @@ def _train_stage(
         if trackers:
             accelerator.init_trackers("smidgen", config={"stage": planned.stage.name, "id": planned.id})
         rows = _rows(plan, planned, store, source, ctx, accelerator, watch)
-        dev = _plain_rows(plan, plan.data.dev, source)
+        dev = _dev_rows(plan, source)
         history = train(running, ctx, rows, dev, planned.stage.train, work, watch, checkpoint_seconds, accelerator)
         if trackers:
             accelerator.end_training()
@@ -223,10 +224,13 @@ def _rows(
 
     split = training_split(plan, planned, store)
     rows = _plain_rows(plan, split, source)
+    if isinstance(plan.data.task, MaskLanguage):
+        rows = dataclasses.replace(rows, masker=masker(source.path, planned.seed))
     if not planned.teachers or not ctx.teacher_taps:
         return rows
     sources = [source_of(plan, store, reference) for reference in planned.teachers]
-    if any(method.needs.online for method in planned.methods) or too_big(ctx.teacher_taps):
+    fresh = rows.masker is not None or any(method.needs.online for method in planned.methods)
+    if fresh or too_big(ctx.teacher_taps):
         found: list[Teacher] = [online(s, ctx.task, ctx.teacher_taps, accelerator.device) for s in sources]
     else:
         found = []
@@ -327,6 +331,15 @@ def _plain_rows(plan: Plan, split: Split, source: Source) -> Rows:
     task = plan.data.task
     encoded = encode(task, source.path, split.texts, split.pairs, plan.max_length)
     return Rows(encoded, task.targets(encoded, split.texts, split.labels), pad_id(source.path), split=split)
+
+
+def _dev_rows(plan: Plan, source: Source) -> Rows:
+    """What a stage is judged by; where tokens are to be found, they are masked once and for all."""
+    rows = _plain_rows(plan, plan.data.dev, source)
+    if not isinstance(plan.data.task, MaskLanguage):
+        return rows
+    encoded, labels = masker(source.path, 0).once(rows.encoded)
+    return dataclasses.replace(rows, encoded=encoded, labels=labels)
 
 
 def _context(plan: Plan, planned: Planned, source: Source, target: Path) -> Context:

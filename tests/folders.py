@@ -26,23 +26,6 @@ def vocabulary() -> dict[str, int]:
     return {piece: i for i, piece in enumerate(pieces)}
 
 
-def masked_folder(path: Path, seed: int = 0) -> Path:
-    """A BERT masked language model of two blocks with random weights. Gives `path`."""
-    import torch
-    from transformers import BertForMaskedLM
-
-    path.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = BertForMaskedLM(tiny("bert").config)
-        for parameter in model.parameters():
-            parameter.data.add_(0.1 * torch.randn_like(parameter))
-    model.config.architectures = ["BertForMaskedLM"]
-    model.save_pretrained(path)
-    write_tokenizer(path)
-    return path
-
-
 def write_tokenizer(path: Path, drop: tuple[str, ...] = ()) -> None:
     """A fast WordPiece tokenizer beside a model; `drop` leaves pieces out, so that it cuts texts differently."""
     vocab = {piece: i for piece, i in vocabulary().items() if piece not in drop}
@@ -55,9 +38,10 @@ def write_tokenizer(path: Path, drop: tuple[str, ...] = ()) -> None:
         special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
     )
     assert vocab["[PAD]"] == PAD
-    tokenizer.add_special_tokens([MASK])
+    tokenizer.add_special_tokens([*SPECIAL, MASK])
     tokenizer.save(str(path / "tokenizer.json"))
-    named = {"cls_token": "[CLS]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]", "mask_token": MASK}
+    kinds = ("cls", "pad", "sep", "unk", "mask")
+    named = {f"{kind}_token": f"[{kind.upper()}]" for kind in kinds}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 48, **named}
     (path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
@@ -74,6 +58,15 @@ def model_folder(
         model.config.id2label = dict(enumerate(labels))
         model.config.label2id = {label: i for i, label in enumerate(labels)}
     model.config.architectures = [type(model).__name__]
+    model.save_pretrained(path)
+    write_tokenizer(path)
+    return path
+
+
+def language_folder(path: Path, family: str = "bert", blocks: int = 2, seed: int = 0) -> Path:
+    """A Hugging Face folder of a masked-language model. Gives `path`."""
+    path.mkdir(parents=True, exist_ok=True)
+    model = tiny(family, blocks=blocks, seed=seed, head="MaskedLM")
     model.save_pretrained(path)
     write_tokenizer(path)
     return path

@@ -27,7 +27,7 @@ LAYERS = (
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
     "data surgery source runtime.model runtime",
-    "distances method tape tokens mapping vectors",
+    "distances method tape tokens masking mapping vectors",
     "teacher fill shapes making measure.* measure",
     "methods.* methods loop planner",
     "runner costs benching verification",
@@ -38,7 +38,7 @@ LAYERS = (
     "__main__",
 )
 LIGHT = (
-    "recipe planner data corpus lexicon speech vectors tables cells splits budget source artefact surgery "
+    "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
     "anatomy method mapping errors watch api registration cli console runtime runtime.* tasks.* report words "
     "schema pages axes curves findings card picture measure.environment measure.health measure.number "
     "measure.size"

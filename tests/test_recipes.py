@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from folders import data_files, model_folder
-
 from test_tag import rows_of, write
 
 import smidgen
@@ -19,7 +18,7 @@ from smidgen.recipe import Files, Recipe, Training, Use, packaged
 from smidgen.runner import run
 
 SHORT = Training(epochs=0.5, learning_rate=1e-3, batch_size=8, precision="float32")
-OTHER = {"distilbert", "cnn-lstm-tagger"}  # of other tasks: tests of their own
+OTHER = {"distilbert", "tinybert-general", "cnn-lstm-tagger"}  # of other tasks: tests of their own
 
 
 def small(recipe: Recipe) -> Recipe:

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from commands import command, tree
-from folders import LABELS, PLAIN, POLAR, masked_folder, model_folder, sentences
+from folders import LABELS, PLAIN, POLAR, language_folder, model_folder, sentences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny
@@ -363,7 +363,7 @@ def test_bad_vectors_name_their_row(text: str, said: str, tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return masked_folder(tmp_path_factory.mktemp("masked"))
+    return language_folder(tmp_path_factory.mktemp("masked"))
 
 
 def test_a_language_models_words_by_an_explicit_loop(masked: Path, tmp_path: Path) -> None:
@@ -463,7 +463,7 @@ def test_what_is_no_language_model_is_refused(tiny_bert: Path, tiny_data: dict[s
 
 
 def test_a_language_model_with_a_pickle_is_refused(masked: Path, tmp_path: Path) -> None:
-    folder = masked_folder(tmp_path / "pickled")
+    folder = language_folder(tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     (fault,) = LanguageModel(model=str(folder)).faults()
     assert "a pickle, which can run code" in fault
@@ -597,10 +597,10 @@ def test_ids_know_what_a_corpus_depends_on(
         tags.write_text(text)
         prints.append(ids(step("grown", "data.noise", tags=str(tags)))[1])
     assert prints[0] != prints[1], "by what is in the file"
-    copy = masked_folder(tmp_path / "copy")
+    copy = language_folder(tmp_path / "copy")
     same, other = (ids(step("grown", "data.language_model", model=str(m)))[1] for m in (masked, copy))
     assert same == other, "not by its path"
-    assert ids(step("grown", "data.language_model", model=str(masked_folder(tmp_path / "o", seed=1))))[1] != same
+    assert ids(step("grown", "data.language_model", model=str(language_folder(tmp_path / "o", seed=1))))[1] != same
 
 
 def test_a_corpus_can_be_grown_from_a_grown_one(tiny_bert: Path, tiny_data: dict[str, str], tmp_path: Path) -> None:
