@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: demo test lint types setup bench-core docs clean
+.PHONY: demo test lint types setup bench-core bench-distil docs clean
 
 setup: $(VENV)/.ready
 
@@ -31,6 +31,16 @@ types: setup
 # The figures of benchmarks/core.json, about an hour on two cores.
 bench-core: setup
 	$(VENV)/bin/python benchmarks/core.py student:0,1,2 runtime training:0,1 install
+	$(VENV)/bin/python benchmarks/evidence.py
+
+# A page for each method, from its docstring.
+docs: setup
+	$(VENV)/bin/smidgen methods --pages docs/methods
+
+# The figures of benchmarks/distil.json: a base-size teacher and its students, hours on two cores.
+bench-distil: setup
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(VENV)/bin/python benchmarks/distil.py
 	$(VENV)/bin/python benchmarks/evidence.py
 
 clean:

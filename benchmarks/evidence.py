@@ -9,16 +9,19 @@ from common import ROOT
 
 
 def main() -> None:
-    core = json.loads((ROOT / "benchmarks" / "core.json").read_text(encoding="utf-8"))
-    parts = [HEAD, *(write(core[name]) for name, write in SECTIONS.items() if name in core)]
+    parts = [HEAD]
+    for file, sections in FILES.items():
+        path = ROOT / "benchmarks" / file
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        parts += [write(found[name]) for name, write in sections.items() if name in found]
     (ROOT / "docs" / "evidence.md").write_text("\n".join(parts), encoding="utf-8")
 
 
 HEAD = """# Evidence
 
-Written by `python benchmarks/evidence.py` from `benchmarks/core.json`, which `make bench-core` makes. SST-2 sentences, MiniLM-6
-(6 blocks x 384) from a package, teachers fine-tuned by the project. Intervals are 95 %. Times are from text in to label out,
-interleaved in one run; compare ratios, not milliseconds.
+Written by `python benchmarks/evidence.py` from `benchmarks/core.json` and `benchmarks/distil.json`, which `make bench-core` and
+`make bench-distil` make. SST-2 sentences and MiniLM-6 (6 blocks x 384) from a package unless said; teachers are fine-tuned by the
+project. Intervals are 95 %. Times are from text in to label out, interleaved in one run; compare ratios, not milliseconds.
 """
 
 
@@ -115,6 +118,87 @@ def install(found: dict[str, Any]) -> str:
     )
 
 
+def students(found: dict[str, Any]) -> str:
+    rows = []
+    for name in dict.fromkeys(run["student"] for run in found["runs"]):
+        speed = found["speed"][name]["speedup"]
+        ways = {how: [r for r in found["runs"] if (r["student"], r["how"]) == (name, how)] for how in WAYS}
+        with_, without = (ways[how] for how in WAYS)
+        shares = [r["kept"]["value"] for r in with_]
+        gain = [a["test"]["value"] - b["test"]["value"] for a, b in zip(with_, without, strict=False)]
+        rows.append(
+            f"| {name} | {_mean(shares, '{:.1%}')} | {_share(with_[0]['kept'])} | {_mean([r['kept']['value'] for r in without], '{:.1%}')} | "
+            f"{100 * sum(gain) / max(len(gain), 1):+.1f} | {speed['value']:.0f}x ({speed['low']:.0f} to {speed['high']:.0f}) | "
+            f"{with_[0]['size_mb']:.1f} |"
+        )
+    return "\n".join(
+        [
+            "## Students of a base-size teacher",
+            "",
+            f"Wanted: {found['wanted']}. {found['what']}. Teacher: {_interval(found['teacher'])}, n = {found['n']}; {len(found['seeds'])} "
+            "seed(s) of each student.",
+            "",
+            "| student | kept, mean of seeds | interval of the first seed | kept without distillation | distillation adds, points | "
+            "times as fast as the teacher | MB |",
+            "|---|--:|--:|--:|--:|--:|--:|",
+            *rows,
+            "",
+            _made(found),
+        ]
+    )
+
+
+WAYS = ("distilled", "labels alone")
+
+
+def half_depth(found: dict[str, Any]) -> str:
+    rows = [
+        f"| {r['seed']} | {r['how']} | {_interval(r['teacher'])} | {_interval(r['test'])} | {_share(r['kept'])} |"
+        for r in found["runs"]
+    ]
+    kept = found["kept"]
+    return "\n".join(
+        [
+            f"## Half the depth: {found['what'].partition(',')[0]}",
+            "",
+            f"Claim: a half-depth student keeps at least 95 % of its teacher's F1. Measured: **{kept['mean']:.1%}** (least of the seeds "
+            f"{kept['least']:.1%}), {_holds(kept['mean'] >= 0.95)}. {found['what']}, n = {found['n']}.",
+            "",
+            "| seed | student | teacher | student's F1 | kept |",
+            "|--:|---|--:|--:|--:|",
+            *rows,
+            "",
+            _made(found),
+        ]
+    )
+
+
+def ledger(found: dict[str, Any]) -> str:
+    rows = []
+    for r in found["rows"]:
+        d = r["difference"]
+        points = f"{100 * d['value']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})"
+        rows.append(f"| {r['claim']} | {r['source']} | {r['setting']} | {points} | {r['verdict']} |")
+    return "\n".join(
+        [
+            "## The ledger of claims",
+            "",
+            f"{found['what']}: points of test accuracy by which the claimed way is ahead, n = {found['rows'][0]['difference']['n']}, "
+            f"{len(found['seeds'])} seed(s); the interval draws rows and seeds anew.",
+            "",
+            "| claim | source | our setting | ahead by | |",
+            "|---|---|---|--:|---|",
+            *rows,
+            "",
+            _made(found),
+        ]
+    )
+
+
+def _mean(values: list[float], form: str) -> str:
+    return form.format(sum(values) / len(values)) if values else ""
+
+
 def _interval(number: dict[str, Any]) -> str:
     return f"{number['value']:.3f} ({number['low']:.3f} to {number['high']:.3f})"
 
@@ -136,7 +220,10 @@ def _made(found: dict[str, Any]) -> str:
     )
 
 
-SECTIONS = {"training": training, "runtime": runtime, "student": student, "install": install}
+FILES = {
+    "core.json": {"training": training, "runtime": runtime, "student": student, "install": install},
+    "distil.json": {"students": students, "tag": half_depth, "answer": half_depth, "ledger": ledger},
+}
 
 if __name__ == "__main__":
     main()

@@ -30,7 +30,9 @@ cut3, cut1 = Use("prune.layers", {"keep": 3}), Use("prune.layers", {"keep": 1})
 logits = Use("distil.logits", {"loss_kind": "mse"})
 
 
-def taught(*uses: Use, name: str = "student", by: str = "teacher", on: str = BOTH, source: str = "teacher", **train: Any) -> Stage:
+def taught(
+    *uses: Use, name: str = "student", by: str = "teacher", on: str = BOTH, source: str = "teacher", **train: Any
+) -> Stage:
     settings = Training(**{"epochs": BODY.epochs, "learning_rate": BODY.learning_rate, **train})
     return Stage(name, uses, source=source, teacher=by, data=on, train=settings)
 
@@ -156,14 +158,15 @@ class Bench:
 
     def __init__(self, make: Callable[..., Any], model: str, seeds: Sequence[int]) -> None:
         self.make, self.model, self.seeds = make, model, tuple(seeds)
-        self.known: dict[Way, np.ndarray] = {}
+        self.known: dict[str, np.ndarray] = {}
         self.splits: dict[tuple[int, int], tuple[Data, dict[str, str]]] = {}
 
     def correct(self, way: Way) -> np.ndarray:
         """(seeds, n) bool."""
-        if way not in self.known:
-            self.known[way] = np.stack([self._one(way, seed) for seed in self.seeds])
-        return self.known[way]
+        key = repr(way)
+        if key not in self.known:
+            self.known[key] = np.stack([self._one(way, seed) for seed in self.seeds])
+        return self.known[key]
 
     def _one(self, way: Way, seed: int) -> np.ndarray:
         splits, files = self._data(way.labelled, seed)
@@ -178,17 +181,16 @@ class Bench:
             files = dict(data("sst2"))
             with Path(files["train"]).open(encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
-            label, text = ("label" if "label" in rows[0] else "sentiment"), ("text" if "text" in rows[0] else "sentence")
             order = np.random.default_rng(seed).permutation(len(rows))
-            by_class = [[i for i in order if rows[i][label] == name] for name in sorted({r[label] for r in rows})]
+            by_class = [[i for i in order if rows[i]["label"] == name] for name in sorted({r["label"] for r in rows})]
             chosen = [i for one in by_class for i in one[: labelled // 2]]
             rest = [i for i in order if i not in set(chosen)][:BARE]
             folder = WORK / "ledger" / f"{labelled}-{seed}"
             folder.mkdir(parents=True, exist_ok=True)
-            for name, picked, columns in (("train", chosen, (text, label)), ("unlabeled", rest, (text,))):
+            for name, picked, columns in (("train", chosen, ("text", "label")), ("unlabeled", rest, ("text",))):
                 with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
                     writer = csv.writer(file)
-                    writer.writerow(["text", "label"][: len(columns)])
+                    writer.writerow(columns)
                     writer.writerows([rows[i][column] for column in columns] for i in picked)
                 files[name] = str(folder / f"{name}.csv")
             self.splits[labelled, seed] = load_data(**files), files

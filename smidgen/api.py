@@ -86,6 +86,11 @@ def compress(
     least = limits.quality.metric if limits.quality else None
     if metric and least and metric != least:
         raise BudgetError(f"--metric {metric} and --min-quality {min_quality}: two metrics. Give the same one in both.")
+    if task == "mask_language":
+        raise InputError(
+            "--task mask_language: is pretraining, and leaves nothing to deploy. Type smidgen run distilbert, and "
+            "compress what it makes for another task."
+        )
     _refuse_out(out)
     _need_training()
     from smidgen.outcome import carry_out

@@ -58,6 +58,14 @@ def texts_and_pairs(table: Table, columns: Columns) -> tuple[tuple[str, ...], tu
     return _texts(table, text), None if pair is None else _texts(table, pair)
 
 
+def bare_texts(table: Table, columns: Columns) -> tuple[str, ...]:
+    """The texts of a corpus: nothing else is read, and blank ones, as between paragraphs, are passed over."""
+    text = _need(table, "text", columns.text, TEXT)
+    wanted = [i for i, cell in enumerate(table.columns[text]) if not isinstance(cell, str) or cell.strip()]
+    cells = {text: [table.columns[text][i] for i in wanted]}
+    return _texts(Table(table.source, cells, [table.rows[i] for i in wanted]), text)
+
+
 def label_names(table: Table, columns: Columns, multi_label: bool | None) -> tuple[list[tuple[str, ...]], bool]:
     """The names of the labels of each row, as they are written, and whether a row may have several.
 

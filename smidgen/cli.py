@@ -203,7 +203,7 @@ def plan(
         return
     columns = ["stage", "methods", "from", "rows", "steps", "texts seen", "to label", ""]
     keys = ("name", "methods", "source", "rows", "steps", "examples", "to_label", "state")
-    console.table("", columns, [[_cell(stage[key]) for key in keys] for stage in found])
+    console.table("", columns, [[_count(stage, key) for key in keys] for stage in found])
     _warn(checked.data.warnings)
 
 
@@ -329,25 +329,30 @@ def verify(
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="A method: its page instead of the list.")] = None,
+    pages: Annotated[Path | None, typer.Option(help="Write a Markdown page for each into this folder.")] = None,
     json: Json = False,
 ) -> None:
     """What there is: every method with its settings, its idea and paper, what it takes and when it fails.
 
-    `smidgen methods` · `smidgen methods distil.logits` · `smidgen methods --json`
+    `smidgen methods` · `smidgen methods distil.logits` · `smidgen methods --json` · `smidgen methods --pages docs`
     """
     from smidgen.errors import did_you_mean
-    from smidgen.method import names, page
+    from smidgen.method import markdown, names, page
 
     if name is not None and name not in names():
         raise InputError(f"{name}: no such method.{did_you_mean(name, names())} See 'smidgen methods'.")
-    pages = [page(known) for known in ([name] if name else names())]
+    found = [page(known) for known in ([name] if name else names())]
+    if pages is not None:
+        pages.mkdir(parents=True, exist_ok=True)
+        for one in found:
+            (pages / f"{one.name}.md").write_text(markdown(one), encoding="utf-8")
     if json:
-        console.print_json([_page_data(p) for p in pages])
+        console.print_json([_page_data(p) for p in found])
     elif name is None:
-        console.table("", ["method", "what it does"], [[p.name, p.summary] for p in pages])
+        console.table("", ["method", "what it does"], [[p.name, p.summary] for p in found])
         console.out.print("[dim]smidgen methods NAME tells all of one.[/]")
     else:
-        _show_page(pages[0])
+        _show_page(found[0])
 
 
 @app.command()
@@ -447,7 +452,8 @@ def _show_report(found: dict[str, Any], out: Path, json: bool) -> None:
 def _stage_row(one: Any) -> list[str]:
     history = one.artefact.record.get("history")
     best = f"{history['best']:.3f}" if history else ""
-    state = "on disk" if one.reused else ""
+    grown = (one.artefact.record.get("found") or {}).get("grown")
+    state = ", ".join(filter(None, ["on disk" if one.reused else "", f"{grown:,} texts" if grown is not None else ""]))
     return [one.planned.stage.name, one.artefact.id, one.artefact.form, best, f"{one.seconds:.1f}", state]
 
 
@@ -470,6 +476,14 @@ def _warn(warnings: Any) -> None:
     for warning in warnings:
         console.err.print("[yellow]Note[/] ", end="")
         console.err.print(warning, markup=False)
+
+
+def _count(stage: dict[str, Any], key: str) -> str:
+    """A cell of a plan; `<=` before what is only the most it can be, `64 -> <= 1280` where texts are grown."""
+    value, most = _cell(stage[key]), "<= " if stage["at_most"] else ""
+    if key == "rows" and stage["makes"] is not None:
+        return f"{value} -> {most}{stage['makes']}"
+    return f"{most}{value}" if value and key in ("rows", "steps", "examples", "to_label") else value
 
 
 def _cell(value: Any) -> str:

@@ -20,6 +20,7 @@ from smidgen.cells import (
     USUAL,
     are_integral,
     asked,
+    bare_texts,
     in_order,
     label_names,
     shown,
@@ -34,7 +35,7 @@ from smidgen.errors import DataError, did_you_mean
 from smidgen.splits import Split as Split
 from smidgen.splits import take_dev
 from smidgen.tables import Table, decode, read_table, read_text
-from smidgen.tasks import Answer, Classify, Tag, Task
+from smidgen.tasks import Answer, Classify, MaskLanguage, Tag, Task
 
 FEW = 5  # examples of a class below which there is a warning
 
@@ -78,8 +79,8 @@ def load_data(
     """Read and check the splits of one task.
 
     Args:
-        task: `classify`; `tag`, with a list of words and one of tags a row; or `answer`, with questions, contexts and
-            accepted answers.
+        task: `classify`; `tag`, with a list of words and one of tags a row; `answer`, with questions, contexts and
+            accepted answers; or `mask_language`, with bare texts.
         train, dev, test, unlabeled: paths, or Hub ids `org/name@config:split`. No `dev`: a seeded part of train.
         labels: the classes in the order of a fine-tuned model's config; None takes those of train, sorted.
         multi_label: whether a text may have several labels; None finds out: yes where train has lists of labels.
@@ -146,6 +147,8 @@ def _task(
         raise DataError("--text-pair-column: a tagger reads single texts. Leave it out.")
     if name == "answer":
         return Answer(metric)
+    if name == "mask_language":
+        return MaskLanguage(metric)
     if name == "tag":
         names, several = tagged(table, columns)[1], False
     else:
@@ -160,6 +163,9 @@ def _split(table: Table, name: str, task: Task, columns: Columns, by_id: bool, l
     if isinstance(task, Answer):
         questions, contexts, accepted = asked(table, columns, labelled)
         return Split(name, questions, contexts, objects(accepted) if labelled else None, table.source)
+    if isinstance(task, MaskLanguage):
+        texts = bare_texts(table, columns)
+        return Split(name, texts, None, task.no_labels(len(texts)), table.source)
     if isinstance(task, Tag):
         if not labelled:  # plain texts or words, whatever train has; the words of a text are those between spaces
             texts, given = untagged(table, columns if columns.text in table.columns else USUAL)
@@ -275,7 +281,7 @@ def _train_warnings(train: Split, task: Task) -> list[str]:
         told.append(
             f"{train.source}: {_count(conflicts, 'text has', 'texts have')} different {what} in different rows."
         )
-    if isinstance(task, Answer):
+    if isinstance(task, Answer | MaskLanguage):
         return told
     rare = [f"{name} ({count})" for name, count in task.counted(train.labels).items() if count < FEW]
     if rare:

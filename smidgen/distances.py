@@ -1,4 +1,4 @@
-"""Distances that several methods use, one value a token."""
+"""Distances that several methods use, one value a token or an example."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ HIDDEN = torch.finfo(torch.float32).min  # the score of a key that cannot be see
 def mse(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference over the width: (B, L, H), (B, L, H) -> (B, L)."""
     return (student - teacher).square().mean(-1)
+
+
+def cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """One minus the cosine: (B, L, H), (B, L, H) -> (B, L)."""
+    return 1 - F.cosine_similarity(student, teacher, dim=-1)
+
+
+def soft_targets(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 * KL(teacher || student) at temperature T, summed over the last axis: (..., C), (..., C) -> (...)."""
+    log_p, log_q = F.log_softmax(teacher / temperature, -1), F.log_softmax(student / temperature, -1)
+    return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1) * temperature**2
 
 
 def row_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

@@ -165,6 +165,26 @@ def word_vectors(tokenizer: Tokenizer, source: Tokenizer, table: np.ndarray) -> 
     return found
 
 
+def spellings(tokenizer: Tokenizer, longest: int) -> np.ndarray:
+    """The characters of each token, numbered from 1, as many as fit; 0 where there are no more: (V, longest) int32.
+
+    Marks of a piece's place in its word do not count as characters, and special tokens have none.
+    """
+    data = json.loads(tokenizer.to_str())
+    special = set(_special_ids(data, tokenizer.get_vocab()))
+    prefix = data["model"].get("continuing_subword_prefix") or ""
+    bare = {
+        i: token.removeprefix(prefix).strip("Ġ▁")[:longest]
+        for token, i in tokenizer.get_vocab().items()
+        if i not in special
+    }
+    number = {character: i for i, character in enumerate(sorted(set("".join(bare.values()))), 1)}
+    found = np.zeros((tokenizer.get_vocab_size(), longest), np.int32)
+    for i, token in bare.items():
+        found[i, : len(token)] = [number[character] for character in token]
+    return found
+
+
 def settings(tokenizer: Tokenizer, types: bool) -> dict[str, Any]:
     """What tokenizer_config.json says of a tokenizer of ours, so that transformers reads the same one."""
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if types else [])]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,15 +25,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError
+from smidgen.masking import Masker
 from smidgen.method import Context, Method, name_of, trains
 from smidgen.recipe import Training
 from smidgen.source import takes_types
 from smidgen.splits import Split
-from smidgen.tape import Tape, listen, logits_of
-from smidgen.tasks import Task
+from smidgen.tape import Tape, listen
+from smidgen.tasks import MaskLanguage, Task
 from smidgen.tasks.classify import NO_LABEL
 from smidgen.teacher import Teacher
 from smidgen.watch import Silent, Watch
@@ -44,7 +46,8 @@ class Rows:
     """What a stage trains on or is judged by: rows of tokens.
 
     `labels` are the task's targets, a row or a token; they hold NO_LABEL (or NaN) where there is none. `split` are the
-    texts that the rows are of; without it row i is text i and its label the gold one.
+    texts that the rows are of; without it row i is text i and its label the gold one. A `masker` makes the inputs of
+    each step anew, and what is masked then takes the place of labels and units.
     """
 
     encoded: Encoded
@@ -52,6 +55,7 @@ class Rows:
     pad_id: int
     teacher: Teacher | None = None
     split: Split | None = None
+    masker: Masker | None = None
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -61,7 +65,7 @@ class Rows:
         """(rows,) how many labels each row has: none or one, or as many as words."""
         known = ~np.isnan(self.labels) if self.labels.dtype.kind == "f" else self.labels != NO_LABEL
         if self.encoded.units is not None:
-            return np.add.reduceat(known.astype(np.int64), self.encoded.starts[:-1])
+            return self._decided(known)
         return (known if known.ndim == 1 else known[:, 0]).astype(np.int64)
 
     @cached_property
@@ -69,13 +73,22 @@ class Rows:
         """(rows,) how many decisions each row asks for: one, or as many as words."""
         if self.encoded.units is None:
             return np.ones(len(self), np.int64)
-        return np.add.reduceat(self.encoded.units.astype(np.int64), self.encoded.starts[:-1])
+        return self._decided(self.encoded.units)
+
+    def _decided(self, tokens: np.ndarray) -> np.ndarray:
+        """(rows,) how many of these tokens (total,) each row has; with a masker, how many of them are masked."""
+        counts = np.add.reduceat(tokens.astype(np.int64), self.encoded.starts[:-1])
+        return counts if self.masker is None else self.masker.counts(counts)
 
     def targets(self, rows: np.ndarray) -> np.ndarray:
         """Labels of some rows: (B, ...), or (B, L) where each token has one."""
         if self.encoded.units is None:
             return self.labels[rows]
         return self.encoded.padded(self.labels, rows, NO_LABEL)
+
+    def decided(self, rows: np.ndarray) -> np.ndarray | None:
+        """(B, L) bool: the tokens of some rows at which the task decides; None where it decides a row."""
+        return None if self.encoded.units is None else self.encoded.padded(self.encoded.units, rows, 0)
 
     def score(self, task: Task, values: np.ndarray) -> float:
         """The task's metric of what a model says about these rows."""
@@ -178,7 +191,7 @@ class _Run:
         }
         self.evaluations.add(self.total)
         self.done, self.unimproved = 0, 0
-        self.judged = any(trains(method) and not method.needs.inside for method, _ in running)
+        self.judged = any(trains(m) and (m.needs.labels or not m.needs.inside) for m, _ in running)
         self.kept: dict[str, Tensor] | None = None
         self.sums: dict[str, Tensor] = {}
         self.since = 0
@@ -188,13 +201,14 @@ class _Run:
 
     def step(self, step: int) -> None:
         chosen = self.plan[step]
-        pieces = cut(chosen, self.rows.encoded.lengths, self.settings.micro_tokens, self.accelerator.num_processes)
-        counts = (self.rows.encoded.lengths, self.rows.labelled, self.rows.units)
+        lengths = self.rows.encoded.lengths
+        pieces = cut(chosen, lengths, self.settings.micro_tokens, self.accelerator.num_processes)
+        counts = (lengths, self.rows.labelled, lengths if self.ctx.every_token else self.rows.units)
         whole = (float(len(chosen)), *(float(count[chosen].sum()) for count in counts))
         self.model.train()
         for piece in pieces[self.accelerator.process_index]:
             if len(piece):
-                terms = self.terms(piece, *whole)
+                terms = self.terms(piece, step, *whole)
                 self.accelerator.backward(torch.stack(list(terms.values())).sum())
                 for name, value in terms.items():
                     self.sums[name] = self.sums.get(name, torch.zeros(())) + value.detach().float().cpu()
@@ -209,46 +223,44 @@ class _Run:
             method.step(state, self.done / self.total)
 
     def terms(
-        self, piece: np.ndarray, examples: float, tokens: float, labelled: float, units: float
+        self, piece: np.ndarray, step: int, examples: float, tokens: float, labelled: float, count: float
     ) -> dict[str, Tensor]:
         """Every method's loss terms for one micro-batch, by `method.term`."""
         device = self.accelerator.device
         batch = self.rows.encoded.batch(piece, self.rows.pad_id)
-        inputs = self.inputs(batch)
-        said = self.ask(piece, batch)
-        with self.accelerator.autocast(), listen(self.model, self.ctx.student_taps) as recording:
+        labels, units, at = self.rows.targets(piece), self.rows.decided(piece), None
+        if self.rows.masker is not None and units is not None:
+            batch["input_ids"], labels, units = self.rows.masker.draw(batch["input_ids"], units, piece, step)
+            at = batch["attention_mask"] > 0 if self.ctx.every_token else units
+            labels, units = labels[at], at[at]
+        inputs, where = self.inputs(batch), None if at is None else torch.from_numpy(at).to(device)
+        said = self.ask(piece, batch, where)
+        with self.accelerator.autocast(), listen(self.model, self.ctx.student_taps, where) as recording:
             outputs = self.model(**inputs)
         tape = Tape(
             student=recording.read(outputs, inputs["attention_mask"]),
             teacher=said,
-            labels=torch.from_numpy(self.rows.targets(piece)).to(device),
+            labels=torch.from_numpy(labels).to(device),
             mask=inputs["attention_mask"],
             examples=examples,
             tokens=tokens,
             labelled=labelled,
-            units=self.decided(piece),
-            unit_count=units,
+            units=None if units is None else torch.from_numpy(units).to(device),
+            unit_count=count,
         )
         return {f"{name_of(m)}.{k}": v for m, state in self.running for k, v in m.loss(state, tape).items()}
-
-    def decided(self, piece: np.ndarray) -> Tensor | None:
-        """(B, L) bool: the tokens at which the task decides; None where it decides a row."""
-        encoded = self.rows.encoded
-        if encoded.units is None:
-            return None
-        return torch.from_numpy(encoded.padded(encoded.units, piece, 0)).to(self.accelerator.device)
 
     def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
         wanted = ("input_ids", "attention_mask", *(("token_type_ids",) if self.uses_types else ()))
         return {name: torch.from_numpy(batch[name]).to(self.accelerator.device) for name in wanted}
 
-    def ask(self, piece: np.ndarray, batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    def ask(self, piece: np.ndarray, batch: dict[str, np.ndarray], at: Tensor | None) -> dict[str, Tensor]:
         """What the teacher says; it may take token types where the student does not."""
         if self.rows.teacher is None:
             return {}
         inputs = {name: torch.from_numpy(value).to(self.accelerator.device) for name, value in batch.items()}
         with self.accelerator.autocast():
-            return self.rows.teacher.answers(piece, inputs)
+            return self.rows.teacher.answers(piece, inputs if at is None else inputs | {"at": at})
 
     def sum_gradients(self) -> None:
         """A parameter that no process used keeps no gradient, so that it does not decay, as on one process."""
@@ -272,7 +284,9 @@ class _Run:
     # Looking at dev, keeping the best.
 
     def evaluate(self, step: int, history: History) -> float:
-        score = self.dev.score(self.ctx.task, predict(self.model, self.dev, self.accelerator))
+        task = self.ctx.task
+        brief = task.brief if isinstance(task, MaskLanguage) else None
+        score = self.dev.score(task, predict(self.model, self.dev, self.accelerator, brief))
         terms = {name: float(value) / max(self.since, 1) for name, value in self.sums.items()}
         lr = self.scheduler.get_last_lr()[0]
         entry = {"step": step, "dev": score, "loss": sum(terms.values()), "terms": terms, "lr": lr}
@@ -447,29 +461,48 @@ def resolve_precision(precision: str) -> str:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, rows: Rows, accelerator: Accelerator) -> np.ndarray:
-    """Logits (rows, C), or (tokens, C) of all rows end to end, in the loop's precision, each process a share."""
+def predict(
+    model: PreTrainedModel,
+    rows: Rows,
+    accelerator: Accelerator,
+    brief: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> np.ndarray:
+    """Logits (rows, C), or (tokens, C) of all rows end to end, in the loop's precision, each process a share.
+
+    Args:
+        brief: makes (N, k) of the logits (N, V) of the tokens at which the task decides and of their labels (N,). The
+            result is then (tokens, k), 0 at other tokens.
+    """
     was_training, device = model.training, accelerator.device
     model.eval()
     order = np.argsort(rows.encoded.lengths, kind="stable")
-    pieces = np.array_split(order, max(1, math.ceil(len(order) / 64)))
+    pieces = np.array_split(order, max(1, math.ceil(len(order) / (64 if brief is None else 16))))
     found: list[tuple[np.ndarray, np.ndarray]] = []
     for piece in pieces[accelerator.process_index :: accelerator.num_processes]:
         batch = {k: torch.from_numpy(v).to(device) for k, v in rows.encoded.batch(piece, rows.pad_id).items()}
+        units = None if brief is None else rows.decided(piece)
+        decided = None if units is None else torch.from_numpy(units).to(device)
         if not takes_types(model):
             del batch["token_type_ids"]
-        with accelerator.autocast():
-            logits = logits_of(model(**batch)).float().cpu().numpy()
-        found.append((piece, logits if logits.ndim == 2 else logits[batch["attention_mask"].bool().cpu().numpy()]))
+        with accelerator.autocast(), listen(model, ("logits",), decided) as recording:
+            values = recording.read(model(**batch))["logits"].float()
+        places = piece if brief is None and values.dim() == 2 else rows.encoded.flat(piece)
+        if brief is not None:
+            values = brief(values, torch.from_numpy(rows.targets(piece)).to(device)[decided])
+            assert rows.encoded.units is not None
+            places = places[rows.encoded.units[places]]
+        elif values.dim() == 3:
+            values = values[batch["attention_mask"].bool()]
+        found.append((places, values.cpu().numpy()))
     if accelerator.num_processes > 1:
         from accelerate.utils import gather_object
 
         found = gather_object(found)
     model.train(was_training)
-    by_token = rows.encoded.spans is not None
-    logits = np.empty((len(rows.encoded.ids) if by_token else len(rows), found[0][1].shape[1]), np.float32)
-    for piece, values in found:
-        logits[rows.encoded.flat(piece) if by_token else piece] = values
+    by_token = rows.encoded.spans is not None or rows.encoded.units is not None
+    logits = np.zeros((len(rows.encoded.ids) if by_token else len(rows), found[0][1].shape[1]), np.float32)
+    for places, said in found:
+        logits[places] = said
     return logits
 
 

@@ -7,8 +7,9 @@
 
 A method is a frozen dataclass of settings, final, and keeps no state on itself: state is what `begin` returns. A
 state that is an `nn.Module` trains along with the model, is kept in checkpoints, and is thrown away at the end. A
-method whose work is not a training step defines `run(ctx)` instead and owns its stage. A method's name is its path:
-`prune.layers` is `smidgen/methods/prune/layers.py`.
+method whose work is not a training step defines `run(ctx)` instead and owns its stage. A data step is such a method
+that leaves `texts`: it grows `ctx.corpus`, and `most(rows)` says how many texts come of so many rows, at most. A
+method's name is its path: `prune.layers` is `smidgen/methods/prune/layers.py`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from smidgen.corpus import Corpus
+    from smidgen.source import Source
     from smidgen.surgery import Edit
     from smidgen.tape import Tape
     from smidgen.tasks import Task
@@ -47,6 +50,7 @@ class Needs:
     inside: bool = False  # of the teacher: other taps than `logits`
     online: bool = False  # the teacher runs in each step, on the step's own inputs; nothing of it is kept on disk
     training: bool = False  # another method of the stage has a loss
+    task: str = ""  # the only one that it is for
 
 
 @dataclass
@@ -69,9 +73,11 @@ class Context:
     edits: list[Edit] = field(default_factory=list)
     student_taps: set[str] = field(default_factory=lambda: {"logits"})
     teacher_taps: set[str] = field(default_factory=set)
-    corpus: Callable[[], Iterable[str]] = tuple  # the texts that the stage trains on, the second ones of pairs too
+    every_token: bool = False  # `logits` at all real tokens, also where the task decides about some (mask_language)
+    training_texts: Callable[[], Iterable[str]] = tuple  # what the stage trains on, second texts of pairs too
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None
+    corpus: Corpus | None = None  # what a data step grows
 
     def edit(self, edit: Edit) -> None:
         """Apply an edit to the model and record it."""
@@ -101,13 +107,21 @@ class Method(Generic[S]):
     version: ClassVar[int] = 1
     needs: ClassVar[Needs] = Needs()
     accepts: ClassVar[str] = "float"  # the form of the folder it starts from: float | onnx | int8
-    leaves: ClassVar[str] = "float"
+    leaves: ClassVar[str] = "float"  # or texts, of a data step
     new_model: ClassVar[bool] = False  # puts a model of its own in the place of the stage's
     new_tokenizer: ClassVar[bool] = False  # and a tokenizer, made from the texts that the stage trains on
 
     def faults(self) -> Iterator[str]:
         """What is wrong with the settings: got, wanted."""
         return iter(())
+
+    def misfits(self, source: Source) -> Iterator[str]:
+        """Why it cannot start from this model: what is lacking, what to write."""
+        return iter(())
+
+    def reads(self) -> Mapping[str, str]:
+        """Settings that name something outside the recipe, with a hash of what is there: the artefact's id has that."""
+        return {}
 
     def begin(self, ctx: Context) -> S:
         return None  # type: ignore[return-value]
@@ -130,6 +144,11 @@ def trains(method: Method[Any]) -> bool:
 def owns_stage(method: Method[Any]) -> bool:
     """Does the method do the whole stage itself, by having `run(ctx)`?"""
     return hasattr(method, "run")
+
+
+def makes_texts(method: Method[Any]) -> bool:
+    """Is it a data step, which leaves texts and no model?"""
+    return method.leaves == "texts"
 
 
 def name_of(method: Method[Any] | type[Method[Any]]) -> str:
@@ -184,6 +203,17 @@ def page(name: str) -> Page:
     summary, _, rest = (ast.get_docstring(tree) or "").partition("\n")
     cls = next(n for n in tree.body if isinstance(n, ast.ClassDef) and any("Method" in ast.dump(b) for b in n.bases))
     return Page(name, summary, _sections(rest), tuple(_settings(cls, source.splitlines())))
+
+
+def markdown(found: Page) -> str:
+    """A method's page in Markdown: summary, sections, settings."""
+    parts = [f"# {found.name}", found.summary, *(f"**{head}.** {text}" for head, text in found.sections.items())]
+    if found.settings:
+        rows = [" | ".join(cell.replace("|", "\\|") for cell in setting) for setting in found.settings]
+        parts.append(
+            "\n".join(["| setting | type | default | meaning |", "|---|---|---|---|", *(f"| {r} |" for r in rows)])
+        )
+    return "\n\n".join(parts) + "\n"
 
 
 def _sections(text: str) -> dict[str, str]:

@@ -15,20 +15,24 @@ from typing import Any
 from smidgen.artefact import identity
 from smidgen.data import Columns, Data, load_data
 from smidgen.errors import InputError, ModelError, RecipeError, did_you_mean
-from smidgen.method import Method, find, name_of, owns_stage, settings_of, trains
+from smidgen.method import Method, find, makes_texts, name_of, owns_stage, settings_of, trains
 from smidgen.recipe import Choice, Recipe, Stage, Training, build
 from smidgen.source import Source, check_whole, need_anatomy, resolve
 from smidgen.tasks import TASKS, Task
 from smidgen.tokens import fitting_length, length_limit
 
-DATA = ("train", "unlabeled", "train+unlabeled")
+DATA = ("train", "unlabeled")  # parts that a stage's data names with + between, beside earlier data steps
+SPLITS = (*DATA, "dev", "test", "model")  # no data step may have one of these names
 PRECISIONS = ("auto", "float32", "bfloat16")
 SCHEDULES = ("linear", "cosine", "constant")
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One stage, ready to run. `source` and `teachers` are ids of other planned stages, or references of models."""
+    """One stage, ready to run. `source` and `teachers` are ids of other planned stages, or references of models.
+
+    `parts` is what it trains on or grows: `train`, `unlabeled`, or the id of a planned data step.
+    """
 
     stage: Stage
     methods: tuple[Method[Any], ...]
@@ -39,6 +43,7 @@ class Planned:
     trains: bool
     accepts: str
     leaves: str
+    parts: tuple[str, ...] = ()
 
     @property
     def teacher(self) -> str | list[str] | None:
@@ -77,8 +82,9 @@ def plan(recipe: Recipe, data: Data | None = None) -> Plan:
     models = _models(recipe, errors)
     data = data or _data(recipe, models, errors)
     _teachers(recipe, models, faults)
-    _whole(recipe, models, data, errors)
+    _whole(recipe, methods, models, data, errors)
     _names(recipe, faults)
+    _data_steps(recipe, methods, models, faults)
     for stage, chosen in zip(recipe.stages, methods, strict=True):
         faults.extend(_stage_faults(recipe, stage, chosen, data))
     _forms(recipe, methods, faults)
@@ -178,9 +184,16 @@ def _data(recipe: Recipe, models: Mapping[str, Source], errors: list[InputError]
         return None
 
 
-def _whole(recipe: Recipe, models: Mapping[str, Source], data: Data | None, errors: list[InputError]) -> None:
+def _whole(
+    recipe: Recipe,
+    methods: list[tuple[Method[Any], ...]],
+    models: Mapping[str, Source],
+    data: Data | None,
+    errors: list[InputError],
+) -> None:
     """Models that stages start from can be taken apart; these and the teachers fit the labels of the data."""
-    first, *later = [stage.source for stage in recipe.stages] or [None]
+    made = [s.source for s, chosen in zip(recipe.stages, methods, strict=True) if not any(map(makes_texts, chosen))]
+    first, *later = made or [None]
     starts = {recipe.model if name in (None, "model") else name for name in (first, *filter(None, later))}
     for reference, source in models.items():
         try:
@@ -222,9 +235,8 @@ def _stage_faults(recipe: Recipe, stage: Stage, methods: tuple[Method[Any], ...]
     where, faults = f"stage {stage.name}", []
     if not stage.methods:
         faults.append(f"{where}: no methods. Write at least one, such as methods: {{tune.full: {{}}}}.")
-    if stage.data not in DATA:
-        faults.append(f"{where}.data: got {stage.data!r}, wanted {', '.join(DATA)}.{did_you_mean(stage.data, DATA)}")
-    elif "unlabeled" in stage.data and recipe.data.unlabeled is None and (data is None or data.unlabeled is None):
+    parts = stage.data.split("+")
+    if "unlabeled" in parts and recipe.data.unlabeled is None and (data is None or data.unlabeled is None):
         faults.append(f"{where}.data: wants unlabeled texts, the recipe's data has none. Write data.unlabeled: FILE.")
     for method in methods:
         if method.needs.teacher and not stage.teachers:
@@ -236,8 +248,9 @@ def _stage_faults(recipe: Recipe, stage: Stage, methods: tuple[Method[Any], ...]
             )
         if method.needs.training and not any(trains(other) for other in methods):
             faults.append(f"{where}: {name_of(method)} acts while a stage trains. Add what has a loss, as tune.full.")
-        if method.needs.labels and stage.data == "unlabeled":
+        if method.needs.labels and "train" not in parts and recipe.task != "mask_language":
             faults.append(f"{where}: {name_of(method)} needs labels, the stage trains on unlabeled texts.")
+    faults.extend(_task_faults(recipe, where, methods))
     if len(methods) > 1 and any(owns_stage(method) for method in methods):
         own = next(name_of(method) for method in methods if owns_stage(method))
         faults.append(f"{where}: {own} needs a stage of its own.")
@@ -245,6 +258,55 @@ def _stage_faults(recipe: Recipe, stage: Stage, methods: tuple[Method[Any], ...]
     if len(makers) > 1:
         faults.append(f"{where}: {' and '.join(makers)} each make a model. Give each a stage of its own.")
     return faults + [f"{where}.train.{fault}" for fault in _training_faults(stage.train)]
+
+
+def _data_steps(
+    recipe: Recipe, methods: list[tuple[Method[Any], ...]], models: Mapping[str, Source], faults: list[str]
+) -> None:
+    """Each stage's data names splits and earlier data steps; a data step is no model, and fits where it starts from."""
+    steps: list[str] = []
+    for stage, chosen in zip(recipe.stages, methods, strict=True):
+        where, known = f"stage {stage.name}", (*DATA, *steps)
+        parts = stage.data.split("+")
+        for part in parts:
+            if part not in known:
+                faults.append(
+                    f"{where}.data: got {part!r}, wanted {', '.join(known)}, or some of them with + between."
+                    f"{did_you_mean(part, known)}"
+                )
+        if len(set(parts)) < len(parts):
+            faults.append(f"{where}.data: got {stage.data!r}, which names a part twice. Name each once.")
+        for key, value in (("from", stage.source), ("teacher", stage.teacher)):
+            if value in steps:
+                faults.append(f"{where}.{key}: {value} is a data step and leaves texts, no model. Name it in data.")
+        if not any(map(makes_texts, chosen)):
+            continue
+        steps.append(stage.name)
+        if stage.name in SPLITS or "+" in stage.name:
+            faults.append(f"{where}: a data step cannot have this name. Take another, without +, such as grown.")
+        if stage.teacher is not None:
+            faults.append(
+                f"{where}.teacher: a data step asks no teacher. Give it to the stage that trains on the texts."
+            )
+        start = models.get(recipe.model if stage.source in (None, "model") else stage.source or "")
+        if start is not None:
+            faults.extend(f"{where}, {name_of(m)}: {why}" for m in chosen for why in m.misfits(start))
+
+
+def _task_faults(recipe: Recipe, where: str, methods: tuple[Method[Any], ...]) -> list[str]:
+    faults = []
+    for method in methods:
+        if method.needs.task not in ("", recipe.task):
+            faults.append(
+                f"{where}: {name_of(method)} is for the task {method.needs.task}, got {recipe.task}. Write "
+                f"task: {method.needs.task}, or take another method."
+            )
+        if recipe.task == "mask_language" and method.leaves == "onnx":
+            faults.append(
+                f"{where}: {name_of(method)} makes a graph that predicts, and a masked-language model predicts nothing "
+                "that is wanted. Drop it, and give the folder as the model of a recipe for another task."
+            )
+    return faults
 
 
 def _training_faults(training: Training) -> list[str]:
@@ -269,6 +331,8 @@ def _forms(recipe: Recipe, methods: list[tuple[Method[Any], ...]], faults: list[
     before = "float"
     for stage, chosen in zip(recipe.stages, methods, strict=True):
         form = left.get(stage.source, "float") if stage.source else before
+        if any(map(makes_texts, chosen)):
+            continue
         for method in chosen:
             if method.accepts != form:
                 hint = " Put a stage with export.onnx before it." if method.accepts == "onnx" else ""
@@ -292,32 +356,41 @@ def _identify(
     recipe: Recipe, methods: list[tuple[Method[Any], ...]], models: Mapping[str, Source], data: Data, max_length: int
 ) -> tuple[Planned, ...]:
     ids: dict[str | None, str] = {"model": recipe.model}
-    forms: dict[str, str] = {}
+    steps: dict[str, str] = {}
     done: list[Planned] = []
     before = recipe.model
     for stage, chosen in zip(recipe.stages, methods, strict=True):
-        source = ids.get(stage.source, stage.source) if stage.source else before
+        grows = any(map(makes_texts, chosen))
+        source = ids.get(stage.source, stage.source) if stage.source else recipe.model if grows else before
         teachers = tuple(ids.get(name, name) for name in stage.teachers)
         assert source is not None
         seed = recipe.seed if stage.seed is None else stage.seed
+        read = tuple(steps.get(name, name) for name in stage.data.split("+"))
         training = any(trains(method) for method in chosen)
         parts: dict[str, Any] = {
             "source": models[source].id if source in models else source,
-            "methods": [[name_of(m), m.version, settings_of(m)] for m in chosen],
-            "task": [*_of_task(data.task), max_length],
+            "methods": [[name_of(m), m.version, {**settings_of(m), **m.reads()}] for m in chosen],
         }
+        if grows:
+            parts |= {"seed": seed} | _prints(read, ("dev", "test"), data)
+        else:
+            parts["task"] = [*_of_task(data.task), max_length]
         if source in models or any(method.new_model for method in chosen):
             parts["seed"] = seed  # what the model lacks is drawn from it
         if any(method.new_tokenizer for method in chosen):
-            parts["vocabulary"] = _prints(stage, data)
+            parts["vocabulary"] = _prints(read, (), data)
         if training:
-            parts |= _training_parts(stage, data, seed)
+            parts |= _training_parts(stage, read, data, seed)
             parts["teacher"] = written(tuple(models[name].id if name in models else name for name in teachers))
         id = identity(parts)
         accepts = chosen[0].accepts if chosen else "float"
         leaves = chosen[-1].leaves if chosen else "float"
-        done.append(Planned(stage, chosen, id, source, teachers, seed, training, accepts, leaves))
-        ids[stage.name], forms[id], before = id, leaves, id
+        done.append(Planned(stage, chosen, id, source, teachers, seed, training, accepts, leaves, read))
+        ids[stage.name] = id
+        if grows:
+            steps[stage.name] = id
+        else:
+            before = id
     return tuple(done)
 
 
@@ -327,29 +400,30 @@ def _of_task(task: Task) -> list[Any]:
     return list(told.values())
 
 
-def _training_parts(stage: Stage, data: Data, seed: int) -> dict[str, Any]:
+def _training_parts(stage: Stage, read: tuple[str, ...], data: Data, seed: int) -> dict[str, Any]:
     from smidgen.loop import resolve_precision
 
     training = dataclasses.asdict(stage.train) | {"precision": resolve_precision(stage.train.precision)}
-    prints = _prints(stage, data) | {"dev": data.dev.fingerprint}
-    return {"train": training, "data": prints, "metric": data.task.metric, "seed": seed}
+    return {"train": training, "metric": data.task.metric, "seed": seed} | _prints(read, ("dev",), data)
 
 
-def _prints(stage: Stage, data: Data) -> dict[str, str]:
-    """Fingerprints of the splits that a stage trains on."""
-    used = {"train": data.train, "unlabeled": data.unlabeled}
-    return {name: split.fingerprint for name in stage.data.split("+") if (split := used[name]) is not None}
+def _prints(read: tuple[str, ...], beside: tuple[str, ...], data: Data) -> dict[str, Any]:
+    """What is read: fingerprints of splits, ids of data steps."""
+    used = {"train": data.train, "unlabeled": data.unlabeled, "dev": data.dev, "test": data.test}
+    prints = {name: split.fingerprint for name in (*read, *beside) if (split := used.get(name)) is not None}
+    grown = [part for part in read if part not in used]
+    return {"data": prints, "grown": grown} if grown else {"data": prints}
 
 
 def _tokenizer_faults(task: Task, stages: tuple[Planned, ...], models: Mapping[str, Source]) -> list[str]:
     faults = []
     advice = "Use distil.logits, which compares answers."
-    if task.name == "answer":
+    tokens = task.name in ("answer", "mask_language")  # are what is answered
+    if tokens:
         advice = "Take a student that starts from its teacher."
     for planned in stages:
         needs = [(name_of(method), method.needs) for method in planned.methods]
-        spans = task.name == "answer"  # tokens are what is answered
-        strict = [name for name, need in needs if need.same_tokenizer or need.online or (spans and need.teacher)]
+        strict = [name for name, need in needs if need.same_tokenizer or need.online or (tokens and need.teacher)]
         for teacher in planned.teachers if strict else ():
             own, own_name = _tokenizer(planned.id, stages, models)
             other, other_name = _tokenizer(teacher, stages, models)

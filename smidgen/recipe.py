@@ -77,7 +77,7 @@ class Stage:
     methods: tuple[Use, ...]
     source: str | None = None  # an earlier stage's name or a model; None = the stage before
     teacher: str | tuple[str, ...] | None = None  # an earlier stage's name or a model; several are averaged
-    data: str = "train"  # train | unlabeled | train+unlabeled
+    data: str = "train"  # train, unlabeled, earlier data steps by name; several with + between
     train: Training = Training()
     seed: int | None = None  # None = the recipe's
 
@@ -246,7 +246,8 @@ def _either(hints: list[Any], value: Any, where: str, faults: list[str]) -> Any:
         if not tried:
             return found
     in_list = len(hints) == 1 or isinstance(value, list | tuple)
-    faults.extend(tried if in_list else [f"{where}: wanted {' or '.join(map(_spelt, hints))}, got {value!r}."])
+    told = [hint for hint in hints if hint is not int or float not in hints]
+    faults.extend(tried if in_list else [f"{where}: wanted {' or '.join(map(_spelt, told))}, got {value!r}."])
     return _BAD
 
 

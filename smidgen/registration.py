@@ -1,8 +1,8 @@
 """`AutoConfig` and `AutoModelFor...` of transformers know our students after `import smidgen`.
 
 Neither torch nor transformers is loaded for it: where transformers is not there yet, the moment is awaited in which
-it loads its tables of configs and of models, and the students are entered into them then. A student is a file in
-`smidgen/students`, with `config_class` and `model_classes`, the models by the name of their Auto class.
+it loads its tables of configs and of models, and the students are entered into them then. Configs come by themselves:
+transformers loads that table while its base class of models is not there yet.
 """
 
 from __future__ import annotations
@@ -10,32 +10,26 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any
-
-
-def students() -> Iterator[Any]:
-    """The files of `smidgen/students`, imported, which needs torch."""
-    package = importlib.import_module("smidgen.students")
-    for found in pkgutil.iter_modules(package.__path__):
-        if not found.name.startswith("_"):
-            yield importlib.import_module(f"{package.__name__}.{found.name}")
 
 
 def enter_configs(auto: ModuleType) -> None:
     """`auto` is transformers.models.auto.configuration_auto."""
-    for student in students():
-        auto.CONFIG_MAPPING.register(student.config_class.model_type, student.config_class, exist_ok=True)
+    for config in importlib.import_module("smidgen.students._configs").CONFIGS:
+        auto.CONFIG_MAPPING.register(config.model_type, config, exist_ok=True)
 
 
 def enter_models(auto: ModuleType) -> None:
-    """`auto` is transformers.models.auto.modeling_auto."""
-    for student in students():
-        for name, model_class in student.model_classes.items():
-            getattr(auto, name).register(student.config_class, model_class, exist_ok=True)
+    """`auto` is transformers.models.auto.modeling_auto; each student's file has `model_classes` by Auto class."""
+    package = importlib.import_module("smidgen.students")
+    for found in pkgutil.iter_modules(package.__path__):
+        if not found.name.startswith("_"):
+            student = importlib.import_module(f"{package.__name__}.{found.name}")
+            for name, model in student.model_classes.items():
+                getattr(auto, name).register(model.config_class, model, exist_ok=True)
 
 
 AWAITED: dict[str, Callable[[ModuleType], None]] = {

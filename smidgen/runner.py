@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smidgen.artefact import Artefact, Store, alone, open_artefact, publish
+from smidgen.corpus import Corpus, read_grown
 from smidgen.errors import SmidgenError
-from smidgen.method import Context, name_of, owns_stage, settings_of, trains
+from smidgen.masking import masker
+from smidgen.method import Context, makes_texts, name_of, owns_stage, settings_of, trains
 from smidgen.planner import Plan, Planned
 from smidgen.source import Source, resolve
-from smidgen.tasks import Tag
+from smidgen.tasks import MaskLanguage, Tag
 from smidgen.tokens import encode, pad_id, write_tokenizer
 from smidgen.watch import Silent, Watch
 
@@ -106,9 +108,14 @@ def run_stage(
         _train_stage(plan, planned, store, source, record, watch, checkpoint_seconds, trackers)
     elif _main_process():
         with publish(store.path(planned.id), record) as target:
-            _carry_over(source.path, target, plan.max_length)
-            found = owner.run(_context(plan, planned, source, target))  # type: ignore[attr-defined]
+            ctx = _context(plan, planned, source, target)
+            if makes_texts(owner):
+                ctx.corpus = _corpus(plan, planned, store, watch)
+            else:
+                _carry_over(source.path, target, plan.max_length)
+            found = owner.run(ctx)  # type: ignore[attr-defined]
             record |= {"found": found or {}, "seconds": time.monotonic() - started}
+        shutil.rmtree(store.work(planned.id), ignore_errors=True)
     _wait()
     return open_artefact(store.path(planned.id))
 
@@ -132,7 +139,7 @@ def _train_stage(
     started = time.monotonic()
     ctx = _context(plan, planned, source, store.root)
     ctx.model = load_model(source, plan.data.task, planned.seed)
-    ctx.corpus = lambda: _corpus(training_split(plan, planned))
+    ctx.training_texts = lambda: _texts_of(training_split(plan, planned, store))
     if len(planned.teachers) == 1:
         teacher = source_of(plan, store, planned.teachers[0])
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = _shape(teacher)
@@ -148,7 +155,7 @@ def _train_stage(
         if trackers:
             accelerator.init_trackers("smidgen", config={"stage": planned.stage.name, "id": planned.id})
         rows = _rows(plan, planned, store, source, ctx, accelerator, watch)
-        dev = _plain_rows(plan, plan.data.dev, source)
+        dev = _dev_rows(plan, source)
         history = train(running, ctx, rows, dev, planned.stage.train, work, watch, checkpoint_seconds, accelerator)
         if trackers:
             accelerator.end_training()
@@ -215,12 +222,15 @@ def _rows(
     """The stage's training rows, with the teacher where a method asks it something."""
     from smidgen.teacher import Mean, online, too_big
 
-    split = training_split(plan, planned)
+    split = training_split(plan, planned, store)
     rows = _plain_rows(plan, split, source)
+    if isinstance(plan.data.task, MaskLanguage):
+        rows = dataclasses.replace(rows, masker=masker(source.path, planned.seed))
     if not planned.teachers or not ctx.teacher_taps:
         return rows
     sources = [source_of(plan, store, reference) for reference in planned.teachers]
-    if any(method.needs.online for method in planned.methods) or too_big(ctx.teacher_taps):
+    fresh = rows.masker is not None or any(method.needs.online for method in planned.methods)
+    if fresh or too_big(ctx.teacher_taps):
         found: list[Teacher] = [online(s, ctx.task, ctx.teacher_taps, accelerator.device) for s in sources]
     else:
         found = []
@@ -270,12 +280,15 @@ def label_rows(
     return found
 
 
-def training_split(plan: Plan, planned: Planned) -> Split:
-    """The rows a stage trains on; those without a label last."""
+def training_split(plan: Plan, planned: Planned, store: Store) -> Split:
+    """The rows a stage trains on or grows; those without a label last."""
     from smidgen.data import Split
 
-    named = {"train": plan.data.train, "unlabeled": plan.data.unlabeled}
-    parts = [split for name in planned.stage.data.split("+") if (split := named[name]) is not None]
+    splits = {"train": plan.data.train, "unlabeled": plan.data.unlabeled}
+    parts = []
+    for part in sorted(planned.parts, key="train".__ne__):
+        split, step = splits.get(part), plan.by_id(part)
+        parts.append(split or read_grown(store.path(part), step.stage.name if step else part))
     if len(parts) == 1:
         return parts[0]
     return Split(
@@ -303,7 +316,12 @@ def home_of(ctx: Context, source: Source, folder: Path) -> Source:
     return Source(source.reference, folder, ctx.model.config.to_dict())
 
 
-def _corpus(split: Split) -> Iterable[str]:
+def _corpus(plan: Plan, planned: Planned, store: Store, watch: Watch) -> Corpus:
+    keep_out = tuple(split for split in (plan.data.dev, plan.data.test) if split is not None)
+    return Corpus(training_split(plan, planned, store), keep_out, store.work(planned.id), watch)
+
+
+def _texts_of(split: Split) -> Iterable[str]:
     return itertools.chain(split.texts, split.pairs or ())
 
 
@@ -313,6 +331,15 @@ def _plain_rows(plan: Plan, split: Split, source: Source) -> Rows:
     task = plan.data.task
     encoded = encode(task, source.path, split.texts, split.pairs, plan.max_length)
     return Rows(encoded, task.targets(encoded, split.texts, split.labels), pad_id(source.path), split=split)
+
+
+def _dev_rows(plan: Plan, source: Source) -> Rows:
+    """What a stage is judged by; where tokens are to be found, they are masked once and for all."""
+    rows = _plain_rows(plan, plan.data.dev, source)
+    if not isinstance(plan.data.task, MaskLanguage):
+        return rows
+    encoded, labels = masker(source.path, 0).once(rows.encoded)
+    return dataclasses.replace(rows, encoded=encoded, labels=labels)
 
 
 def _context(plan: Plan, planned: Planned, source: Source, target: Path) -> Context:
@@ -358,7 +385,7 @@ def _record(plan: Plan, planned: Planned, source: Source) -> dict[str, Any]:
         "teacher": planned.teacher,
         "seed": planned.seed,
         "train": dataclasses.asdict(planned.stage.train) if planned.trains else None,
-        "on": planned.stage.data if planned.trains else None,
+        "on": planned.stage.data if planned.trains or planned.leaves == "texts" else None,
     }
     task = plan.data.task
     return {

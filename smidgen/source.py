@@ -211,7 +211,7 @@ def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedMo
     if not (source.path / "model.safetensors").is_file():
         raise ModelError(f"{name}: holds a graph and no model.safetensors, so it cannot be trained. Give its source.")
     fitted = source.head == task.name
-    if fitted and (count := source.outputs) != len(task.labels):
+    if fitted and task.labels and (count := source.outputs) != len(task.labels):
         raise ModelError(
             f"{name}: has {count} outputs, the data has {len(task.labels)} labels: {', '.join(task.labels[:12])}. "
             "Give the data it was trained for, or the bare encoder that it was made from."
@@ -302,7 +302,8 @@ def _head_keys(model: PreTrainedModel) -> set[str]:
 
     found = anatomy(model)
     body = {id(p) for module in (found.embeddings, found.block_list) for p in module.parameters()}
-    return {name for name, parameter in model.named_parameters() if id(parameter) not in body}
+    named = model.named_parameters(remove_duplicate=False)  # a tied bias has two names
+    return {name for name, parameter in named if id(parameter) not in body}
 
 
 def _package_folder(reference: str) -> Path:

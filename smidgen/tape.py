@@ -10,7 +10,8 @@
     block.3.probs              (B, heads, L, L) float32    softmax of the scores, before dropout
     pooled                     (B, H)                      what the last Linear of a sentence classifier reads, before
                                                            dropout, or what the pooler of a bare body gives
-    logits                     (B, C), (B, L, C)           or (B, L, 2), start and end, for spans
+    logits                     (B, C), (B, L, C)           or (B, L, 2), start and end, for spans, or (N, V), over the
+                                                           vocabulary, at N masked tokens
 
 Blocks count from 0; `block.-1.hidden` is the last block's.
 
@@ -50,13 +51,14 @@ class Tape:
     """What one forward of student and teacher left, for the loss terms of a stage.
 
     student, teacher   taps by name, exactly those that were asked
-    labels             (B,), (B, C), (B, L) or None
+    labels             (B,), (B, C), (B, L), (N,) or None
     mask               (B, L), nonzero at real tokens
     examples, tokens   how many examples and real tokens the WHOLE optimiser step has, over all its micro-batches and
                        processes (the loop sums gradients over both)
     labelled           how many labels those examples have; NO_LABEL, or a row of NaN, marks what has none
-    units, unit_count  (B, L) bool, the tokens at which the task decides, and how many the step has; None and the number
-                       of examples where it decides one thing an example
+    units, unit_count  (B, L) bool, the tokens at which the task decides, and how many the step has; (N,), all true,
+                       where logits are of those tokens only; None and the number of examples where it decides one
+                       thing an example
 
     Micro-batches differ in size: lengths differ, the last one is short. A mean over each of them, averaged, would
     weigh a token by the company it happens to be in. `mean` therefore divides by the step's own counts, so that the
@@ -82,7 +84,7 @@ class Tape:
     def labelled_mean(self, values: Tensor) -> Tensor:
         """This micro-batch's share of the step's mean over what has a label; 0 where nothing has one.
 
-        values   (B,), one per example, or (B, L), one per token, as the task's labels are
+        values   (B,), one per example, (B, L), one per token, or (N,), as the task's labels are
         """
         labels = self.known_labels
         known = ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
@@ -92,7 +94,7 @@ class Tape:
     def decided_mean(self, values: Tensor) -> Tensor:
         """This micro-batch's share of the step's mean over the task's decisions: examples, or words.
 
-        values   (B,), one per example, or (B, L), of which those at `units` count
+        values   (B,), one per example, or (B, L) or (N,), of which those at `units` count
         """
         if self.units is None:
             return self.mean(values)
@@ -146,6 +148,7 @@ class Recording:
 
     taps: Mapping[str, Tap]
     parts: Anatomy | None
+    at: Tensor | None = None
     kept: dict[_Place, Any] = field(default_factory=dict)
 
     def read(self, outputs: Any, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -161,7 +164,8 @@ class Recording:
     def _one(self, tap: Tap, outputs: Any, scores: Mapping[int, Tensor]) -> Tensor:
         match tap:
             case Tap("logits"):
-                return logits_of(outputs)
+                logits = logits_of(outputs)
+                return logits if self.at is None or logits.dim() == 2 else logits[self.at]
             case Tap("pooled"):
                 return self._parts.activate(self._heard(-1, "pooled"))
             case Tap("scores", int(index)):
@@ -198,22 +202,27 @@ class Recording:
 
 
 @contextmanager
-def listen(model: PreTrainedModel, taps: Collection[str]) -> Iterator[Recording]:
+def listen(model: PreTrainedModel, taps: Collection[str], at: Tensor | None = None) -> Iterator[Recording]:
     """Hear these taps while the model runs inside the `with`; several forwards leave the last one's.
 
     Give the model itself, not what Accelerate or DDP wrapped it in; run whichever of the two you like. The hooks are
     gone when the `with` ends, however it ends. Asking for `logits` alone needs no known family.
+
+    at   (B, L) bool, for a model that gives logits (B, L, V) over its vocabulary: they are of these tokens alone,
+         (N, V), and the product with the vocabulary is spared at the others.
 
     Raises InputError for a name that is unknown or a block that is not there, ModelError for a family that is unknown
     or a `pooled` that the model does not have.
     """
     read = {name: parse(name) for name in taps}
     parts = anatomy(model) if any(tap.part != "logits" for tap in read.values()) else None
-    recording = Recording({name: _resolve(name, tap, parts) for name, tap in read.items()}, parts)
+    recording = Recording({name: _resolve(name, tap, parts) for name, tap in read.items()}, parts, at)
     handles = []
     try:
         for place in {place for tap in recording.taps.values() for place in _places(tap)}:
             handles.append(_hook(recording, place))
+        if at is not None and (decoder := model.get_output_embeddings()) is not None:
+            handles.append(decoder.register_forward_pre_hook(lambda module, args: (args[0][at], *args[1:])))
         yield recording
     finally:
         for handle in handles:

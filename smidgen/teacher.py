@@ -46,7 +46,8 @@ class Teacher(Protocol):
 
         Args:
             rows: (B,) indices of the rows in the split.
-            inputs: what the student reads: `input_ids`, `attention_mask` and `token_type_ids`, each (B, L).
+            inputs: what the student reads: `input_ids`, `attention_mask` and `token_type_ids`, each (B, L); and `at`,
+                (B, L) bool, where only the logits of these tokens are wanted, see `smidgen.tape.listen`.
         """
         ...
 
@@ -122,8 +123,8 @@ class Online:
     @torch.no_grad()
     def answers(self, rows: np.ndarray, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert not self.model.training
-        taken = {k: v for k, v in inputs.items() if k != "token_type_ids" or takes_types(self.model)}
-        with listen(self.model, self.taps) as recording:
+        taken = {k: v for k, v in inputs.items() if k != "at" and (k != "token_type_ids" or takes_types(self.model))}
+        with listen(self.model, self.taps, inputs.get("at")) as recording:
             outputs = self.model(**taken)
         return {tap: value.float() for tap, value in recording.read(outputs, inputs["attention_mask"]).items()}
 
@@ -325,7 +326,7 @@ def _load(teacher: Source, task: Task) -> PreTrainedModel:
     model = auto_class(task).from_pretrained(
         str(teacher.path), local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
-    if model.config.num_labels != len(task.labels):
+    if task.labels and model.config.num_labels != len(task.labels):
         raise ModelError(
             f"{teacher.reference}: has {model.config.num_labels} outputs, the data has {len(task.labels)} labels."
         )

@@ -78,3 +78,13 @@ def pad_id(folder: Path) -> int:
     """The padding token's id."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return int(config.get("pad_token_id") or 0)
+
+
+def mask_token(folder: Path) -> str | None:
+    """The mask token as it is written in a text; None where the tokenizer has none."""
+    stated = folder / "tokenizer_config.json"
+    token = json.loads(stated.read_text(encoding="utf-8")).get("mask_token") if stated.is_file() else None
+    text = token.get("content") if isinstance(token, dict) else token
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    added = {entry["content"] for entry in tokenizer.get("added_tokens") or []}
+    return text if text in added else None

@@ -11,6 +11,7 @@ from tiny import PAD, VOCAB, tiny
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]")  # in this order: the ids that tiny.py gives its configs
+MASK = "[MASK]"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PLAIN = ["the", "a", "film", "book", "meal", "room", "play", "song", "was", "is", "and", "so", "very", "quite", "it"]
 POLAR = {"bad": ["bad", "awful", "dull", "sad"], "good": ["good", "great", "rich", "fun"]}
@@ -20,7 +21,7 @@ LABELS = ("bad", "good")
 def vocabulary() -> dict[str, int]:
     """At most VOCAB pieces; any lower-case word can be spelt from its letters."""
     words = [*PLAIN, *POLAR["bad"], *POLAR["good"]]
-    pieces = dict.fromkeys([*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), *words])
+    pieces = dict.fromkeys([*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), *words, MASK])
     assert len(pieces) <= VOCAB
     return {piece: i for i, piece in enumerate(pieces)}
 
@@ -37,8 +38,10 @@ def write_tokenizer(path: Path, drop: tuple[str, ...] = ()) -> None:
         special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
     )
     assert vocab["[PAD]"] == PAD
+    tokenizer.add_special_tokens([*SPECIAL, MASK])
     tokenizer.save(str(path / "tokenizer.json"))
-    named = {"cls_token": "[CLS]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    kinds = ("cls", "pad", "sep", "unk", "mask")
+    named = {f"{kind}_token": f"[{kind.upper()}]" for kind in kinds}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 48, **named}
     (path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
@@ -55,6 +58,15 @@ def model_folder(
         model.config.id2label = dict(enumerate(labels))
         model.config.label2id = {label: i for i, label in enumerate(labels)}
     model.config.architectures = [type(model).__name__]
+    model.save_pretrained(path)
+    write_tokenizer(path)
+    return path
+
+
+def language_folder(path: Path, family: str = "bert", blocks: int = 2, seed: int = 0) -> Path:
+    """A Hugging Face folder of a masked-language model. Gives `path`."""
+    path.mkdir(parents=True, exist_ok=True)
+    model = tiny(family, blocks=blocks, seed=seed, head="MaskedLM")
     model.save_pretrained(path)
     write_tokenizer(path)
     return path

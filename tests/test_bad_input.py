@@ -255,6 +255,26 @@ DATA = [
         "unlabeled.csv: no text column",
         given=file("unlabeled.csv", "words\na\n"),
     ),
+    *(
+        case(
+            f"{line.split()[0]}, unlabeled {name}",
+            f"{line} --unlabeled unlabeled.txt",
+            said,
+            given=file("unlabeled.txt", content),
+        )
+        for line in (COMPRESS, "run recipe.yaml --train train.csv", "plan recipe.yaml --train train.csv")
+        for name, content, said in (
+            ("empty", b"", "Error unlabeled.txt is empty. Give a file with data in it"),
+            ("blank", b" \n\n", "Error unlabeled.txt is empty. Give a file with data in it"),
+            (
+                "not UTF-8",
+                b"fine\ncaf\xe9\n",
+                "Error unlabeled.txt, row 2: byte 8 (0xe9) is not UTF-8, perhaps latin1. Convert it: iconv -f latin1",
+            ),
+            ("cut short", b"fine\nhal\xc3", "Error unlabeled.txt, row 2: byte 8 (0xc3) is not UTF-8"),
+            ("NUL bytes", b"fine, and long enough\na\0b\n", "Error unlabeled.txt, row 2: a NUL byte, wanted text."),
+        )
+    ),
     case("plan, no such file", "plan recipe.yaml --train trian.csv", "Error trian.csv: no such file"),
     case(
         "run, ragged",

@@ -16,14 +16,15 @@ import shutil
 import time
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from folders import LABELS, data_files, model_folder
+from folders import LABELS, data_files, language_folder, model_folder
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from transformers import AutoModelForSequenceClassification
@@ -32,6 +33,7 @@ from smidgen.anatomy import anatomy
 from smidgen.data import Data, load_data
 from smidgen.errors import NoEffect, RecipeError, SmidgenError
 from smidgen.loop import History, Rows, train
+from smidgen.masking import masker
 from smidgen.method import Context, Method, find, name_of, names, owns_stage, page, settings_of, trains
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use, build, dump, load
@@ -39,6 +41,7 @@ from smidgen.runner import Done, home_of, run
 from smidgen.source import Source, load_model, resolve, takes_types
 from smidgen.surgery import from_data, replay, to_data
 from smidgen.tape import parse
+from smidgen.tasks import MaskLanguage
 from smidgen.teacher import Teacher, label, online, too_big
 from smidgen.tokens import encode, pad_id
 
@@ -93,13 +96,14 @@ class World:
     files: dict[str, str]
     student: Source
     teacher: Source  # of four blocks
+    masked: Source  # a masked language model
 
     def context(self, seed: int = SEED) -> Context:
         """What the runner gives a method; the generator stands where the runner leaves it."""
         texts = tuple((text, None) for text in self.data.dev.texts)
         ctx = Context(self.student.path, self.root / "target", self.data.task, texts, seed)
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = 4, 32, 4
-        ctx.corpus = lambda: self.data.train.texts
+        ctx.training_texts = lambda: self.data.train.texts
         ctx.model = load_model(self.student, self.data.task, seed)
         torch.manual_seed(seed)
         return ctx
@@ -112,11 +116,14 @@ class World:
         split = self.data.train
         assert split.labels is not None
         home = self.home(ctx)
-        rows = Rows(encode(self.data.task, home, split.texts, None, LENGTH), split.labels, pad_id(home))
+        encoded = encode(self.data.task, home, split.texts, None, LENGTH)
+        rows = Rows(encoded, self.data.task.targets(encoded, split.texts, split.labels), pad_id(home), split=split)
+        if isinstance(self.data.task, MaskLanguage):
+            rows = dataclasses.replace(rows, masker=masker(home, ctx.seed))
         if not ctx.teacher_taps:
             return rows
         said: Teacher
-        if too_big(ctx.teacher_taps):
+        if too_big(ctx.teacher_taps) or rows.masker is not None:
             said = online(self.teacher, self.data.task, ctx.teacher_taps, torch.device("cpu"))
         else:
             said = label(self.teacher, self.data.task, split, ctx.teacher_taps, LENGTH, self.root)
@@ -124,13 +131,28 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    root = tmp_path_factory.mktemp("contract")
-    files = data_files(root)
-    student = model_folder(root / "student", labels=LABELS)
-    teacher = model_folder(root / "teacher", labels=LABELS, blocks=4, seed=1)
-    data = load_data(files["train"], files["dev"])
-    return World(root, data, files, resolve(str(student)), resolve(str(teacher)))
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], World]:
+    """`worlds(name)`: for the task that a method is for, or for classification."""
+
+    @cache
+    def make(task: str) -> World:
+        root = tmp_path_factory.mktemp(task)
+        files = data_files(root)
+        if task == "mask_language":
+            student, teacher = language_folder(root / "student"), language_folder(root / "teacher", blocks=4, seed=1)
+        else:
+            student = model_folder(root / "student", labels=LABELS)
+            teacher = model_folder(root / "teacher", labels=LABELS, blocks=4, seed=1)
+        data = load_data(files["train"], files["dev"], task=task)
+        masked = language_folder(root / "masked")
+        return World(root, data, files, *(resolve(str(folder)) for folder in (student, teacher, masked)))
+
+    return lambda name: make(find(name).needs.task or "classify")
+
+
+@pytest.fixture
+def world(name: str, worlds: Callable[[str], World]) -> World:
+    return worlds(name)
 
 
 @dataclasses.dataclass
@@ -187,7 +209,7 @@ def example(world: World, name: str) -> Method[Any]:
 
 
 @pytest.fixture(scope="module")
-def ran(world: World) -> Any:
+def ran(worlds: Callable[[str], World]) -> Any:
     """`ran(name)`: the example of a method, run once for all tests."""
     kept: dict[str, Ran] = {}
 
@@ -195,14 +217,14 @@ def ran(world: World) -> Any:
         if owns_stage(find(name)()):
             pytest.skip(f"{name} owns its stage: it has no training step and leaves files, not a model")
         if name not in kept:
-            kept[name] = go(world, example(world, name))
+            kept[name] = go(worlds(name), example(worlds(name), name))
         return kept[name]
 
     return once
 
 
 @pytest.fixture(scope="module")
-def owned(world: World) -> Any:
+def owned(worlds: Callable[[str], World]) -> Any:
     """`owned(name)`: a method that owns its stage, run by the runner behind what it needs; the last one is its own."""
     kept: dict[str, list[Done]] = {}
 
@@ -210,7 +232,7 @@ def owned(world: World) -> Any:
         if not owns_stage(find(name)()):
             pytest.skip(f"{name} is a part of a training stage: it leaves a model, not files")
         if name not in kept:
-            kept[name] = run(plan(own_recipe(world, name)), world.root / "stages")
+            kept[name] = run(plan(own_recipe(worlds(name), name)), worlds(name).root / "stages")
         return kept[name]
 
     return once
@@ -222,7 +244,8 @@ def own_recipe(world: World, name: str) -> Recipe:
         makers = [other for other in names() if find(other).leaves == form and find(other).accepts == "float"]
         assert makers, f"no method leaves {form}, which {chain[0]} takes"
         chain.insert(0, makers[0])
-    stages = tuple(Stage(each, (Use(each),)) for each in chain)
+    settings = {"model": str(world.masked.path)} if "model" in settings_of(find(name)()) else {}
+    stages = tuple(Stage(each, (Use(each, settings if each == name else {}),)) for each in chain)
     files = Files(world.files["train"], world.files["dev"], max_length=LENGTH)
     return Recipe(str(world.student.path), files, stages)
 
@@ -339,6 +362,10 @@ def test_artefact_is_whole(name: str, owned: Any, world: World) -> None:
     """What owns its stage leaves the form it claims, beside the model it came from, untouched."""
     done = owned(name)[-1]
     assert done.artefact.form == find(name).leaves
+    if find(name).leaves == "texts":
+        assert [p.name for p in done.artefact.path.iterdir() if p.name != "smidgen.json"] == ["texts.jsonl"]
+        assert done.artefact.record["found"]["grown"] <= find(name)().most(len(world.data.train))  # type: ignore[attr-defined]
+        return
     assert (done.artefact.path / "onnx" / "model.onnx").is_file()
     before = (world.student.path / "model.safetensors").read_bytes()
     assert (done.artefact.path / "model.safetensors").read_bytes() == before
@@ -454,7 +481,7 @@ def test_gradient_reaches_what_trains(name: str, ran: Any) -> None:
         if any(found.open.get(key) for key in inside):
             assert any(found.moved[key] for key in inside if key in found.moved), inside[0]
     if find(name).needs.labels:
-        assert any(moved for key, moved in found.moved.items() if key.startswith("classifier"))
+        assert any(moved for key, moved in found.moved.items() if key.startswith(("classifier", "cls")))
 
 
 # 9. What claims to shrink shrinks.

@@ -22,12 +22,13 @@ PACKAGE = ROOT / "smidgen"
 # Who may import whom: a module imports from its own layer (but never in a circle) or from one further up this table.
 LAYERS = (
     "errors watch encoded registration",
-    "artefact budget splits tables runtime.inputs runtime.folder tasks tasks.* anatomy._parts students._parts",
-    "cells recipe runtime.tokenizer anatomy.* anatomy students.* students lexicon",
+    "artefact budget splits tables runtime.inputs runtime.folder tasks tasks.* anatomy._parts students._configs "
+    "students._parts",
+    "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
     "data surgery source runtime.model runtime",
-    "distances method tape tokens mapping",
-    "teacher shapes making measure.* measure",
+    "distances method tape tokens masking mapping vectors",
+    "teacher fill shapes making measure.* measure",
     "methods.* methods loop planner",
     "runner costs benching predicting verification",
     "search",
@@ -37,10 +38,10 @@ LAYERS = (
     "__main__",
 )
 LIGHT = (
-    "recipe planner data tables cells splits budget source artefact surgery anatomy method mapping errors watch api "
-    "registration lexicon "
-    "cli console predicting runtime runtime.* tasks.* report words schema pages axes curves findings card picture "
-    "measure.environment measure.health measure.number measure.size"
+    "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
+    "anatomy method mapping errors watch api registration cli console predicting runtime runtime.* tasks.* report "
+    "words schema pages axes curves findings card picture measure.environment measure.health measure.number "
+    "measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -247,7 +247,7 @@ def test_every_fault_at_once(recipe: Recipe) -> None:
         "stage b, distil.logits.temperature: got -1.0, wanted more than 0.",
         "stage a, prune.layers.keep: still open, one of [1, 2]. Write one value.",
         "stage a: the name is taken. Give each stage a name of its own.",
-        "stage a.data: got 'dev', wanted train, unlabeled, train+unlabeled.",
+        "stage a.data: got 'dev', wanted train, unlabeled, or some of them with + between.",
         "stage b: distil.logits needs a teacher. Write teacher: STAGE or a model.",
         "stage b.train.epochs: got 0, wanted more than 0, and finite.",
         "stage a: export.onnx needs a stage of its own.",

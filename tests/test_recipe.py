@@ -299,8 +299,16 @@ def test_settings_with_several_types(name: str, written: dict[str, Any], value: 
 @pytest.mark.parametrize(
     ("name", "written", "fault"),
     [
-        ("prune.layers", {"keep": "all"}, "x.keep: wanted a whole number or [a whole number, ...], got 'all'."),
-        ("prune.layers", {"keep": True}, "x.keep: wanted a whole number or [a whole number, ...], got True."),
+        (
+            "prune.layers",
+            {"keep": "all"},
+            "x.keep: wanted a number or [a whole number, ...], got 'all'.",
+        ),
+        (
+            "prune.layers",
+            {"keep": True},
+            "x.keep: wanted a number or [a whole number, ...], got True.",
+        ),
         ("prune.layers", {"keep": [0, 1.5]}, "x.keep[1]: wanted a whole number, got 1.5."),
         ("distil.hidden", {"mapping": 3}, "x.mapping: wanted text or [[a whole number, a whole number], ...], got 3."),
         (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from children import start
 from folders import LABELS, model_folder, sentences
 from tiny import tiny
 
@@ -175,6 +178,35 @@ def test_a_crash_costs_one_shard_at_most(
     whole = label(source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path / "other")
     everything = np.arange(len(TEXTS))
     one, other = resumed.rows(everything, LENGTH), whole.rows(everything, LENGTH)
+    assert all((one[tap] == other[tap]).all() for tap in TAPS)
+
+
+def label_until_killed(folder: Path, root: Path) -> None:
+    """Label in shards of 8; in the middle of the fourth one the process is killed."""
+    real = np.save
+
+    def save(file: Any, array: np.ndarray) -> None:
+        if len(list(root.glob("labels-*/shard-*"))) == 3:
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(file, array)
+
+    module.SHARD, module.np.save = 8, save  # type: ignore[misc,assignment]
+    label(resolve(str(folder)), TASK, split_of(TEXTS), TAPS, LENGTH, root)
+
+
+def test_a_killed_process_loses_one_shard_at_most(
+    source: Source, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(label_until_killed, source.path, tmp_path)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    monkeypatch.setattr(module, "SHARD", 8)
+    resumed = label(source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path)
+    assert asked == [8, 8, 8, 2], "24 of 50 were safe"
+    whole = label(source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path / "other")
+    one, other = (labels.rows(np.arange(len(TEXTS)), LENGTH) for labels in (resumed, whole))
     assert all((one[tap] == other[tap]).all() for tap in TAPS)
 
 

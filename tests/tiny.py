@@ -9,8 +9,9 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "mpnet", "modernbert", "mobilebert"]
 VOCAB = 120
@@ -24,8 +25,10 @@ _SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny(family: str, blocks: int = 2, labels: int = 3, seed: int = 0, **overrides: Any) -> PreTrainedModel:
-    """A random `...ForSequenceClassification` in eval mode; no weight is at its usual 0 or 1, so none can hide.
+def tiny(
+    family: str, blocks: int = 2, labels: int = 3, seed: int = 0, head: str = "SequenceClassification", **overrides: Any
+) -> PreTrainedModel:
+    """A random `...For<head>` in eval mode; no weight is at its usual 0 or 1, so none can hide.
 
     `overrides` go to the config. `attn_implementation` is "sdpa" or "eager"; MPNet has no other than eager.
     """
@@ -38,7 +41,7 @@ def tiny(family: str, blocks: int = 2, labels: int = 3, seed: int = 0, **overrid
     config = AutoConfig.for_model(family, **(common | ids | shape | overrides))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_config(
+        model = getattr(transformers, f"AutoModelFor{head}").from_config(
             config, attn_implementation="eager" if family == "mpnet" else attention
         )
         for parameter in model.parameters():

@@ -17,7 +17,7 @@ import numpy as np
 from smidgen.encoded import Encoded, objects
 from smidgen.source import load_model, quiet, resolve, takes_types
 from smidgen.splits import Split
-from smidgen.tasks import Classify, Tag, Task
+from smidgen.tasks import Answer, Classify, Tag, Task
 from smidgen.tasks.tag import word_spans
 from smidgen.tokens import length_limit, open_tokenizer, pad_id
 
@@ -45,6 +45,7 @@ class TorchModel:
         if isinstance(self.task, Tag):
             encoded = self.task.encode(self.own_tokenizer, texts, pairs, self.limit, given=False)
             return self.task.answers(encoded, self._values(encoded), texts)
+        assert isinstance(self.task, Answer)
         return self.task.answers(self.outputs(texts, pairs))
 
     def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 
 from smidgen.artefact import half_written
 from smidgen.errors import ModelError
+from smidgen.tasks import head_of
 
 REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx")
 OPTIONAL = ("onnx/model.onnx.data",)
@@ -113,6 +114,11 @@ def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
 
 
 def _hint(root: Path) -> str:
+    if (root / "config.json").is_file() and head_of(read_json(root / "config.json")) == "mask_language":
+        return (
+            " It is a masked-language model, which predicts nothing that is wanted: give it as the model of a recipe "
+            "for another task."
+        )
     if (root / "winner").is_dir():
         return f" There is one under winner/: give {root / 'winner'}."
     return " A folder made by 'smidgen compress' has a whole one under winner/."

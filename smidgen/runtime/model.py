@@ -23,7 +23,7 @@ from smidgen.errors import InputError, ModelError
 from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_json
 from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
 from smidgen.runtime.tokenizer import TextEncoder
-from smidgen.tasks import TASKS, Classify, Tag, Task, head_of, task_class
+from smidgen.tasks import TASKS, Answer, Classify, MaskLanguage, Tag, Task, head_of, task_class
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -108,6 +108,7 @@ class Model:
             encoded, values = self._tokens(rows, None, batch_tokens, given)
             found = self.task.answers(encoded, values, rows)
             return found[0] if single else found
+        assert isinstance(self.task, Answer)
         single = isinstance(texts, str | Mapping)
         questions, contexts = as_questions(texts, pairs)
         answers = self.task.answers(self._gathered(questions, contexts, batch_tokens))
@@ -251,8 +252,9 @@ def usable_cores() -> int:
 def _runnable(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     named = config.get("architectures") or []
-    if named and not head_of(config):
-        known = ", ".join(kind.hf_class.replace("AutoModel", "...") for kind in TASKS.values())
+    if named and head_of(config) in ("", MaskLanguage.name):
+        kinds = (kind for kind in TASKS.values() if kind is not MaskLanguage)
+        known = ", ".join(kind.hf_class.replace("AutoModel", "...") for kind in kinds)
         raise ModelError(f"{folder}: is a {named[0]}, wanted one of {known}.")
     return config
 

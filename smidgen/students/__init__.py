@@ -1,4 +1,4 @@
 """The students of the literature that are no Transformers, as Hugging Face models; one file each.
 
-A file has a config, its models, and says under which Auto classes `smidgen.registration` enters them.
+A file names its models by the Auto classes under which `smidgen.registration` enters them. Their configs are in one.
 """

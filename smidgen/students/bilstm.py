@@ -6,27 +6,13 @@ A pair of texts is read as one sequence; `smidgen.students.siamese` reads its pa
 
 from __future__ import annotations
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
+from smidgen.students._configs import BilstmConfig
 from smidgen.students._parts import BiLstm, Student, head, ones, shares, weighted
 
 POOLINGS = ("last", "attention", "max")
-
-
-@strict
-class BilstmConfig(PreTrainedConfig):
-    model_type = "smidgen-bilstm"
-
-    vocab_size: int = 30522
-    embedding_size: int = 128
-    lstm_size: int = 150  # of one direction
-    head_size: int = 200  # of the ReLU layer; 0 = none
-    pooling: str = "last"
-    dropout: float | int = 0.1
-    pad_token_id: int | None = 0
 
 
 class Reader(nn.Module):
@@ -87,7 +73,6 @@ class BilstmForTokenClassification(Student):
         return TokenClassifierOutput(logits=self.classifier(states))
 
 
-config_class = BilstmConfig
 model_classes = {
     "AutoModelForSequenceClassification": BilstmForSequenceClassification,
     "AutoModelForTokenClassification": BilstmForTokenClassification,

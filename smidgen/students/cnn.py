@@ -7,26 +7,12 @@ A convolution is written as one product over windows of tokens: ONNX Runtime run
 from __future__ import annotations
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from smidgen.students._configs import CnnConfig
 from smidgen.students._parts import Student, head, ones
-
-
-@strict
-class CnnConfig(PreTrainedConfig):
-    model_type = "smidgen-cnn"
-
-    vocab_size: int = 30522
-    embedding_size: int = 128
-    widths: list[int] | tuple[int, ...] = (3, 4, 5)  # tokens in a window, one convolution each
-    channels: int = 100  # of each convolution
-    head_size: int = 0  # of a ReLU layer before the classes; 0 = none
-    dropout: float | int = 0.1
-    pad_token_id: int | None = 0
 
 
 class Convolutions(nn.Module):
@@ -72,5 +58,4 @@ class CnnForSequenceClassification(Student):
         return SequenceClassifierOutput(logits=self.classifier((found * real).amax(1)))
 
 
-config_class = CnnConfig
 model_classes = {"AutoModelForSequenceClassification": CnnForSequenceClassification}

@@ -6,17 +6,12 @@ With h1 and h2 the vectors of the texts, the classes are read from [h1; h2; |h1 
 from __future__ import annotations
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from smidgen.students._configs import SiameseConfig
 from smidgen.students._parts import Student, head, ones
-from smidgen.students.bilstm import BilstmConfig, Reader
-
-
-@strict
-class SiameseConfig(BilstmConfig):
-    model_type = "smidgen-siamese"
+from smidgen.students.bilstm import Reader
 
 
 class SiameseForSequenceClassification(Student):
@@ -57,5 +52,4 @@ def apart(input_ids: Tensor, mask: Tensor, types: Tensor) -> tuple[Tensor, Tenso
     return torch.cat((input_ids, moved)), torch.cat(((places < first).long(), (places < second).long()))
 
 
-config_class = SiameseConfig
 model_classes = {"AutoModelForSequenceClassification": SiameseForSequenceClassification}

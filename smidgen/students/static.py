@@ -6,23 +6,11 @@ model2vec-like models, its weights learned. The graph is two look-ups, a softmax
 
 from __future__ import annotations
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
+from smidgen.students._configs import StaticConfig
 from smidgen.students._parts import Student, head, ones, shares, weighted
-
-
-@strict
-class StaticConfig(PreTrainedConfig):
-    model_type = "smidgen-static"
-
-    vocab_size: int = 30522
-    embedding_size: int = 256
-    head_size: int = 0  # of a ReLU layer before the classes; 0 = none
-    dropout: float | int = 0.1
-    pad_token_id: int | None = 0
 
 
 class StaticForSequenceClassification(Student):
@@ -62,7 +50,6 @@ class StaticForTokenClassification(Student):
         return TokenClassifierOutput(logits=self.classifier(self.word_embeddings(input_ids)))
 
 
-config_class = StaticConfig
 model_classes = {
     "AutoModelForSequenceClassification": StaticForSequenceClassification,
     "AutoModelForTokenClassification": StaticForTokenClassification,

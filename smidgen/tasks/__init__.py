@@ -8,7 +8,8 @@ What the rest of the house asks of a task:
     gather(encoded, values, texts, pairs) -> outputs            what the model said, a text
     decide(outputs), score(outputs, gold), resampled(...)       of texts
     counted(gold)                                               what the answers of a file hold, by name
-    loss(logits, labels)                                        (B,), or (B, L) where each token is decided
+    loss(logits, labels)                                        (B,), or (B, L) where each token is decided, or (N,)
+                                                                of the N tokens that are decided
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from typing import Any, TypeAlias
 from smidgen.errors import InputError, did_you_mean
 from smidgen.tasks.answer import Answer
 from smidgen.tasks.classify import Classify
+from smidgen.tasks.mask_language import MaskLanguage
 from smidgen.tasks.tag import Tag
 
-__all__ = ["TASKS", "Answer", "Classify", "Tag", "Task", "from_data", "head_of", "task_class"]
+__all__ = ["TASKS", "Answer", "Classify", "MaskLanguage", "Tag", "Task", "from_data", "head_of", "task_class"]
 
-Task: TypeAlias = Classify | Tag | Answer
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classify, Tag, Answer)}
+Task: TypeAlias = Classify | Tag | Answer | MaskLanguage
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classify, Tag, Answer, MaskLanguage)}
 
 
 def task_class(name: str) -> type[Task]:

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smidgen.anatomy import anatomy
-from smidgen.distances import mse
+from smidgen.distances import cosine, mse
 from smidgen.mapping import mapping_faults, matched
 from smidgen.method import Context, Method, Needs, above, one_of
 from smidgen.tape import Tape
@@ -79,8 +78,3 @@ class Projections(nn.Module):
 
     def project(self, i: int, hidden: Tensor) -> Tensor:
         return self.maps[i](hidden) if len(self.maps) else hidden
-
-
-def cosine(student: Tensor, teacher: Tensor) -> Tensor:
-    """One minus the cosine: (B, L, H), (B, L, H) -> (B, L)."""
-    return 1 - F.cosine_similarity(student, teacher, dim=-1)

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smidgen.distances import soft_targets
 from smidgen.method import Context, Method, Needs, above, one_of, share
 from smidgen.tape import Tape
 from smidgen.tasks import Task
@@ -71,12 +72,6 @@ class Logits(Method[Task]):
             return torch.where(mask, logit_mse(student, teacher), 0).sum(-1) / mask.sum(-1)
         mine, theirs = (logits.transpose(1, 2).masked_fill(~mask[:, None], -1e9) for logits in (student, teacher))
         return soft_targets(mine, theirs, self.temperature).mean(-1)
-
-
-def soft_targets(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(teacher || student) at temperature T, summed over the last axis: (..., C), (..., C) -> (...)."""
-    log_p, log_q = F.log_softmax(teacher / temperature, -1), F.log_softmax(student / temperature, -1)
-    return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1) * temperature**2
 
 
 def soft_binary(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

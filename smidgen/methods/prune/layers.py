@@ -25,12 +25,15 @@ from smidgen.surgery import RULES, KeepBlocks, choose
 @final
 @dataclass(frozen=True)
 class Layers(Method[None]):
-    keep: int | tuple[int, ...] = 3  # how many blocks stay, or which, counted from 0
+    keep: int | float | tuple[int, ...] = 3  # how many blocks stay, or what share of them, or which, counted from 0
     rule: str = "auto"  # uniform | skip | ends | first | last; auto = uniform, or ends where the first block must stay
 
     def faults(self) -> Iterator[str]:
         if isinstance(self.keep, int):
             yield from at_least("keep", self.keep, 1)
+        elif isinstance(self.keep, float):
+            if not 0 < self.keep < 1:
+                yield f"keep: got {self.keep}, wanted a share between 0 and 1, or a whole number of blocks."
         elif not self.keep or self.keep[0] < 0 or list(self.keep) != sorted(set(self.keep)):
             yield f"keep: got {list(self.keep)}, wanted block numbers in rising order, such as [0, 2, 4]."
         yield from one_of("rule", self.rule, ("auto", *RULES))
@@ -41,11 +44,12 @@ class Layers(Method[None]):
         blocks, rule = len(here.blocks), self.rule
         if rule == "auto":
             rule = "ends" if here.pinned else "uniform"
-        if isinstance(self.keep, int) and self.keep >= blocks:
+        keep = max(1, round(self.keep * blocks)) if isinstance(self.keep, float) else self.keep
+        if isinstance(keep, int) and keep >= blocks:
             raise NoEffect(
                 f"prune.layers: keep {self.keep} of {blocks} blocks changes nothing. Keep fewer, or drop it."
             )
-        kept = choose(blocks, self.keep, rule) if isinstance(self.keep, int) else self.keep
+        kept = choose(blocks, keep, rule) if isinstance(keep, int) else keep
         if len(kept) == blocks:
             raise NoEffect(f"prune.layers: keep {list(kept)} keeps all {blocks} blocks. Keep fewer, or drop it.")
         ctx.edit(KeepBlocks(tuple(kept)))

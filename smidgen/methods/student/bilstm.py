@@ -52,8 +52,7 @@ class Bilstm(Method[None]):
         yield from between("vocabulary_size", self.vocabulary_size, 1, MOST)
 
     def begin(self, ctx: Context) -> None:
-        from smidgen.students.bilstm import BilstmConfig
-        from smidgen.students.siamese import SiameseConfig
+        from smidgen.students._configs import BilstmConfig, SiameseConfig
 
         words = vocabulary(ctx, self.vocabulary, self.vocabulary_size, self.embedding)
         paired = self.siamese and any(pair is not None for _, pair in ctx.texts)

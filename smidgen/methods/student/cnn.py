@@ -47,7 +47,7 @@ class Cnn(Method[None]):
         yield from between("vocabulary_size", self.vocabulary_size, 1, MOST)
 
     def begin(self, ctx: Context) -> None:
-        from smidgen.students.cnn import CnnConfig
+        from smidgen.students._configs import CnnConfig
 
         words = vocabulary(ctx, self.vocabulary, self.vocabulary_size, self.embedding)
         config = CnnConfig(

@@ -48,7 +48,7 @@ class Static(Method[None]):
         yield from between("vocabulary_size", self.vocabulary_size, 1, MOST)
 
     def begin(self, ctx: Context) -> None:
-        from smidgen.students.static import StaticConfig
+        from smidgen.students._configs import StaticConfig
 
         words = vocabulary(ctx, self.vocabulary, self.vocabulary_size, self.embedding)
         config = StaticConfig(
