@@ -59,10 +59,10 @@ def make(
 TEACHER = Training(epochs=2, learning_rate=3e-5)
 COPIES = 4  # of each sentence; the two tokenizers have different mask tokens, so words are swapped instead
 GROWN = Stage("grown", (Use("data.noise", {"copies": COPIES, "mask": 0.0, "pos": 0.2}),), data="train", seed=0)
-LONG = Training(epochs=3, learning_rate=2e-4)
-SMALL = Training(epochs=10, learning_rate=2e-3, batch_size=64)
+LONG = Training(epochs=2, learning_rate=2e-4)
+SMALL = Training(epochs=6, learning_rate=2e-3, batch_size=64)
 STUDENTS: dict[str, tuple[tuple[Use, ...], Training]] = {
-    "MiniLM, 6 blocks": ((), Training(epochs=2, learning_rate=1e-4)),
+    "MiniLM, 6 blocks": ((), Training(epochs=1, learning_rate=1e-4)),
     "MiniLM, 3 blocks": ((Use("prune.layers", {"keep": 3}),), LONG),
     "MiniLM, 2 blocks": ((Use("prune.layers", {"keep": 2}),), LONG),
     "MiniLM, 1 block": ((Use("prune.layers", {"keep": 1}),), LONG),
