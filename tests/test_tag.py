@@ -33,7 +33,6 @@ from smidgen.tasks.classify import NO_LABEL
 from smidgen.tasks.tag import broken, chunks, word_of
 from smidgen.tokens import open_tokenizer
 
-FAMILIES = ("bert", "roberta", "distilbert", "electra", "mpnet", "modernbert")
 TAGS = ("B-x", "B-y", "I-x", "I-y", "O")
 TASK = Tag(TAGS)
 NAMES = ["zadig", "wexel", "quix"]  # none is a piece: each is spelt in letters
@@ -246,8 +245,8 @@ def test_a_teacher_for_other_tags_is_refused(chain: tuple[Path, dict[str, str], 
         plan(load_recipe(yaml.safe_dump(recipe)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_tags(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["mpnet", "modernbert"])
+def test_other_families_tag(family: str, tmp_path: Path) -> None:
     recipe = {
         "model": str(model_folder(tmp_path / "model", family)),
         "task": "tag",
