@@ -627,14 +627,14 @@ TASKS = [
     case(
         "an unknown tag in test",
         f"{TAG} --test test.jsonl",
-        "test.jsonl, row 1: unknown label 'B-z', wanted one of B-x, B-y, I-y, O.",
+        "test.jsonl, row 1: unknown label 'B-z', wanted one of B-x, B-y, I-x, I-y, O.",
         "Correct it or remove the row.",
         given=also(tags(), rows("test.jsonl", {"tokens": ["q"], "tags": ["B-z"]})),
     ),
     case(
         "a tagger for other tags",
         TAG,
-        "tags.jsonl, row 5: unknown label 'B-z', wanted one of B-x, B-y, I-y, O.",
+        "tags.jsonl, row 5: unknown label 'B-z', wanted one of B-x, B-y, I-x, I-y, O.",
         given=also(tagger, tags({"tokens": ["a"], "tags": ["B-z"]})),
     ),
     case(
