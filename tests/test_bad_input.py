@@ -634,7 +634,7 @@ TASKS = [
     case(
         "a tagger for other tags",
         TAG,
-        "tags.jsonl, row 5: unknown label 'B-z', wanted one of B-x, B-y, I-x, I-y, O.",
+        "tags.jsonl, row 5: unknown label 'B-z', wanted one of B-x, B-y, I-y, O.",
         given=also(tagger, tags({"tokens": ["a"], "tags": ["B-z"]})),
     ),
     case(
