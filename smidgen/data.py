@@ -155,6 +155,8 @@ def _task(
         texts_and_pairs(table, columns)  # what is wrong with the texts is told before what is wrong with the labels
         names, several = label_names(table, columns, multi_label)
     classes = _classes(table, names, several)
+    if name == "tag":  # train may be too small to have an entity of two words of each type
+        classes = in_order((*classes, *(f"I-{tag[2:]}" for tag in classes if tag.startswith("B-"))))
     chosen = classes if labels is None else tuple(labels)
     return Tag(chosen, metric) if name == "tag" else Classify(chosen, several, metric)
 

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from commands import command
 from folders import PLAIN, model_folder, write_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import lines, spoken, steady
-from test_tag import FAMILIES, NAMES, TRAINING, write
+from test_tag import NAMES, TRAINING, write
+from tiny import FAMILIES, VOCAB, batch, tiny
 
 import smidgen
 from smidgen import report
@@ -26,9 +28,11 @@ from smidgen.encoded import objects
 from smidgen.errors import DataError, InputError, RecipeError
 from smidgen.measure import entries
 from smidgen.measure.peers import TorchModel
+from smidgen.methods.export.onnx import single_output
 from smidgen.planner import plan
 from smidgen.recipe import load as load_recipe
 from smidgen.runner import run
+from smidgen.tape import logits_of
 from smidgen.tasks import Answer
 from smidgen.tasks.answer import Found, best_span, exact, word_f1
 from smidgen.tokens import open_tokenizer
@@ -261,7 +265,16 @@ def test_a_student_with_another_tokenizer_is_refused(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_finds_spans(family: str, tmp_path: Path) -> None:
+def test_a_model_of_two_outputs_is_a_tagger_of_one(family: str) -> None:
+    """In every family, with the same weights: what its graph is made of."""
+    model = tiny(family, labels=2, head="QuestionAnswering")
+    given = batch(VOCAB, [5, 9])
+    with torch.inference_mode():
+        torch.testing.assert_close(single_output(model)(**given).logits, logits_of(model(**given)))
+
+
+@pytest.mark.parametrize("family", ["mpnet", "modernbert"])
+def test_other_families_find_spans(family: str, tmp_path: Path) -> None:
     """A graph with one output, equal to the model with two."""
     train = write(tmp_path / "train.jsonl", rows_of(40, 0))
     recipe = {

@@ -627,7 +627,7 @@ TASKS = [
     case(
         "an unknown tag in test",
         f"{TAG} --test test.jsonl",
-        "test.jsonl, row 1: unknown label 'B-z', wanted one of B-x, B-y, I-y, O.",
+        "test.jsonl, row 1: unknown label 'B-z', wanted one of B-x, B-y, I-x, I-y, O.",
         "Correct it or remove the row.",
         given=also(tags(), rows("test.jsonl", {"tokens": ["q"], "tags": ["B-z"]})),
     ),

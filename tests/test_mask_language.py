@@ -381,6 +381,9 @@ def test_dev_is_scored_at_its_masked_tokens() -> None:
 # The whole way.
 
 
+WORDS = ("the", "film", "was", "very", "good", "and", "a", "book", "is", "quite", "dull", "so")
+
+
 def corpus(path: Path, count: int) -> str:
     """Texts of one word over and over, of any of 12: what is masked can be seen from what is not."""
     lines = [" ".join([WORDS[i % 12]] * (4 + i // 12)) for i in range(count)]

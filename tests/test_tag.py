@@ -33,7 +33,6 @@ from smidgen.tasks.classify import NO_LABEL
 from smidgen.tasks.tag import broken, chunks, word_of
 from smidgen.tokens import open_tokenizer
 
-FAMILIES = ("bert", "roberta", "distilbert", "electra", "mpnet", "modernbert")
 TAGS = ("B-x", "B-y", "I-x", "I-y", "O")
 TASK = Tag(TAGS)
 NAMES = ["zadig", "wexel", "quix"]  # none is a piece: each is spelt in letters
@@ -158,7 +157,7 @@ def test_bad_rows_are_named(row: dict[str, Any], message: str, tmp_path: Path) -
 def test_an_unknown_tag_in_test(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", [*GOOD, *GOOD])
     test = write(tmp_path / "test.jsonl", [{"tokens": ["q"], "tags": ["B-z"]}])
-    with pytest.raises(DataError, match=r"test.jsonl, row 1: unknown label 'B-z', wanted one of B-x, B-y, O"):
+    with pytest.raises(DataError, match=r"test.jsonl, row 1: unknown label 'B-z', wanted one of B-x, B-y, I-x, I-y, O"):
         load_data(train, test=test, task="tag")
 
 
@@ -166,8 +165,8 @@ def test_conll_files(tmp_path: Path) -> None:
     file = tmp_path / "train.conll"
     file.write_text("-DOCSTART- -X- O\n\nEU NNP B-x\nis VB O\n\nhere O\n\n", encoding="utf-8")
     data = load_data(str(file), task="tag", dev=write(tmp_path / "dev.jsonl", [{"tokens": ["q"], "tags": ["O"]}]))
-    assert data.train.texts == ("EU is", "here") and data.task.labels == ("B-x", "O")
-    assert data.train.labels is not None and data.train.labels.tolist() == [(0, 1), (1,)]
+    assert data.train.texts == ("EU is", "here") and data.task.labels == ("B-x", "I-x", "O")
+    assert data.train.labels is not None and data.train.labels.tolist() == [(0, 2), (2,)]
     file.write_text("EU B-x\nis\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"train.conll, row 2: got 'is', wanted a word and its tag"):
         load_data(str(file), task="tag")
@@ -246,8 +245,8 @@ def test_a_teacher_for_other_tags_is_refused(chain: tuple[Path, dict[str, str], 
         plan(load_recipe(yaml.safe_dump(recipe)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_tags(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["mpnet", "modernbert"])
+def test_other_families_tag(family: str, tmp_path: Path) -> None:
     recipe = {
         "model": str(model_folder(tmp_path / "model", family)),
         "task": "tag",
