@@ -432,6 +432,14 @@ def _tokenizer_faults(task: Task, stages: tuple[Planned, ...], models: Mapping[s
                     f"stage {planned.stage.name}: {strict[0]} compares tokens, but teacher ({other_name}) and "
                     f"student ({own_name}) cut texts differently. {advice}"
                 )
+            elif task.name == "mask_language":
+                both = (resolved_model(planned, stages, reference) for reference in (teacher, planned.source))
+                theirs, mine = (models[reference].config.get("vocab_size") for reference in both)
+                if theirs != mine:
+                    faults.append(
+                        f"stage {planned.stage.name}: the teacher gives {theirs} logits a token, the student {mine}: "
+                        f"one vocabulary is padded. {advice}"
+                    )
     return faults
 
 

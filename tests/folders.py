@@ -63,10 +63,10 @@ def model_folder(
     return path
 
 
-def language_folder(path: Path, family: str = "bert", blocks: int = 2, seed: int = 0) -> Path:
+def language_folder(path: Path, family: str = "bert", blocks: int = 2, seed: int = 0, vocab_size: int = VOCAB) -> Path:
     """A Hugging Face folder of a masked-language model. Gives `path`."""
     path.mkdir(parents=True, exist_ok=True)
-    model = tiny(family, blocks=blocks, seed=seed, head="MaskedLM")
+    model = tiny(family, blocks=blocks, seed=seed, head="MaskedLM", vocab_size=vocab_size)
     model.save_pretrained(path)
     write_tokenizer(path)
     return path

@@ -520,6 +520,9 @@ def test_recipes_that_cannot_be(tiny_bert: Path, tiny_data: dict[str, str], tmp_
     for method in ("distil.mask_language", "distil.logits"):
         told = faults(model, train, triple | {"teacher": str(other), "methods": [method]})
         assert f"{method} compares tokens, but teacher" in told and "Take a student that starts from" in told
+    wide = language_folder(tmp_path / "wide", vocab_size=VOCAB + 8)
+    told = faults(model, train, triple | {"teacher": str(wide)})
+    assert f"the teacher gives {VOCAB + 8} logits a token, the student {VOCAB}: one vocabulary is padded. Take" in told
 
 
 def test_it_is_no_task_to_compress_or_predict(tiny_data: dict[str, str], tmp_path: Path) -> None:
