@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
 
 class Student(PreTrainedModel):
@@ -17,6 +18,31 @@ class Student(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         return None
+
+
+class Recurrent(Student):
+    """A body of (input_ids, mask) to states (B, L, 2H) and a text's vector (B, 2H), and a head on one of them."""
+
+    def __init__(self, config: Any, body: nn.Module) -> None:
+        super().__init__(config)
+        self.body = body
+        self.classifier = head(2 * config.lstm_size, config.head_size, config.dropout, config.num_labels)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.body.word_embeddings  # type: ignore[return-value]
+
+
+class OfTexts(Recurrent):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SequenceClassifierOutput:
+        _, vector = self.body(input_ids, ones(input_ids, attention_mask))
+        return SequenceClassifierOutput(logits=self.classifier(vector))
+
+
+class OfTokens(Recurrent):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TokenClassifierOutput:
+        states, _ = self.body(input_ids, ones(input_ids, attention_mask))
+        return TokenClassifierOutput(logits=self.classifier(states))
 
 
 def ones(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:

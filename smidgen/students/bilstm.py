@@ -7,10 +7,9 @@ A pair of texts is read as one sequence; `smidgen.students.siamese` reads its pa
 from __future__ import annotations
 
 from torch import Tensor, nn
-from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
 from smidgen.students._configs import BilstmConfig
-from smidgen.students._parts import BiLstm, Student, head, ones, shares, weighted
+from smidgen.students._parts import BiLstm, OfTexts, OfTokens, shares, weighted
 
 POOLINGS = ("last", "attention", "max")
 
@@ -39,38 +38,18 @@ class Reader(nn.Module):
         return states, last
 
 
-class BilstmForSequenceClassification(Student):
+class BilstmForSequenceClassification(OfTexts):
     config_class = BilstmConfig
 
     def __init__(self, config: BilstmConfig) -> None:
-        super().__init__(config)
-        self.body = Reader(config, config.pooling)
-        self.classifier = head(2 * config.lstm_size, config.head_size, config.dropout, config.num_labels)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.body.word_embeddings
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SequenceClassifierOutput:
-        _, pooled = self.body(input_ids, ones(input_ids, attention_mask))
-        return SequenceClassifierOutput(logits=self.classifier(pooled))
+        super().__init__(config, Reader(config, config.pooling))
 
 
-class BilstmForTokenClassification(Student):
+class BilstmForTokenClassification(OfTokens):
     config_class = BilstmConfig
 
     def __init__(self, config: BilstmConfig) -> None:
-        super().__init__(config)
-        self.body = Reader(config, "last")  # any other would have weights for a vector that nothing reads
-        self.classifier = head(2 * config.lstm_size, config.head_size, config.dropout, config.num_labels)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.body.word_embeddings
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TokenClassifierOutput:
-        states, _ = self.body(input_ids, ones(input_ids, attention_mask))
-        return TokenClassifierOutput(logits=self.classifier(states))
+        super().__init__(config, Reader(config, "last"))  # any other has weights for a vector that nothing reads
 
 
 model_classes = {

@@ -11,10 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
 from smidgen.students._configs import CnnLstmConfig
-from smidgen.students._parts import BiLstm, Student, head, ones
+from smidgen.students._parts import BiLstm, OfTexts, OfTokens
 from smidgen.students.cnn import Convolutions
 
 
@@ -47,38 +46,18 @@ class Speller(nn.Module):
         return (found * real).amax(1)
 
 
-class CnnLstmForTokenClassification(Student):
+class CnnLstmForTokenClassification(OfTokens):
     config_class = CnnLstmConfig
 
     def __init__(self, config: CnnLstmConfig) -> None:
-        super().__init__(config)
-        self.body = Speller(config)
-        self.classifier = head(2 * config.lstm_size, config.head_size, config.dropout, config.num_labels)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.body.word_embeddings
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TokenClassifierOutput:
-        states, _ = self.body(input_ids, ones(input_ids, attention_mask))
-        return TokenClassifierOutput(logits=self.classifier(states))
+        super().__init__(config, Speller(config))
 
 
-class CnnLstmForSequenceClassification(Student):
+class CnnLstmForSequenceClassification(OfTexts):
     config_class = CnnLstmConfig
 
     def __init__(self, config: CnnLstmConfig) -> None:
-        super().__init__(config)
-        self.body = Speller(config)
-        self.classifier = head(2 * config.lstm_size, config.head_size, config.dropout, config.num_labels)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.body.word_embeddings
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SequenceClassifierOutput:
-        _, last = self.body(input_ids, ones(input_ids, attention_mask))
-        return SequenceClassifierOutput(logits=self.classifier(last))
+        super().__init__(config, Speller(config))
 
 
 model_classes = {
