@@ -125,10 +125,10 @@ def students(found: dict[str, Any]) -> str:
         ways = {how: [r for r in found["runs"] if (r["student"], r["how"]) == (name, how)] for how in WAYS}
         with_, without = (ways[how] for how in WAYS)
         shares = [r["kept"]["value"] for r in with_]
-        gain = [a["test"]["value"] - b["test"]["value"] for a, b in zip(with_, without, strict=False)]
+        adds = found["adds"][name]
         rows.append(
             f"| {name} | {_mean(shares, '{:.1%}')} | {_share(with_[0]['kept'])} | {_mean([r['kept']['value'] for r in without], '{:.1%}')} | "
-            f"{100 * sum(gain) / max(len(gain), 1):+.1f} | {speed['value']:.0f}x ({speed['low']:.0f} to {speed['high']:.0f}) | "
+            f"{_points(adds)} | {speed['value']:.0f}x ({speed['low']:.0f} to {speed['high']:.0f}) | "
             f"{with_[0]['size_mb']:.1f} |"
         )
     return "\n".join(
@@ -176,9 +176,14 @@ def half_depth(found: dict[str, Any]) -> str:
 def ledger(found: dict[str, Any]) -> str:
     rows = []
     for r in found["rows"]:
-        d = r["difference"]
-        points = f"{100 * d['value']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})"
-        rows.append(f"| {r['claim']} | {r['source']} | {r['setting']} | {points} | {r['verdict']} |")
+        rows.append(f"| {r['claim']} | {r['source']} | {r['setting']} | {_points(r['difference'])} | {r['verdict']} |")
+    sizes = found["temperature"]
+    spread = {way: max(sizes[way]) / min(sizes[way]) for way in ("with", "without")}
+    kept = spread["with"] < 2 < spread["without"]
+    rows.append(
+        f"| {sizes['claim']} | {sizes['source']} | {sizes['setting']} | largest over smallest norm, T = 1 to 8: "
+        f"{spread['with']:.1f} with T^2, {spread['without']:.0f} without | {_holds(kept)} |"
+    )
     return "\n".join(
         [
             "## The ledger of claims",
@@ -193,6 +198,10 @@ def ledger(found: dict[str, Any]) -> str:
             _made(found),
         ]
     )
+
+
+def _points(number: dict[str, Any]) -> str:
+    return f"{100 * number['value']:+.1f} ({100 * number['low']:+.1f} to {100 * number['high']:+.1f})"
 
 
 def _mean(values: list[float], form: str) -> str:
