@@ -146,9 +146,8 @@ def student_stage(shape: tuple[Use, ...], training: Training, how: str) -> Stage
 
 def reviews() -> str:
     """Sentences of SubjQA's reviews of restaurants and hotels, without labels: opinions, as SST-2 has of films."""
-    contexts = dict.fromkeys(
-        row["context"] for row in map(json.loads, Path(data("subjqa")["train"]).open(encoding="utf-8"))
-    )
+    lines = Path(data("subjqa")["train"]).read_text(encoding="utf-8").splitlines()
+    contexts = dict.fromkeys(json.loads(line)["context"] for line in lines)
     cut = (re.split(r"(?<=[.!?])\s+|\n+", text.replace("ANSWERNOTFOUND", "")) for text in contexts)
     kept = dict.fromkeys(" ".join(sentence.split()) for text in cut for sentence in text)
     path = WORK / "reviews.csv"
