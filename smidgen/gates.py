@@ -4,7 +4,7 @@
         gates.heads[0] = torch.tensor([1.0, 0.0, 1.0, 1.0])     the second head of block 0 says nothing
         wanted = gates.fill("units", len(ids))                  ones that want a gradient, a row an example
         loss_sum = ...model(ids, mask)...
-        per_example = torch.autograd.grad(loss_sum, wanted)     (B, width) of each block
+        per_example = torch.autograd.grad(loss_sum, wanted, materialize_grads=True)     (B, width) of each block
 
 A gate multiplies what the sublayer's last Linear reads, so a gate of 0 gives what the Edits KeepHeads and KeepWidth
 give: the part is gone, the bias of that Linear stays. None is no gate. A gate is read in each forward, so another may
@@ -17,7 +17,8 @@ be put in its place before the next one.
     feed_forward[i] () or (B,)                 of all its inner units together
 
 With a row an example, one backward pass from the SUM of the examples' losses gives each example's own gradient: no
-example reads another's gate. What is padded is no part of the loss, hence of no gradient.
+example reads another's gate. What is padded is no part of the loss, hence of no gradient. Where a block has no heads or
+no units left nothing is multiplied; `materialize_grads` then gives zeros.
 
 Why hooks: transformers 5 has neither head masks nor `prune_heads`. These stand before `out` and `down` of the anatomy,
 so they work for every family in it, under SDPA and eager attention.
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from smidgen.anatomy import anatomy
+from smidgen.anatomy import Block, anatomy
 from smidgen.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Gates:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.blocks = anatomy(model).blocks
+        self.model, self.blocks = model, anatomy(model).blocks
         self.heads: list[Tensor | None] = [None] * len(self.blocks)
         self.units: list[Tensor | None] = [None] * len(self.blocks)
         self.attention: list[Tensor | None] = [None] * len(self.blocks)
@@ -66,8 +67,9 @@ class Gates:
         """Put the hooks in, where a `with` does not fit; `remove` takes them out."""
         assert not self._handles, "attached already"
         for index, block in enumerate(self.blocks):
-            for linear, kinds in ((block.out, _OUT), (block.down, _DOWN)):
-                self._handles.append(linear.register_forward_pre_hook(self._hook(index, kinds)))
+            for linear, count, kinds in ((block.out, block.heads, _OUT), (block.down, block.width, _DOWN)):
+                if count:
+                    self._handles.append(linear.register_forward_pre_hook(self._hook(index, kinds)))
         return self
 
     def remove(self) -> None:
@@ -85,37 +87,35 @@ class Gates:
         """
         made = []
         for index, block in enumerate(self.blocks):
-            own = {"heads": (block.heads,), "units": (block.width,)}.get(kind, ())
-            shape = own if examples is None else (examples, *own)
-            made.append(torch.ones(shape, device=block.down.weight.device, requires_grad=True))
+            shape = _shape(kind, block) if examples is None else (examples, *_shape(kind, block))
+            made.append(torch.ones(shape, device=self.model.device, requires_grad=True))
             getattr(self, kind)[index] = made[-1]
         return made
 
     def _hook(self, index: int, kinds: tuple[str, str]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-        size = self.blocks[index].head_size
-
         def multiply(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             values = args[0]
             for kind in kinds:
                 gate = getattr(self, kind)[index]
                 if gate is not None:
-                    values = values * _spread(gate, kind, index, size, values)
+                    values = values * self._factors(gate, kind, index, len(values)).to(values.dtype)
             return (values, *args[1:])
 
         return multiply
 
+    def _factors(self, gate: Tensor, kind: str, index: int, examples: int) -> Tensor:
+        """A gate as factors of values (B, L, columns): (columns,) or (1,), or the same as (B, 1, ...)."""
+        block = self.blocks[index]
+        own = _shape(kind, block)
+        if gate.shape not in (own, (examples, *own)):
+            raise InputError(
+                f"gates.{kind}[{index}] has the shape {tuple(gate.shape)}, wanted {own}, or {(examples, *own)} for a "
+                f"row an example."
+            )
+        wide = gate.repeat_interleave(block.head_size, -1) if kind == "heads" else gate if own else gate.unsqueeze(-1)
+        return wide if gate.shape == own else wide.unsqueeze(1)
 
-def _spread(gate: Tensor, kind: str, index: int, size: int, values: Tensor) -> Tensor:
-    """A gate as factors of `values` (B, L, columns): (columns,) or (B, 1, columns), in their precision."""
-    examples, columns = values.shape[0], values.shape[-1]
-    own = {"heads": (columns // size,), "units": (columns,)}.get(kind, ())
-    if gate.shape not in (own, (examples, *own)):
-        raise InputError(
-            f"gates.{kind}[{index}] has the shape {tuple(gate.shape)}, wanted {own}, or {(examples, *own)} for a row "
-            f"an example."
-        )
-    if kind == "heads":
-        gate = gate.repeat_interleave(size, -1)
-    elif kind != "units":
-        gate = gate.unsqueeze(-1)
-    return (gate if gate.dim() == 1 else gate.unsqueeze(1)).to(values.dtype)
+
+def _shape(kind: str, block: Block) -> tuple[int, ...]:
+    """Of a gate for all examples."""
+    return {"heads": (block.heads,), "units": (block.width,)}.get(kind, ())
