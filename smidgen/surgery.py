@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+from smidgen.anatomy import anatomy
 from smidgen.edits import Edit, kinds
 from smidgen.errors import InputError, did_you_mean
 
@@ -28,6 +29,39 @@ def replay(skeleton: PreTrainedModel, edits: Iterable[Edit]) -> PreTrainedModel:
     for edit in edits:
         apply(skeleton, edit)
     return skeleton
+
+
+def fold(model: PreTrainedModel, block: int, heads: Sequence[float] = (), units: Sequence[float] = ()) -> None:
+    """Multiply a factor for each head, or each inner unit, of a block into the Linear that reads it, in place.
+
+    A real-valued mask is folded in first; the Edit that drops its zeros then changes nothing but the shape.
+    """
+    import torch
+
+    here = anatomy(model).blocks[block]
+    for factors, linear, count, what in (
+        (heads, here.out, here.heads, "heads"),
+        (units, here.down, here.width, "inner units"),
+    ):
+        if not factors:
+            continue
+        if len(factors) != count:
+            raise InputError(
+                f"fold got {len(factors)} factors, but block {block} has {count} {what}: give one for each."
+            )
+        with torch.no_grad():
+            each = torch.tensor(factors, dtype=linear.weight.dtype, device=linear.weight.device)
+            linear.weight *= each.repeat_interleave(linear.in_features // count)
+
+
+def rounded(keep: float, multiple: int, whole: int) -> int:
+    """The width nearest to `keep` that is a multiple the hardware likes: at least one multiple, at most the whole.
+
+    Halves go up. 0 stays 0, and the whole stays whole even where it is no multiple.
+    """
+    if keep <= 0 or keep >= whole:
+        return 0 if keep <= 0 else whole
+    return min(max(multiple, int(keep / multiple + 0.5) * multiple), whole)
 
 
 def to_data(edits: Iterable[Edit]) -> list[dict[str, Any]]:
