@@ -50,6 +50,8 @@ class Batch:
 
 def agreed(values: Tensor) -> Tensor:
     """The main process's values, on every process: what is cut by them must be the same on all."""
-    if torch.distributed.is_initialized():
-        torch.distributed.broadcast(values, 0)
-    return values
+    if not torch.distributed.is_initialized():
+        return values
+    sent = values.cuda() if "nccl" in torch.distributed.get_backend() else values
+    torch.distributed.broadcast(sent, 0)
+    return sent.to(values.device)

@@ -27,7 +27,7 @@ from smidgen.batch import Batch, agreed
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.errors import InputError, NoEffect
 from smidgen.gates import Gates
-from smidgen.method import Context, Method, Needs, at_least, one_of
+from smidgen.method import Context, Method, Needs, at_least, one_of, share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,8 +48,7 @@ class Heads(Method[None]):
     needs: ClassVar[Needs] = Needs(examples=True)
 
     def faults(self) -> Iterator[str]:
-        if not 0 < self.share <= 1:
-            yield f"share: got {self.share}, wanted a share above 0, up to 1."
+        yield from share("share", self.share)
         yield from one_of("by", self.by, ("importance", "random"))
         yield from at_least("steps", self.steps, 1)
         yield from at_least("rows", self.rows, 1)
@@ -58,9 +57,7 @@ class Heads(Method[None]):
     def begin(self, ctx: Context) -> None:
         assert ctx.model is not None
         heads = [block.heads for block in anatomy(ctx.model).blocks]
-        KeepHeads(0, tuple(range(heads[0]))).apply_to(
-            ctx.model
-        )  # refuses a family that cannot be cut, before it measures
+        KeepHeads(0, tuple(range(heads[0]))).apply_to(ctx.model)  # refuses what cannot be cut before it is measured
         count, rng = self._count(heads), np.random.default_rng(ctx.seed)
         told: dict[str, Any] = {"before": heads}
 
@@ -106,22 +103,22 @@ def importance(model: PreTrainedModel, batches: Iterable[Batch], kept: PerHead) 
 
     Raises InputError where there is no row.
     """
-    is_open = [torch.from_numpy(each).float().to(model.device) for each in kept]
+    is_open = [torch.from_numpy(each).double() for each in kept]
     totals, rows = [torch.zeros_like(each) for each in is_open], 0
     with Gates(model) as gates:
         for batch in batches:
             filled = gates.fill("heads", len(batch))
             with torch.no_grad():
                 for gate, each in zip(filled, is_open, strict=True):
-                    gate.mul_(each)
+                    gate.mul_(each.to(gate.device))
             loss = batch.losses(model).sum()
             slopes = torch.autograd.grad(loss, filled, materialize_grads=True)  # of each example: (B, heads) a block
             for total, each, slope in zip(totals, is_open, slopes, strict=True):
-                total += each * slope.abs().sum(0)
+                total += each * slope.abs().sum(0).cpu()
             rows += len(batch)
     if not rows:
         raise InputError("prune.heads: there are no rows to measure importance on. Give some, or write by: random.")
-    return [(agreed(total) / rows).cpu().numpy() for total in totals]
+    return [(agreed(total) / rows).numpy() for total in totals]
 
 
 def normalised(scores: PerHead) -> PerHead:
