@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from smidgen.batch import Batch
     from smidgen.corpus import Corpus
+    from smidgen.edits import Edit
     from smidgen.source import Source
-    from smidgen.surgery import Edit
     from smidgen.tape import Tape
     from smidgen.tasks import Task
 
@@ -50,6 +51,7 @@ class Needs:
     inside: bool = False  # of the teacher: other taps than `logits`
     online: bool = False  # the teacher runs in each step, on the step's own inputs; nothing of it is kept on disk
     training: bool = False  # another method of the stage has a loss
+    examples: bool = False  # `ctx.sample`: rows with labels, or with a teacher's decisions
     task: str = ""  # the only one that it is for
 
 
@@ -75,9 +77,11 @@ class Context:
     teacher_taps: set[str] = field(default_factory=set)
     every_token: bool = False  # `logits` at all real tokens, also where the task decides about some (mask_language)
     training_texts: Callable[[], Iterable[str]] = tuple  # what the stage trains on, second texts of pairs too
+    sample: Callable[[int], Iterable[Batch]] = lambda count: ()  # at most so many rows of it, drawn by the seed
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None
     corpus: Corpus | None = None  # what a data step grows
+    found: dict[str, Any] = field(default_factory=dict)  # by method, what it tells of its work: for the record
 
     def edit(self, edit: Edit) -> None:
         """Apply an edit to the model and record it."""

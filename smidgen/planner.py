@@ -46,6 +46,11 @@ class Planned:
     parts: tuple[str, ...] = ()
 
     @property
+    def reads(self) -> bool:
+        """Does what it leaves depend on the rows of its data?"""
+        return self.trains or self.leaves == "texts" or any(method.needs.examples for method in self.methods)
+
+    @property
     def teacher(self) -> str | list[str] | None:
         """As a recipe would write it: one, several or none."""
         return written(self.teachers)
@@ -250,6 +255,11 @@ def _stage_faults(recipe: Recipe, stage: Stage, methods: tuple[Method[Any], ...]
             faults.append(f"{where}: {name_of(method)} acts while a stage trains. Add what has a loss, as tune.full.")
         if method.needs.labels and "train" not in parts and recipe.task != "mask_language":
             faults.append(f"{where}: {name_of(method)} needs labels, the stage trains on unlabeled texts.")
+        if method.needs.examples and not stage.teachers and "train" not in parts and recipe.task != "mask_language":
+            faults.append(
+                f"{where}: {name_of(method)} needs labels or a teacher, the stage reads unlabeled texts. Write "
+                "data: train, or teacher: STAGE or a model."
+            )
     faults.extend(_task_faults(recipe, where, methods))
     if len(methods) > 1 and any(owns_stage(method) for method in methods):
         own = next(name_of(method) for method in methods if owns_stage(method))
@@ -366,7 +376,7 @@ def _identify(
         assert source is not None
         seed = recipe.seed if stage.seed is None else stage.seed
         read = tuple(steps.get(name, name) for name in stage.data.split("+"))
-        training = any(trains(method) for method in chosen)
+        training, measures = any(map(trains, chosen)), any(method.needs.examples for method in chosen)
         parts: dict[str, Any] = {
             "source": models[source].id if source in models else source,
             "methods": [[name_of(m), m.version, {**settings_of(m), **m.reads()}] for m in chosen],
@@ -381,6 +391,9 @@ def _identify(
             parts["vocabulary"] = _prints(read, (), data)
         if training:
             parts |= _training_parts(stage, read, data, seed)
+        elif measures:
+            parts |= {"seed": seed} | _prints(read, (), data)
+        if training or measures:
             parts["teacher"] = written(tuple(models[name].id if name in models else name for name in teachers))
         id = identity(parts)
         accepts = chosen[0].accepts if chosen else "float"
@@ -423,7 +436,8 @@ def _tokenizer_faults(task: Task, stages: tuple[Planned, ...], models: Mapping[s
         advice = "Take a student that starts from its teacher."
     for planned in stages:
         needs = [(name_of(method), method.needs) for method in planned.methods]
-        strict = [name for name, need in needs if need.same_tokenizer or need.online or (tokens and need.teacher)]
+        answered = [name for name, need in needs if need.teacher or need.examples] if tokens else []
+        strict = [*answered, *(name for name, need in needs if need.same_tokenizer or need.online)]
         for teacher in planned.teachers if strict else ():
             own, own_name = _tokenizer(planned.id, stages, models)
             other, other_name = _tokenizer(teacher, stages, models)

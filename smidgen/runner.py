@@ -31,6 +31,7 @@ from smidgen.watch import Silent, Watch
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from smidgen.batch import Batch
     from smidgen.data import Split
     from smidgen.loop import History, Rows
     from smidgen.teacher import Labels, Teacher
@@ -139,7 +140,9 @@ def _train_stage(
     started = time.monotonic()
     ctx = _context(plan, planned, source, store.root)
     ctx.model = load_model(source, plan.data.task, planned.seed)
+    work = store.work(planned.id)
     ctx.training_texts = lambda: _texts_of(training_split(plan, planned, store))
+    ctx.sample = lambda count: _sample(plan, planned, store, home_of(ctx, source, work / "student"), ctx, count, watch)
     if len(planned.teachers) == 1:
         teacher = source_of(plan, store, planned.teachers[0])
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = _shape(teacher)
@@ -148,13 +151,13 @@ def _train_stage(
     first = sorted(planned.methods, key=lambda method: (trains(method), not method.new_model))
     running = [(method, method.begin(ctx)) for method in first]
     history: History | None = None
-    work = store.work(planned.id)
     source = home_of(ctx, source, work / "student")
     if planned.trains:
         accelerator = make_accelerator(planned.stage.train.precision, trackers, store.root.parent / "logs")
         if trackers:
             accelerator.init_trackers("smidgen", config={"stage": planned.stage.name, "id": planned.id})
-        rows = _rows(plan, planned, store, source, ctx, accelerator, watch)
+        split = training_split(plan, planned, store)
+        rows = _rows(plan, planned, store, source, split, ctx.teacher_taps, accelerator, watch)
         dev = _dev_rows(plan, source)
         history = train(running, ctx, rows, dev, planned.stage.train, work, watch, checkpoint_seconds, accelerator)
         if trackers:
@@ -163,6 +166,8 @@ def _train_stage(
         method.end(state, ctx)
     before = [] if ctx.skeleton is not None else record["edits"]
     record |= {"edits": [*before, *to_data(ctx.edits)], "seconds": time.monotonic() - started}
+    if ctx.found:
+        record["found"] = ctx.found
     if history is not None:
         record["history"] = dataclasses.asdict(history)
     if _main_process():
@@ -217,28 +222,50 @@ def _check_reload(plan: Plan, source: Source, ctx: Context, target: Path) -> Non
 
 
 def _rows(
-    plan: Plan, planned: Planned, store: Store, source: Source, ctx: Context, accelerator: Accelerator, watch: Watch
+    plan: Plan,
+    planned: Planned,
+    store: Store,
+    source: Source,
+    split: Split,
+    taps: set[str],
+    accelerator: Accelerator,
+    watch: Watch,
 ) -> Rows:
-    """The stage's training rows, with the teacher where a method asks it something."""
+    """Rows of a split that the stage reads, with the teacher where it is asked something."""
     from smidgen.teacher import Mean, online, too_big
 
-    split = training_split(plan, planned, store)
-    rows = _plain_rows(plan, split, source)
-    if isinstance(plan.data.task, MaskLanguage):
+    rows, task = _plain_rows(plan, split, source), plan.data.task
+    if isinstance(task, MaskLanguage):
         rows = dataclasses.replace(rows, masker=masker(source.path, planned.seed))
-    if not planned.teachers or not ctx.teacher_taps:
+    if not planned.teachers or not taps:
         return rows
     sources = [source_of(plan, store, reference) for reference in planned.teachers]
     fresh = rows.masker is not None or any(method.needs.online for method in planned.methods)
-    if fresh or too_big(ctx.teacher_taps):
-        found: list[Teacher] = [online(s, ctx.task, ctx.teacher_taps, accelerator.device) for s in sources]
+    if fresh or too_big(taps):
+        found: list[Teacher] = [online(s, task, taps, accelerator.device) for s in sources]
     else:
         found = []
         for teacher in sources:
-            labels = label_rows(plan, teacher, store, split, ctx.teacher_taps, accelerator, watch)
+            labels = label_rows(plan, teacher, store, split, taps, accelerator, watch)
             rows, said = _by_word(plan, rows, split, source, teacher, labels)
             found.append(said)
     return dataclasses.replace(rows, teacher=found[0] if len(found) == 1 else Mean(tuple(found)))
+
+
+def _sample(
+    plan: Plan, planned: Planned, store: Store, source: Source, ctx: Context, count: int, watch: Watch
+) -> Iterable[Batch]:
+    """Of the labelled rows where the stage reads some, else of all rows, with the teacher's decisions as labels."""
+    from smidgen.loop import make_accelerator
+    from smidgen.sampling import batches, draw
+
+    assert ctx.model is not None
+    labelled = isinstance(ctx.task, MaskLanguage) or "train" in planned.parts
+    pool = plan.data.train if "train" in planned.parts else training_split(plan, planned, store)
+    accelerator = make_accelerator(planned.stage.train.precision)
+    split, taps = draw(pool, count, planned.seed), set() if labelled else {"logits"}
+    rows = _rows(plan, planned, store, source, split, taps, accelerator, watch)
+    return batches(rows, ctx.task, ctx.model, accelerator.device)
 
 
 def _by_word(
@@ -385,7 +412,7 @@ def _record(plan: Plan, planned: Planned, source: Source) -> dict[str, Any]:
         "teacher": planned.teacher,
         "seed": planned.seed,
         "train": dataclasses.asdict(planned.stage.train) if planned.trains else None,
-        "on": planned.stage.data if planned.trains or planned.leaves == "texts" else None,
+        "on": planned.stage.data if planned.reads else None,
     }
     task = plan.data.task
     return {

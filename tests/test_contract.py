@@ -38,6 +38,7 @@ from smidgen.method import Context, Method, find, name_of, names, owns_stage, pa
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use, build, dump, load
 from smidgen.runner import Done, home_of, run
+from smidgen.sampling import batches
 from smidgen.source import Source, load_model, resolve, takes_types
 from smidgen.surgery import from_data, replay, to_data
 from smidgen.tape import parse
@@ -104,6 +105,7 @@ class World:
         ctx = Context(self.student.path, self.root / "target", self.data.task, texts, seed)
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = 4, 32, 4
         ctx.training_texts = lambda: self.data.train.texts
+        ctx.sample = lambda count: batches(self.rows(ctx), self.data.task, ctx.model, torch.device("cpu"))
         ctx.model = load_model(self.student, self.data.task, seed)
         torch.manual_seed(seed)
         return ctx

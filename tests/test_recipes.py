@@ -63,3 +63,15 @@ def test_the_tagger_of_words_and_characters(tmp_path: Path) -> None:
     done = run(plan(recipe), tmp_path / "stages")
     found = smidgen.load(done[-1].artefact.path).predict(["so the zadig quix was here", "it was"])
     assert len(found) == 2 and all({"entity_group", "score", "word"} <= set(e) for text in found for e in text)
+
+
+def test_as_many_heads_go_by_importance_as_by_chance(tmp_path: Path) -> None:
+    files, model = data_files(tmp_path / "data"), model_folder(tmp_path / "model", blocks=4)
+    recipe = small(read_recipe("michel-heads", str(model), Files(files["train"], files["dev"])))
+    recipe = replace(recipe, stages=tuple(s for s in recipe.stages if s.name in ("teacher", "heads", "random")))
+    _, *both = run(plan(recipe), tmp_path / "stages")
+    told = [done.artefact.record["found"]["prune.heads"] for done in both]
+    assert [sum(each["after"]) for each in told] == [10, 10] and told[0]["before"] == [4] * 4
+    assert ["importance" in each for each in told] == [True, False]
+    assert both[0].artefact.record["edits"] != both[1].artefact.record["edits"]
+    assert both[0].artefact.record["parent"] == both[1].artefact.record["parent"]

@@ -24,6 +24,8 @@ def block(index: int, module: Any) -> Block:
         up=module.ffn.lin1,
         down=module.ffn.lin2,
         head_size=attention.attention_head_size,
+        attend=attention,
+        feed=module.ffn,
     )
 
 

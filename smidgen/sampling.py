@@ -1,0 +1,70 @@
+"""Batches of some rows that a stage trains on, for methods that measure on them before the stage begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from smidgen.batch import Batch
+from smidgen.loop import Rows
+from smidgen.source import takes_types
+from smidgen.splits import Split
+from smidgen.tasks import Task
+from smidgen.tasks.classify import NO_LABEL
+
+ROWS = 32  # a batch
+
+
+def draw(split: Split, count: int, seed: int) -> Split:
+    """`count` examples of a split at random, in their order; all of them where it has no more."""
+    mixed = np.random.default_rng(seed).permutation(len(split))
+    return split.take(np.sort(mixed[:count]))
+
+
+def batches(rows: Rows, task: Task, model: PreTrainedModel, device: torch.device) -> Iterator[Batch]:
+    """All rows, the short ones first. While they are asked for, the model is on `device` and in evaluation mode.
+
+    Rows with a teacher have its decisions in the place of labels. (Not its soft answers: a model that starts from its
+    teacher says the same, and the gradient of the distance is then 0 everywhere.)
+    """
+    order, before = np.argsort(rows.encoded.lengths, kind="stable"), (model.device, model.training)
+    nn.Module.to(model, device).eval()
+    try:
+        for piece in np.array_split(order, math.ceil(len(order) / ROWS)):
+            yield _batch(rows, piece, task, model)
+    finally:
+        nn.Module.to(model, before[0]).train(before[1])
+
+
+def _batch(rows: Rows, piece: np.ndarray, task: Task, model: PreTrainedModel) -> Batch:
+    arrays = rows.encoded.batch(piece, rows.pad_id)
+    labels, units, masked = rows.targets(piece), rows.decided(piece), None
+    if rows.masker is not None and units is not None:
+        arrays["input_ids"], labels, masked = rows.masker.draw(arrays["input_ids"], units, piece, 0)
+        labels = labels[masked]
+    inputs = {name: torch.from_numpy(value).to(model.device) for name, value in arrays.items()}
+    wanted, at = (None if array is None else torch.from_numpy(array).to(model.device) for array in (labels, masked))
+    assert wanted is not None
+    if rows.teacher is not None:
+        said = rows.teacher.answers(piece, inputs)["logits"]
+        decided = None if units is None else torch.from_numpy(units).to(model.device)
+        wanted = decisions(task, said, inputs["attention_mask"].bool(), decided)
+    if not takes_types(model):
+        del inputs["token_type_ids"]
+    return Batch(task, inputs, wanted, at)
+
+
+def decisions(task: Task, logits: Tensor, mask: Tensor, units: Tensor | None) -> Tensor:
+    """What logits say, as labels of the task: (B, C) to (B,), or to (B, C) of 0 and 1 where classes do not exclude each
+    other; (B, L, C) to (B, L), NO_LABEL outside of `units`; (B, L, 2) to the places of start and end, (B, 2)."""
+    if task.name == "answer":
+        return logits.masked_fill(~mask[..., None], -math.inf).argmax(1)
+    if task.multi_label:
+        return (logits > 0).float()
+    found = logits.argmax(-1)
+    return found if units is None else found.masked_fill(~units, NO_LABEL)
