@@ -50,6 +50,11 @@ class Planned:
         """As a recipe would write it: one, several or none."""
         return written(self.teachers)
 
+    @property
+    def remarks(self) -> list[str]:
+        """What one has to know of what its methods make."""
+        return [f"{name_of(method)}: {method.remark}" for method in self.methods if method.remark]
+
 
 @dataclass(frozen=True)
 class Plan:
