@@ -59,7 +59,8 @@ class Context:
     """What a method may see and touch.
 
     `model` is None in a stage that starts from a form without one (`onnx`, `int8`). `skeleton` is the config of a model
-    that was adopted, as it was before any edit, and `tokenizer` is its own; None where the stage's model stays.
+    that was adopted, as it was before any edit; None where the stage's model stays. `tokenizer` is the model's own where
+    it is not the one that the stage starts with.
     """
 
     source: Path  # the folder that the stage starts from
@@ -76,6 +77,7 @@ class Context:
     teacher_taps: set[str] = field(default_factory=set)
     every_token: bool = False  # `logits` at all real tokens, also where the task decides about some (mask_language)
     training_texts: Callable[[], Iterable[str]] = tuple  # what the stage trains on, second texts of pairs too
+    dev_texts: Callable[[], Iterable[str]] = tuple  # all of dev, likewise
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None
     corpus: Corpus | None = None  # what a data step grows

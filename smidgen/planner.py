@@ -97,7 +97,7 @@ def plan(recipe: Recipe, data: Data | None = None) -> Plan:
     assert data is not None
     max_length = _max_length(recipe, models[recipe.model], data)
     planned = _identify(recipe, methods, models, data, max_length)
-    _refuse(recipe, _tokenizer_faults(data.task, planned, models), [])
+    _refuse(recipe, [*_misfits(planned, models), *_tokenizer_faults(data.task, planned, models)], [])
     return Plan(recipe, data, models, planned, max_length)
 
 
@@ -397,6 +397,19 @@ def _identify(
         else:
             before = id
     return tuple(done)
+
+
+def _misfits(stages: tuple[Planned, ...], models: Mapping[str, Source]) -> list[str]:
+    """Why methods cannot work on what a model given brings along; a stage that makes a model has one of its own."""
+    faults, made = [], set()
+    for planned in stages:
+        if planned.source in made or any(method.new_model for method in planned.methods):
+            made.add(planned.id)
+        elif planned.leaves != "texts":
+            start = models[resolved_model(planned, stages, planned.source)]
+            told = ((name_of(method), why) for method in planned.methods for why in method.misfits(start))
+            faults.extend(f"stage {planned.stage.name}, {name}: {why}" for name, why in told)
+    return faults
 
 
 def _of_task(task: Task) -> list[Any]:

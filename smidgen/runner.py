@@ -145,6 +145,7 @@ def _train_stage(
     ctx = _context(plan, planned, source, store.root)
     ctx.model = load_model(source, plan.data.task, planned.seed)
     ctx.training_texts = lambda: _texts_of(training_split(plan, planned, store))
+    ctx.dev_texts = lambda: _texts_of(plan.data.dev)
     if len(planned.teachers) == 1:
         teacher = source_of(plan, store, planned.teachers[0])
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = _shape(teacher)
@@ -324,7 +325,8 @@ def home_of(ctx: Context, source: Source, folder: Path) -> Source:
         return source
     if _main_process():
         folder.mkdir(parents=True, exist_ok=True)
-        new_tokenizer(ctx.tokenizer, folder, takes_types(ctx.model))
+        like = source.path if ctx.skeleton is None else None
+        new_tokenizer(ctx.tokenizer, folder, takes_types(ctx.model), like)
         ctx.model.config.save_pretrained(folder)
     _wait()
     return Source(source.reference, folder, ctx.model.config.to_dict())
