@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from smidgen.corpus import Corpus
+    from smidgen.edits import Edit
     from smidgen.source import Source
-    from smidgen.surgery import Edit
     from smidgen.tape import Tape
     from smidgen.tasks import Task
 
@@ -59,7 +59,7 @@ class Context:
     """What a method may see and touch.
 
     `model` is None in a stage that starts from a form without one (`onnx`, `int8`). `skeleton` is the config of a model
-    that was adopted, as it was before any edit; None where the stage's model stays. `tokenizer` is the model's own where
+    that was adopted, as it was before any edit; None where the stage's model stays. `tokenizer` is the model's where
     it is not the one that the stage starts with.
     """
 

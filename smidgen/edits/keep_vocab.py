@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smidgen.edits._parts import rising
-
 from smidgen.anatomy import anatomy
+from smidgen.edits._parts import rising
 from smidgen.errors import InputError, ModelError
 
 if TYPE_CHECKING:
@@ -40,8 +39,8 @@ class KeepVocab:
         table: Any = model.get_input_embeddings()
         if self.tokens[-1] >= table.num_embeddings:
             raise InputError(
-                f"KeepVocab got token {self.tokens[-1]}, but this model has {table.num_embeddings} tokens: use ids from "
-                f"0 to {table.num_embeddings - 1}."
+                f"KeepVocab got token {self.tokens[-1]}, but this model has {table.num_embeddings} tokens: use ids "
+                f"from 0 to {table.num_embeddings - 1}."
             )
         new = {token: i for i, token in enumerate(self.tokens)}
         configs = {id(config): config for config in (model.config, parts.body.config)}.values()
@@ -49,8 +48,8 @@ class KeepVocab:
             _refuse(config, new, table.num_embeddings)
         if (first := fixed(model)) > 0 and self.tokens[:first] != tuple(range(first)):
             raise ModelError(
-                f"KeepVocab drops a token before {first - 1}, the padding token. {parts.family} counts positions from its "
-                f"id, so it must stay where it is: keep tokens 0 to {first - 1}."
+                f"KeepVocab drops a token before {first - 1}, the padding token. {parts.family} counts positions from "
+                f"its id, so it must stay where it is: keep tokens 0 to {first - 1}."
             )
         heads = [] if model.get_output_embeddings() is None else _outside(model, parts.body)
         _cut([(table, "weight"), *heads], self.tokens, table.num_embeddings)

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import final
 
 from smidgen.anatomy import anatomy
+from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.errors import NoEffect
 from smidgen.method import Context, Method, at_least, one_of
-from smidgen.surgery import RULES, KeepBlocks, choose
+from smidgen.surgery import RULES, choose
 
 
 @final
