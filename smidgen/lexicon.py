@@ -90,7 +90,7 @@ def components(table: np.ndarray) -> np.ndarray:
 
 def count(tokenizer: Tokenizer, corpus: Iterable[str]) -> np.ndarray:
     """How often each token occurs in the texts, special ones aside: (V,) int64."""
-    found = np.zeros(tokenizer.get_vocab_size(), np.int64)
+    found = np.zeros(1 + max(tokenizer.get_vocab().values(), default=-1), np.int64)
     texts = iter(corpus)
     while part := list(islice(texts, 1000)):
         for encoding in tokenizer.encode_batch_fast(part, add_special_tokens=False):
