@@ -167,11 +167,14 @@ def run(
     )
     rows = [_stage_row(one) for one in done]
     if json:
+        keys = ("stage", "id", "form", "dev", "seconds", "state")
+        told = [one.remarks for one in done]
         console.print_json(
-            [dict(zip(("stage", "id", "form", "dev", "seconds", "state"), r, strict=True)) for r in rows]
+            [dict(zip(keys, row, strict=True)) | {"remarks": said} for row, said in zip(rows, told, strict=True)]
         )
         return
     console.table("", ["stage", "artefact", "form", "dev", "seconds", ""], rows)
+    _warn(f"{one.planned.stage.name}, {remark}" for one in done for remark in one.remarks)
     console.out.print(f"The last stage is in {out / 'stages' / done[-1].artefact.id}", soft_wrap=True)
 
 
@@ -204,7 +207,7 @@ def plan(
     columns = ["stage", "methods", "from", "rows", "steps", "texts seen", "to label", ""]
     keys = ("name", "methods", "source", "rows", "steps", "examples", "to_label", "state")
     console.table("", columns, [[_count(stage, key) for key in keys] for stage in found])
-    _warn(checked.data.warnings)
+    _warn([*checked.data.warnings, *(f"{s['name']}, {remark}" for s in found for remark in s["remarks"])])
 
 
 @app.command()

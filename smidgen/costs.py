@@ -37,6 +37,7 @@ def _cost(plan: Plan, planned: Planned, store: Store) -> dict[str, Any]:
         "to_label": None,
         "at_most": False,
         "state": "on disk" if store.path(planned.id).is_dir() else "to do",
+        "remarks": planned.remarks,
     }
     if planned.leaves == "texts":
         rows, _ = _rows(plan, planned, store)

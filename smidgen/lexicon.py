@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,7 @@ def components(table: np.ndarray) -> np.ndarray:
 
 def count(tokenizer: Tokenizer, corpus: Iterable[str]) -> np.ndarray:
     """How often each token occurs in the texts, special ones aside: (V,) int64."""
-    found = np.zeros(tokenizer.get_vocab_size(), np.int64)
+    found = np.zeros(1 + max(tokenizer.get_vocab().values(), default=-1), np.int64)
     texts = iter(corpus)
     while part := list(islice(texts, 1000)):
         for encoding in tokenizer.encode_batch_fast(part, add_special_tokens=False):
@@ -104,22 +104,71 @@ def seen(source: Tokenizer, corpus: Iterable[str], most: int, pad_id: int) -> tu
     Special tokens stay, and the single characters of what occurs, so that most other words can still be spelt. Where
     `most` leaves every piece in, the texts have the same tokens as before.
     """
+    counts = count(endless(source), corpus)
+    order = np.argsort(-counts, kind="stable")[:most]
+    occurring = {token for token, i in source.get_vocab().items() if counts[i]}
+    letters = {character for piece in occurring for character in piece}
+    return cut(source, {int(i) for i in order if counts[i]} | {pad_id}, letters)
+
+
+def endless(source: Tokenizer) -> Tokenizer:
+    """A copy that neither pads nor cuts."""
     from tokenizers import Tokenizer
 
-    data = json.loads(source.to_str())
-    data |= {"truncation": None, "padding": None}
-    counts = count(Tokenizer.from_str(json.dumps(data)), corpus)
-    order = np.argsort(-counts, kind="stable")[:most]
-    pieces = source.get_vocab(with_added_tokens=True)
-    occurring = {token for token, i in pieces.items() if counts[i]}
-    kept = {int(i) for i in order if counts[i]} | {pad_id} | set(_special_ids(data, pieces))
-    kept |= set(_characters(data, pieces, occurring))
-    model = data["model"]
+    tokenizer = Tokenizer.from_str(source.to_str())
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def cut(source: Tokenizer, wanted: Iterable[int], letters: Container[str] | None) -> tuple[Tokenizer, np.ndarray]:
+    """A tokenizer of these pieces, and the old id of each of its tokens, rising.
+
+    Special tokens stay too, and what spells other words: single characters, bytes, the halves of pieces that are
+    merged. Where every piece of a text is wanted, it has the same tokens as before: a longest piece is still there, so
+    are all merges that made it, and the likeliest path; the least likely piece, which sets the price of the unknown,
+    stays. (Words that were unknown are the exception: see `inside_unknown`.)
+
+    Args:
+        letters: the characters that stay as single pieces; None = all. Of BPE all stay.
+    """
+    from tokenizers import Tokenizer
+
+    data = json.loads(endless(source).to_str())
+    model, pieces = data["model"], source.get_vocab(with_added_tokens=True)
+    kept = {int(i) for i in wanted} | set(_special_ids(data, pieces))
+    kept |= set(_characters(model, pieces, letters)) | set(_bytes(model, pieces))
     if model["type"] == "BPE":
         _close_under_merges(model, kept)
+    if model["type"] == "Unigram":
+        kept.add(min(range(len(model["vocab"])), key=lambda i: model["vocab"][i][1]))
     old = np.array(sorted(kept))
     _renumber(data, {int(i): new for new, i in enumerate(old)})
     return Tokenizer.from_str(json.dumps(data)), old
+
+
+def inside_unknown(source: Tokenizer, corpus: Iterable[str]) -> set[int]:
+    """Pieces of WordPiece inside words that it does not know: with these they stay unknown.
+
+    Greedy from the left, it gives up a word where nothing fits any more; without the long piece that led there a
+    shorter one might lead further.
+    """
+    model = json.loads(source.to_str())["model"]
+    if model["type"] != "WordPiece":
+        return set()
+    pieces, prefix, found = model["vocab"], model["continuing_subword_prefix"], set()
+    for word in {word for text in corpus for word in _words(source, text)}:
+        if len(word) <= model["max_input_chars_per_word"] and [t.value for t in source.model.tokenize(word)] == [
+            model["unk_token"]
+        ]:
+            parts = [(word[i:j], i) for i in range(len(word)) for j in range(i + 1, len(word) + 1)]
+            found |= {pieces[p] for part, i in parts if (p := prefix + part if i else part) in pieces}
+    return found
+
+
+def _words(source: Tokenizer, text: str) -> list[str]:
+    normal = source.normalizer.normalize_str(text) if source.normalizer else text
+    return [word for word, _ in source.pre_tokenizer.pre_tokenize_str(normal)] if source.pre_tokenizer else [normal]
 
 
 def words(corpus: Iterable[str], most: int, lower: bool) -> Tokenizer:
@@ -212,29 +261,36 @@ def _special_ids(data: Mapping[str, Any], pieces: Mapping[str, int]) -> Iterator
         yield from (part[key][1] for key in ("sep", "cls") if key in part)
 
 
-def _characters(data: Mapping[str, Any], pieces: Mapping[str, int], occurring: set[str]) -> Iterator[int]:
-    """Pieces of one character: all of them for BPE, which has no other way to spell, else those that occur."""
-    prefix = data["model"].get("continuing_subword_prefix") or ""
-    letters = {character for piece in occurring for character in piece}
+def _characters(model: Mapping[str, Any], pieces: Mapping[str, int], letters: Container[str] | None) -> Iterator[int]:
+    """Pieces of one character: all of them for BPE, which has no other way to spell, else those of `letters`."""
+    prefix, suffix = (model.get(key) or "" for key in ("continuing_subword_prefix", "end_of_word_suffix"))
     for piece, i in pieces.items():
-        bare = piece.removeprefix(prefix) if len(piece) > 1 else piece
-        if len(bare) == 1 and (bare in letters or data["model"]["type"] == "BPE"):
+        bare = piece.removeprefix(prefix).removesuffix(suffix) if len(piece) > 1 else piece
+        if len(bare) == 1 and (letters is None or bare in letters or model["type"] == "BPE"):
             yield i
+
+
+def _bytes(model: Mapping[str, Any], pieces: Mapping[str, int]) -> Iterator[int]:
+    """The pieces `<0x00>` to `<0xFF>` of a tokenizer that falls back on bytes."""
+    if model.get("byte_fallback"):
+        yield from (i for i in map(pieces.get, (f"<0x{byte:02X}>" for byte in range(256))) if i is not None)
 
 
 def _close_under_merges(model: dict[str, Any], kept: set[int]) -> None:
     """Keep the halves of each piece that is kept, and only the merges that are still possible."""
-    vocabulary = model["vocab"]
+    vocabulary, prefix = model["vocab"], model.get("continuing_subword_prefix") or ""
     merges = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     parts: dict[int, set[int]] = {}
     for left, right in merges:
-        parts.setdefault(vocabulary[left + right], set()).update((vocabulary[left], vocabulary[right]))
+        whole = vocabulary[left + right.removeprefix(prefix)]
+        parts.setdefault(whole, set()).update((vocabulary[left], vocabulary[right]))
     left_over = list(kept)
     while left_over:
         new = parts.get(left_over.pop(), set()) - kept
         kept |= new
         left_over.extend(new)
-    model["merges"] = [list(m) for m in merges if all(vocabulary[t] in kept for t in (*m, "".join(m)))]
+    whole = (left + right.removeprefix(prefix) for left, right in merges)
+    model["merges"] = [list(m) for m, w in zip(merges, whole, strict=True) if {*map(vocabulary.get, (*m, w))} <= kept]
 
 
 def _renumber(data: dict[str, Any], new: Mapping[int, int]) -> None:

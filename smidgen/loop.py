@@ -12,6 +12,7 @@ resumed ends with the same bits as one that was not.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -124,7 +125,7 @@ def train(
     accelerator: Accelerator | None = None,
     order: Sequence[np.ndarray] | None = None,
 ) -> History:
-    """Train `ctx.model` in place; at the end it holds the weights that were best on dev.
+    """Train `ctx.model` in place; at the end it holds the weights that were best on dev, of those that are `settled`.
 
     Where every loss is about what is inside the model, its answers on dev say nothing yet: the last weights are kept.
 
@@ -192,7 +193,7 @@ class _Run:
         self.evaluations.add(self.total)
         self.done, self.unimproved = 0, 0
         self.judged = any(trains(m) and (m.needs.labels or not m.needs.inside) for m, _ in running)
-        self.kept: dict[str, Tensor] | None = None
+        self.kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         self.sums: dict[str, Tensor] = {}
         self.since = 0
         torch.manual_seed(ctx.seed + 1000 * accelerator.process_index)
@@ -294,16 +295,19 @@ class _Run:
         history.examples = int(sum(len(chosen) for chosen in self.plan[:step]))
         self.accelerator.log({"dev": score, "loss": entry["loss"], **terms}, step=step)
         self.sums, self.since = {}, 0
+        if not all(method.settled(step / self.total) for method, _ in self.running):
+            return score
         if score > history.best or not self.judged:
             history.best, history.best_step, self.unimproved = score, step, 0
-            self.kept = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.kept = copy.deepcopy((dict(self.model.state_dict()), dict(self.extra.state_dict())))
         else:
             self.unimproved += 1
         return score
 
     def restore_best(self) -> None:
         if self.kept is not None:
-            self.model.load_state_dict(self.kept)
+            self.model.load_state_dict(self.kept[0])
+            self.extra.load_state_dict(self.kept[1])
         if self.attention != self.model.config._attn_implementation:
             self.model.set_attn_implementation(self.attention)
         nn.Module.to(self.model, "cpu")
@@ -425,12 +429,16 @@ def rate(step: int, total: int, settings: Training) -> float:
 def make_optimizer(model: nn.Module, extra: nn.Module, settings: Training) -> torch.optim.AdamW:
     """AdamW in one fused pass; no decay for biases and normalisations (every tensor of one dimension).
 
-    Frozen parameters are in it, for they may thaw later: without a gradient they neither move nor decay.
+    Frozen parameters are in it, for they may thaw later: without a gradient they neither move nor decay. A state in
+    `extra` that has a `learning_rate` trains at that one, and does not decay.
     """
-    trained = [p for m in (model, extra) for p in m.parameters()]
+    apart = [state for state in extra.children() if hasattr(state, "learning_rate")]
+    others = [state for state in extra.children() if not hasattr(state, "learning_rate")]
+    trained = [p for m in (model, *others) for p in m.parameters()]
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        *({"params": list(s.parameters()), "weight_decay": 0.0, "lr": s.learning_rate} for s in apart),
     ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 

@@ -6,7 +6,8 @@
     end(state, ctx)              take down what `begin` set up
 
 A method is a frozen dataclass of settings, final, and keeps no state on itself: state is what `begin` returns. A
-state that is an `nn.Module` trains along with the model, is kept in checkpoints, and is thrown away at the end. A
+state that is an `nn.Module` trains along with the model, at its own `learning_rate` and without decay if it has one, is
+kept in checkpoints and with the best weights, and is thrown away at the end. A
 method whose work is not a training step defines `run(ctx)` instead and owns its stage. A data step is such a method
 that leaves `texts`: it grows `ctx.corpus`, and `most(rows)` says how many texts come of so many rows, at most. A
 method's name is its path: `prune.layers` is `smidgen/methods/prune/layers.py`.
@@ -60,7 +61,8 @@ class Context:
     """What a method may see and touch.
 
     `model` is None in a stage that starts from a form without one (`onnx`, `int8`). `skeleton` is the config of a model
-    that was adopted, as it was before any edit, and `tokenizer` is its own; None where the stage's model stays.
+    that was adopted, as it was before any edit; None where the stage's model stays. `tokenizer` is the model's where
+    it is not the one that the stage starts with.
     """
 
     source: Path  # the folder that the stage starts from
@@ -78,10 +80,11 @@ class Context:
     every_token: bool = False  # `logits` at all real tokens, also where the task decides about some (mask_language)
     training_texts: Callable[[], Iterable[str]] = tuple  # what the stage trains on, second texts of pairs too
     sample: Callable[[int], Iterable[Batch]] = lambda count: ()  # at most so many rows of it, drawn by the seed
+    dev_texts: Callable[[], Iterable[str]] = tuple  # all of dev, likewise
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None
     corpus: Corpus | None = None  # what a data step grows
-    found: dict[str, Any] = field(default_factory=dict)  # by method, what it tells of its work: for the record
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)  # by method, what it saw on its way, for the record
 
     def edit(self, edit: Edit) -> None:
         """Apply an edit to the model and record it."""
@@ -113,7 +116,8 @@ class Method(Generic[S]):
     accepts: ClassVar[str] = "float"  # the form of the folder it starts from: float | onnx | int8
     leaves: ClassVar[str] = "float"  # or texts, of a data step
     new_model: ClassVar[bool] = False  # puts a model of its own in the place of the stage's
-    new_tokenizer: ClassVar[bool] = False  # and a tokenizer, made from the texts that the stage trains on
+    new_tokenizer: ClassVar[bool] = False  # makes a tokenizer from the texts that the stage trains on
+    remark: ClassVar[str] = ""  # what one has to know of all that it makes; the plan and the report say it
 
     def faults(self) -> Iterator[str]:
         """What is wrong with the settings: got, wanted."""
@@ -136,13 +140,21 @@ class Method(Generic[S]):
     def step(self, state: S, t: float) -> None:
         return None
 
+    def settled(self, t: float) -> bool:
+        """Is the model, at the share t of the stage, of the kind that the stage leaves? Dev chooses among these."""
+        return True
+
     def end(self, state: S, ctx: Context) -> None:
         return None
 
+    def found(self, state: S, ctx: Context, folder: Path) -> Mapping[str, Any]:
+        """What was measured on the folder that the stage leaves, for its record; `told` says it in a sentence."""
+        return {}
+
 
 def trains(method: Method[Any]) -> bool:
-    """Does the method ask for training, by having a loss?"""
-    return type(method).loss is not Method.loss
+    """Does the method ask for training, by having a loss that can stand alone?"""
+    return type(method).loss is not Method.loss and not method.needs.training
 
 
 def owns_stage(method: Method[Any]) -> bool:

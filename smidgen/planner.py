@@ -55,6 +55,11 @@ class Planned:
         """As a recipe would write it: one, several or none."""
         return written(self.teachers)
 
+    @property
+    def remarks(self) -> list[str]:
+        """What one has to know of what its methods make."""
+        return [f"{name_of(method)}: {method.remark}" for method in self.methods if method.remark]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -97,7 +102,7 @@ def plan(recipe: Recipe, data: Data | None = None) -> Plan:
     assert data is not None
     max_length = _max_length(recipe, models[recipe.model], data)
     planned = _identify(recipe, methods, models, data, max_length)
-    _refuse(recipe, _tokenizer_faults(data.task, planned, models), [])
+    _refuse(recipe, [*_misfits(planned, models), *_tokenizer_faults(data.task, planned, models)], [])
     return Plan(recipe, data, models, planned, max_length)
 
 
@@ -405,6 +410,19 @@ def _identify(
         else:
             before = id
     return tuple(done)
+
+
+def _misfits(stages: tuple[Planned, ...], models: Mapping[str, Source]) -> list[str]:
+    """Why methods cannot work on what a model given brings along; a stage that makes a model has one of its own."""
+    faults, made = [], set()
+    for planned in stages:
+        if planned.source in made or any(method.new_model for method in planned.methods):
+            made.add(planned.id)
+        elif planned.leaves != "texts":
+            start = models[resolved_model(planned, stages, planned.source)]
+            told = ((name_of(method), why) for method in planned.methods for why in method.misfits(start))
+            faults.extend(f"stage {planned.stage.name}, {name}: {why}" for name, why in told)
+    return faults
 
 
 def _of_task(task: Task) -> list[Any]:

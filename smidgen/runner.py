@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from smidgen.batch import Batch
     from smidgen.data import Split
-    from smidgen.loop import History, Rows
+    from smidgen.loop import History, Rows, Running
     from smidgen.teacher import Labels, Teacher
 
 CHECKED_ROWS = 64  # rows of dev that exports and reloads are compared on
@@ -47,6 +47,11 @@ class Done:
     artefact: Artefact
     reused: bool
     seconds: float
+
+    @property
+    def remarks(self) -> list[str]:
+        """What has to be said of it, what was measured on its folder included."""
+        return list(self.artefact.record["lineage"][-1].get("remarks", ()))
 
 
 def run(
@@ -143,22 +148,23 @@ def _train_stage(
     work = store.work(planned.id)
     ctx.training_texts = lambda: _texts_of(training_split(plan, planned, store))
     ctx.sample = lambda count: _sample(plan, planned, store, home_of(ctx, source, work / "student"), ctx, count, watch)
+    ctx.dev_texts = lambda: _texts_of(plan.data.dev)
     if len(planned.teachers) == 1:
         teacher = source_of(plan, store, planned.teachers[0])
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = _shape(teacher)
     torch.manual_seed(planned.seed)
-    # What makes the model comes before what cuts it, and that before what listens to it.
-    first = sorted(planned.methods, key=lambda method: (trains(method), not method.new_model))
+    # What makes the model comes before what cuts it, that before what acts while it trains, and that before the losses.
+    first = sorted(planned.methods, key=lambda m: (trains(m), m.needs.training, not m.new_model))
     running = [(method, method.begin(ctx)) for method in first]
     history: History | None = None
-    source = home_of(ctx, source, work / "student")
+    home = home_of(ctx, source, work / "student")
     if planned.trains:
         accelerator = make_accelerator(planned.stage.train.precision, trackers, store.root.parent / "logs")
         if trackers:
             accelerator.init_trackers("smidgen", config={"stage": planned.stage.name, "id": planned.id})
         split = training_split(plan, planned, store)
-        rows = _rows(plan, planned, store, source, split, ctx.teacher_taps, accelerator, watch)
-        dev = _dev_rows(plan, source)
+        rows = _rows(plan, planned, store, home, split, ctx.teacher_taps, accelerator, watch)
+        dev = _dev_rows(plan, home)
         history = train(running, ctx, rows, dev, planned.stage.train, work, watch, checkpoint_seconds, accelerator)
         if trackers:
             accelerator.end_training()
@@ -166,25 +172,33 @@ def _train_stage(
         method.end(state, ctx)
     before = [] if ctx.skeleton is not None else record["edits"]
     record |= {"edits": [*before, *to_data(ctx.edits)], "seconds": time.monotonic() - started}
-    if ctx.found:
-        record["found"] = ctx.found
     if history is not None:
         record["history"] = dataclasses.asdict(history)
     if _main_process():
-        _publish_model(plan, planned, store, source, ctx, record)
+        with publish(store.path(planned.id), record) as target:
+            _save_model(plan, source, home, ctx, target)
+            _tell(record, running, ctx, target)
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _publish_model(
-    plan: Plan, planned: Planned, store: Store, source: Source, ctx: Context, record: dict[str, Any]
-) -> None:
-    """Save the model as a plain Hugging Face folder, after checking that it can be made again from what is recorded."""
+def _save_model(plan: Plan, source: Source, home: Source, ctx: Context, target: Path) -> None:
+    """Save the model as a plain Hugging Face folder, and check that it can be made again from what is recorded."""
     assert ctx.model is not None
-    with publish(store.path(planned.id), record) as target:
-        ctx.model.config.architectures = [type(ctx.model).__name__]
-        ctx.model.save_pretrained(target)
-        write_tokenizer(source.path, target, plan.max_length)
-        _check_reload(plan, source, ctx, target)
+    ctx.model.config.architectures = [type(ctx.model).__name__]
+    ctx.model.save_pretrained(target)
+    write_tokenizer(home.path, target, plan.max_length)
+    _check_reload(plan, source, ctx, target)
+
+
+def _tell(record: dict[str, Any], running: Running, ctx: Context, target: Path) -> None:
+    """Put what methods found, on their way and in their folder, into its record; in words too."""
+    for method, state in running:
+        name = name_of(method)
+        found = {**ctx.found.get(name, {}), **method.found(state, ctx, target)}
+        told = found.pop("told", None)
+        record["lineage"][-1]["remarks"] += [f"{name}: {told}"] if told else []
+        if found:
+            record["found"] = record.get("found", {}) | {name: found}
 
 
 def _check_reload(plan: Plan, source: Source, ctx: Context, target: Path) -> None:
@@ -337,7 +351,8 @@ def home_of(ctx: Context, source: Source, folder: Path) -> Source:
         return source
     if _main_process():
         folder.mkdir(parents=True, exist_ok=True)
-        new_tokenizer(ctx.tokenizer, folder, takes_types(ctx.model))
+        like = source.path if ctx.skeleton is None else None
+        new_tokenizer(ctx.tokenizer, folder, takes_types(ctx.model), like)
         ctx.model.config.save_pretrained(folder)
     _wait()
     return Source(source.reference, folder, ctx.model.config.to_dict())
@@ -413,6 +428,7 @@ def _record(plan: Plan, planned: Planned, source: Source) -> dict[str, Any]:
         "seed": planned.seed,
         "train": dataclasses.asdict(planned.stage.train) if planned.trains else None,
         "on": planned.stage.data if planned.reads else None,
+        "remarks": planned.remarks,
     }
     task = plan.data.task
     return {

@@ -62,16 +62,22 @@ def write_tokenizer(source: Path, target: Path, max_length: int) -> None:
     (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
-def new_tokenizer(tokenizer: Tokenizer, folder: Path, types: bool) -> None:
+def new_tokenizer(tokenizer: Tokenizer, folder: Path, types: bool, like: Path | None = None) -> None:
     """Write a tokenizer of our own, with what transformers has to know of it.
 
     Args:
         types: whether its model takes token types.
+        like: a folder whose tokenizer it was cut from, to go on with the settings of that one.
     """
     from smidgen.lexicon import settings
 
+    stated = like and like / "tokenizer_config.json"
+    told = json.loads(stated.read_text(encoding="utf-8")) if stated and stated.is_file() else {}
+    own = settings(tokenizer, types)
+    told = {**own, **told, "tokenizer_class": own["tokenizer_class"]}  # which reads tokenizer.json as it is
+    told.pop("added_tokens_decoder", None)  # with ids; tokenizer.json has the new ones
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings(tokenizer, types), indent=1), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
 def pad_id(folder: Path) -> int:

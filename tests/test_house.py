@@ -27,7 +27,7 @@ LAYERS = (
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
     "data edits.* edits surgery source runtime.model runtime",
-    "distances method tape batch gates tokens masking mapping vectors",
+    "distances method sparsity tape batch gates tokens masking mapping vectors",
     "teacher fill shapes making measure.* measure",
     "methods.* methods loop sampling planner",
     "runner costs benching predicting verification",
