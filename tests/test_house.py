@@ -27,7 +27,7 @@ LAYERS = (
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
     "data surgery source runtime.model runtime",
-    "distances method tape tokens masking mapping vectors",
+    "distances detours method tape tokens masking mapping vectors",
     "teacher fill shapes making measure.* measure",
     "methods.* methods loop planner",
     "runner costs benching predicting verification",
