@@ -75,6 +75,7 @@ class Context:
     teacher_taps: set[str] = field(default_factory=set)
     every_token: bool = False  # `logits` at all real tokens, also where the task decides about some (mask_language)
     training_texts: Callable[[], Iterable[str]] = tuple  # what the stage trains on, second texts of pairs too
+    dev_loss: Callable[[], float] | None = None  # the task's loss of `model`, as it stands, on some rows of dev
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None
     corpus: Corpus | None = None  # what a data step grows
@@ -122,6 +123,10 @@ class Method(Generic[S]):
     def reads(self) -> Mapping[str, str]:
         """Settings that name something outside the recipe, with a hash of what is there: the artefact's id has that."""
         return {}
+
+    def looks(self) -> bool:
+        """Does it ask for `dev_loss`? Dev is then part of the artefact's id."""
+        return False
 
     def begin(self, ctx: Context) -> S:
         return None  # type: ignore[return-value]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -136,10 +137,11 @@ def _train_stage(
     from smidgen.source import load_model
     from smidgen.surgery import to_data
 
-    started = time.monotonic()
+    started, work = time.monotonic(), store.work(planned.id)
     ctx = _context(plan, planned, source, store.root)
     ctx.model = load_model(source, plan.data.task, planned.seed)
     ctx.training_texts = lambda: _texts_of(training_split(plan, planned, store))
+    ctx.dev_loss = _dev_loss(plan, ctx, source, work)
     if len(planned.teachers) == 1:
         teacher = source_of(plan, store, planned.teachers[0])
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = _shape(teacher)
@@ -148,7 +150,6 @@ def _train_stage(
     first = sorted(planned.methods, key=lambda method: (trains(method), not method.new_model))
     running = [(method, method.begin(ctx)) for method in first]
     history: History | None = None
-    work = store.work(planned.id)
     source = home_of(ctx, source, work / "student")
     if planned.trains:
         accelerator = make_accelerator(planned.stage.train.precision, trackers, store.root.parent / "logs")
@@ -340,6 +341,19 @@ def _dev_rows(plan: Plan, source: Source) -> Rows:
         return rows
     encoded, labels = masker(source.path, 0).once(rows.encoded)
     return dataclasses.replace(rows, encoded=encoded, labels=labels)
+
+
+def _dev_loss(plan: Plan, ctx: Context, source: Source, work: Path) -> Callable[[], float]:
+    """What measures the loss of the stage's model on dev; the rows are made when it is first asked."""
+    from smidgen.loop import mean_loss
+
+    rows = functools.cache(lambda: _dev_rows(plan, home_of(ctx, source, work / "student")))
+
+    def loss() -> float:
+        assert ctx.model is not None
+        return mean_loss(ctx.model, ctx.task, rows())
+
+    return loss
 
 
 def _context(plan: Plan, planned: Planned, source: Source, target: Path) -> Context:
