@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from smidgen.corpus import Corpus
+    from smidgen.edits import Edit
     from smidgen.source import Source
-    from smidgen.surgery import Edit
     from smidgen.tape import Tape
     from smidgen.tasks import Task
 

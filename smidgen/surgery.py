@@ -1,68 +1,20 @@
-"""The closed set of Edits: structural changes of a model, recorded as data and replayed to load.
+"""Apply Edits to models, replay them, and write them as data; see `smidgen.edits`. And the choices that fill Edits.
 
-An Edit speaks in the coordinates of the model at that moment: after KeepBlocks((0, 2, 4)) the next Edit sees blocks
-0, 1 and 2. `replay(skeleton, edits)`, the skeleton built from the config the model had before the first Edit, has
-the shape of the edited model and takes its state dict.
-
-Adding an Edit is adding one frozen dataclass with `apply_to`, and naming it in `Edit`.
-Importing this file imports no torch, so that plans and searches can `choose` blocks.
+`replay(skeleton, edits)`, the skeleton built from the config the model had before the first Edit, has the shape of the
+edited model and takes its state dict. Importing this file imports no torch, so that plans and searches can `choose`.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
 
-from smidgen.anatomy import anatomy
-from smidgen.errors import InputError, ModelError, did_you_mean
+from smidgen.edits import Edit, kinds
+from smidgen.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class KeepBlocks:
-    """Keep these Transformer blocks, drop the others.
-
-    blocks: indices from 0, strictly increasing. The Hugging Face config still describes the model afterwards.
-    """
-
-    blocks: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not _rising(self.blocks):
-            raise InputError(
-                f"KeepBlocks got blocks={self.blocks!r}, wanted a tuple of one or more indices counted from 0, each "
-                f"larger than the one before, such as (0, 2, 4)."
-            )
-
-    def apply_to(self, model: PreTrainedModel) -> None:
-        parts = anatomy(model)
-        count = len(parts.blocks)
-        if self.blocks[-1] >= count:
-            raise InputError(
-                f"KeepBlocks got block {self.blocks[-1]}, but this model has {count} blocks: use indices from 0 to "
-                f"{count - 1}."
-            )
-        if self.blocks[: len(parts.pinned)] != parts.pinned:
-            raise ModelError(
-                f"KeepBlocks{self.blocks} drops block 0. {parts.family} builds whichever block comes first without a "
-                f"norm before its attention, so another block in that place would lose its norm when the model is "
-                f"loaded again. Keep block 0: take the rule 'ends', 'skip' or 'first', or blocks such as "
-                f"{(0, *self.blocks[1:])}."
-            )
-        for index in reversed(range(count)):
-            if index not in self.blocks:
-                del parts.block_list[index]
-        _renumber(model)
-        for config in {id(config): config for config in (model.config, parts.body.config)}.values():
-            _describe(config, self.blocks)
-
-
-Edit: TypeAlias = KeepBlocks
-_KINDS = {kind.__name__: kind for kind in (KeepBlocks,)}
 
 
 def apply(model: PreTrainedModel, edit: Edit) -> PreTrainedModel:
@@ -128,34 +80,6 @@ RULES = {
 }
 
 
-def _rising(indices: object) -> bool:
-    """Whether this is a tuple of at least one index, strictly increasing from 0 or more."""
-    if not isinstance(indices, tuple) or not indices or any(type(i) is not int for i in indices):
-        return False
-    return indices[0] >= 0 and all(before < after for before, after in itertools.pairwise(indices))
-
-
-def _describe(config: Any, kept: Sequence[int]) -> None:
-    """Make a Hugging Face config say which blocks are left."""
-    kinds = getattr(config, "layer_types", None)
-    config.num_hidden_layers = len(kept)
-    if kinds is not None:
-        config.layer_types = [kinds[i] for i in kept]
-
-
-def _renumber(model: PreTrainedModel) -> None:
-    """Set the numbers that Hugging Face modules keep of themselves."""
-    parts = anatomy(model)
-    module: Any
-    for index, block in enumerate(parts.block_list):
-        for module in block.modules():
-            if isinstance(getattr(module, "layer_idx", None), int):
-                module.layer_idx = index
-    for module in parts.body.modules():
-        if isinstance(getattr(module, "n_layers", None), int):
-            module.n_layers = len(parts.block_list)
-
-
 def _listed(value: Any) -> Any:
     return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
 
@@ -166,10 +90,11 @@ def _frozen(value: Any) -> Any:
 
 def _read(entry: Mapping[str, Any]) -> Edit:
     name = str(entry.get("edit"))
-    if name not in _KINDS:
-        raise InputError(f"edit is {name!r}.{did_you_mean(name, _KINDS)} Known edits: {', '.join(sorted(_KINDS))}.")
+    known = kinds()
+    if name not in known:
+        raise InputError(f"edit is {name!r}.{did_you_mean(name, known)} Known edits: {', '.join(sorted(known))}.")
     given = {key: _frozen(value) for key, value in entry.items() if key != "edit"}
-    wanted = {field.name for field in fields(_KINDS[name])}
+    wanted = {field.name for field in fields(known[name])}
     if set(given) != wanted:
         raise InputError(f"edit {name} got the fields {sorted(given)}, wanted {sorted(wanted)}.")
-    return _KINDS[name](**given)
+    return known[name](**given)

@@ -17,6 +17,7 @@ from torch import nn
 
 from smidgen.anatomy import anatomy
 from smidgen.detours import Detours
+from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.errors import InputError, NoEffect
 from smidgen.loop import make_accelerator, mean_loss, predict
 from smidgen.method import Context
@@ -26,7 +27,7 @@ from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import _dev_rows, run
 from smidgen.source import load_model, resolve
-from smidgen.surgery import KeepBlocks, apply
+from smidgen.surgery import apply
 
 # The search.
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from smidgen.anatomy import anatomy
+from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.lexicon import SPECIAL, components, count, lexicon, reduced, seen, spellings, word_vectors, words
 from smidgen.method import Context
@@ -34,7 +35,6 @@ from smidgen.source import load_model, resolve, takes_types
 from smidgen.students._parts import BiLstm
 from smidgen.students.cnn import Convolutions
 from smidgen.students.siamese import apart
-from smidgen.surgery import KeepBlocks
 from smidgen.tasks.classify import Classify
 
 VOCAB = 60

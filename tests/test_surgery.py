@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from smidgen.anatomy import anatomy
+from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.errors import InputError, ModelError
-from smidgen.surgery import KeepBlocks, apply, choose, from_data, replay, to_data
+from smidgen.surgery import apply, choose, from_data, replay, to_data
 
 torch.set_num_threads(1)
 BOTH = pytest.mark.parametrize("attention", ["sdpa", "eager"])

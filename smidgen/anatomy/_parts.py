@@ -49,6 +49,7 @@ class Block:
     fused: bool = False  # query is key is value: one Linear whose output is query, key, value in this order
     gated: bool = False  # the feed-forward is down(act(first half of up) * second half of up)
     window: int | None = None  # local attention: keys further away than this many tokens are masked
+    attention: nn.Module | None = None  # holds query, key and value; None where no other can take its place
     in_tuple: bool = False  # its forward gives a tuple, the hidden states first, and not the hidden states themselves
     score: Callable[[Tensor, Tensor, tuple[Any, ...], Mapping[str, Any]], Tensor] = product
 

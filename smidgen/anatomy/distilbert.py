@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from smidgen.anatomy._parts import Anatomy, Block, last_linear, relu
+from smidgen.anatomy._parts import Anatomy, Block, last_linear, product, relu
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,12 +18,14 @@ def block(index: int, module: Any) -> Block:
         index=index,
         module=module,
         query=attention.q_lin,
-        key=attention.k_lin,
+        key=getattr(attention, "k_lin", attention.q_lin),  # one that shares them has no key of its own
         value=attention.v_lin,
         out=attention.out_lin,
         up=module.ffn.lin1,
         down=module.ffn.lin2,
         head_size=attention.attention_head_size,
+        attention=attention,
+        score=getattr(attention, "score", product),
     )
 
 

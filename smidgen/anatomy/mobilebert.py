@@ -7,6 +7,7 @@ long as the padding token's vector is 0, as transformers draws and keeps it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from smidgen.anatomy._parts import Anatomy, last_linear
@@ -24,7 +25,7 @@ def parts(model: PreTrainedModel) -> Anatomy:
         family="mobilebert",
         body=body,
         block_list=body.encoder.layer,
-        blocks=tuple(block(i, module) for i, module in enumerate(body.encoder.layer)),
+        blocks=tuple(replace(block(i, module), attention=None) for i, module in enumerate(body.encoder.layer)),
         embeddings=body.embeddings,
         hidden_size=model.config.hidden_size,
         pooler=body.pooler,

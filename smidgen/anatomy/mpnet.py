@@ -32,6 +32,7 @@ def block(index: int, module: Any) -> Block:
         up=module.intermediate.dense,
         down=module.output.dense,
         head_size=attention.attention_head_size,
+        attention=attention,
         in_tuple=True,
         score=biased,
     )

@@ -1,8 +1,9 @@
 """Kinds of attention that take the place of a family's own: a file each, found by walking.
 
-A file declares `SETTINGS`, the names of its whole-number settings, each at least 1, and `swap(block, **settings)`, which
-changes the block in place. What it makes keeps the names of the projections that it keeps, starts from their weights, and
-gives the same at real tokens however a batch is padded. Nothing here imports torch before `kind` runs.
+A file declares `SETTINGS`, the names of its whole-number settings, each at least 1, and `swap(block, **settings)`,
+which changes the block in place. What it makes has the projections under the names that the family gives them, starts
+from their weights, and gives the same at real tokens however a batch is padded. Nothing here imports torch before
+`kind` runs.
 """
 
 from __future__ import annotations

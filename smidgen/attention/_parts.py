@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from smidgen.anatomy import Block
+from smidgen.errors import ModelError
 
 
 class SelfAttention(nn.Module):
@@ -39,6 +40,12 @@ class SelfAttention(nn.Module):
         mixed = mixed.transpose(1, 2).flatten(2)
         return (mixed if self.parts["out"] is None else self.get_submodule(self.parts["out"])(mixed)), None
 
+    def score(self, *_: Any) -> Tensor:
+        raise ModelError(
+            "scores of all pairs of tokens are asked of a block whose attention makes only some of them. Compare what "
+            "blocks give: block.<i>.hidden."
+        )
+
     def heads(self, part: str, hidden_states: Tensor) -> Tensor:
         projected = self.get_submodule(self.parts[part])(hidden_states)
         return projected.unflatten(-1, (-1, self.attention_head_size)).transpose(1, 2)
@@ -56,7 +63,8 @@ def real(attention_mask: Tensor | None, hidden_states: Tensor) -> Tensor:
 
 
 def put(block: Block, old: nn.Module, new: nn.Module) -> None:
-    """Put a module of a block in the place of another one."""
+    """Put a module of a block in the place of another one, training or not as that was."""
+    new.train(old.training)
     for parent in block.module.modules():
         for name, child in parent.named_children():
             if child is old:
@@ -64,5 +72,5 @@ def put(block: Block, old: nn.Module, new: nn.Module) -> None:
 
 
 def fill(scores: Tensor, seen: Tensor) -> Tensor:
-    """Scores with the least number there is where a key is not seen; a query that sees nothing has even probabilities."""
+    """Scores with the least number there is where a key is not seen; a query that sees none has even probabilities."""
     return scores.masked_fill(~seen, torch.finfo(scores.dtype).min)

@@ -1,8 +1,7 @@
 """Local attention: a token sees those at most `window` tokens away; the first sees all and is seen by all.
 
-Longformer (Beltagy et al. 2020, arXiv:2004.05150), whose pooled token is global too. The text is cut in pieces of `window`
-tokens; the queries of a piece meet the keys of three, so work and memory grow with L * window and no score of a pair that
-is out of sight is made.
+Longformer (Beltagy et al. 2020, arXiv:2004.05150), whose pooled token is global too. The text is cut in pieces of
+`window` tokens; the queries of a piece meet the keys of three, so work and memory grow with L * window.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def local(query: Tensor, key: Tensor, value: Tensor, real: Tensor, window: int, 
     query, key, value   (B, heads, L, D)
     real                (B, L) bool; other keys are not seen
     """
-    batch, _, length, size = query.shape
+    length, size = query.shape[2:]
     pieces = (length + window - 1) // window
     after = pieces * window - length
     query = query * size**-0.5

@@ -1,9 +1,9 @@
 """Attention by locality-sensitive hashing: a token sees those whose vectors point about where its own does.
 
 Reformer (Kitaev et al. 2020, arXiv:2001.04451): query and key are one, k_j = q_j / |q_j|; h(x) = argmax([xR; -xR]) for
-random directions R puts each token in a bucket; tokens are sorted by bucket, and within it by place, and cut in chunks; a
-token sees those of its bucket in its chunk and the one before, itself only where there is no other. Several rounds with other
-R are weighed by the mass that each found. Work and memory grow with L * rounds * chunk.
+random directions R puts each token in a bucket; tokens are sorted by bucket, within it by place, and cut in chunks. A
+token sees those of its bucket in its chunk and the one before, itself only where there is no other. Several rounds with
+other R are weighed by the mass that each found. Work and memory grow with L * rounds * chunk.
 """
 
 from __future__ import annotations
@@ -35,14 +35,12 @@ class Hashed(nn.Module):
 
 def swap(block: Block, buckets: int, rounds: int, chunk: int) -> None:
     if buckets > 1 and buckets % 2:
-        raise InputError(f"lsh got buckets {buckets}, wanted 1 or an even number: half of them are the other's opposite.")
+        raise InputError(f"lsh got buckets {buckets}, wanted 1 or an even number: they come in opposites.")
     mix = Hashed(block.head_size, buckets, rounds, chunk).to(block.query.weight)
     put(block, block.attention, SelfAttention(block, mix, shared=True))
 
 
-def hashed(
-    shared: Tensor, value: Tensor, real: Tensor, directions: Tensor, chunk: int, dropout: float = 0.0
-) -> Tensor:
+def hashed(shared: Tensor, value: Tensor, real: Tensor, directions: Tensor, chunk: int, dropout: float = 0.0) -> Tensor:
     """Attention within buckets.
 
     shared, value   (B, heads, L, D), query and key in one

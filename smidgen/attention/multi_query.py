@@ -1,7 +1,7 @@
 """Multi-query attention: one key and one value head that all queries share (Shazeer 2019, arXiv:1911.02150).
 
-They start as the mean of the heads' own (Ainslie et al. 2023, arXiv:2305.13245). A text encoder keeps no keys for later, so
-what is spared is these two projections, a seventh of a block's products at most.
+They start as the mean of the heads' own (Ainslie et al. 2023, arXiv:2305.13245). A text encoder keeps no keys for
+later, so what is spared is these two projections, a seventh of a block's products at most.
 """
 
 from __future__ import annotations

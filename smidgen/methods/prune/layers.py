@@ -28,10 +28,11 @@ from torch import nn
 
 from smidgen.anatomy import anatomy
 from smidgen.detours import Detours
+from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.errors import InputError, NoEffect
 from smidgen.method import Context, Method, at_least, one_of
 from smidgen.source import resolve
-from smidgen.surgery import RULES, KeepBlocks, choose
+from smidgen.surgery import RULES, choose
 
 FEW = 64  # sets of blocks that are all tried
 

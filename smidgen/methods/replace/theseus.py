@@ -22,10 +22,11 @@ from torch import nn
 
 from smidgen.anatomy import Anatomy, anatomy
 from smidgen.detours import Detours
+from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.errors import InputError, ModelError, NoEffect
 from smidgen.method import Context, Method, Needs, one_of, share
 from smidgen.source import resolve
-from smidgen.surgery import RULES, KeepBlocks, choose
+from smidgen.surgery import RULES, choose
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
