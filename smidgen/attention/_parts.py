@@ -74,3 +74,12 @@ def put(block: Block, old: nn.Module, new: nn.Module) -> None:
 def fill(scores: Tensor, seen: Tensor) -> Tensor:
     """Scores with the least number there is where a key is not seen; a query that sees none has even probabilities."""
     return scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+
+
+def windows(length: int, step: int, width: int, device: torch.device) -> Tensor:
+    """(pieces, width): the places from i * step on, for so many pieces that all of `length` are in one, and one more.
+
+    At least two pieces, and no view that has to divide: the shapes of a graph hold for any length then.
+    """
+    pieces = (length + step - 1) // step + 1
+    return torch.arange(pieces, device=device)[:, None] * step + torch.arange(width, device=device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smidgen.anatomy import Block
-from smidgen.attention._parts import SelfAttention, fill, put
+from smidgen.attention._parts import SelfAttention, fill, put, windows
 
 SETTINGS = ("window",)
 
@@ -36,27 +36,24 @@ def local(query: Tensor, key: Tensor, value: Tensor, real: Tensor, window: int, 
     real                (B, L) bool; other keys are not seen
     """
     length, size = query.shape[2:]
-    pieces = (length + window - 1) // window
-    after = pieces * window - length
-    query = query * size**-0.5
+    place = torch.arange(length, device=query.device)
+    own, near = (
+        windows(length, window, window, query.device),
+        windows(length, window, 3 * window, query.device) - window,
+    )
+    query, count = query * size**-0.5, length - 1
 
-    cut = F.pad(query, (0, 0, 0, after)).unflatten(2, (pieces, window))
-    keys, values = (_around(x, window, pieces, after) for x in (key, value))
-    near = torch.cat((torch.zeros_like(real[:, :1]), real[:, 1:]), 1)  # the first token is beside them, not among them
-    near = _around(near[:, None, :, None].to(query.dtype), window, pieces, after)[:, :, :, None, :, 0] > 0
-    place = torch.arange(window, device=query.device)[:, None] - torch.arange(-window, 2 * window, device=query.device)
-    scores = fill(cut @ keys.transpose(-1, -2), near & (place.abs() <= window))
+    cut = query[:, :, own.clamp(max=count)]  # (B, heads, pieces, window, D)
+    keys, values = (x[:, :, near.clamp(0, count)] for x in (key, value))
+    there = (near > 0) & (near <= count)  # the first token is beside them, not among them
+    seen = (real[:, near.clamp(0, count)] & there)[:, None, :, None, :]
+    band = (own[:, :, None] - near[:, None, :]).abs() <= window
+    scores = fill(cut @ keys.transpose(-1, -2), seen & band)
     first = cut @ key[:, :, None, :1].transpose(-1, -2)
     probs = F.dropout(torch.cat((first, scores), -1).softmax(-1), dropout, training=dropout > 0)
     mixed = probs[..., :1] * value[:, :, None, :1] + probs[..., 1:] @ values
-    mixed = mixed.flatten(2, 3)[:, :, :length]
+    mixed = mixed.flatten(2, 3)[:, :, place]
 
     whole = fill(query[:, :, :1] @ key.transpose(-1, -2), real[:, None, None, :]).softmax(-1)
     head = F.dropout(whole, dropout, training=dropout > 0) @ value
-    return torch.cat((head, mixed[:, :, 1:]), 2)
-
-
-def _around(x: Tensor, window: int, pieces: int, after: int) -> Tensor:
-    """(B, heads, L, D) to (B, heads, pieces, 3 * window, D): each piece between its neighbours, zeros past the ends."""
-    x = F.pad(x, (0, 0, window, after + window)).unflatten(2, (pieces + 2, window))
-    return torch.cat((x[:, :, :-2], x[:, :, 1:-1], x[:, :, 2:]), 3)
+    return torch.where(place[:, None] == 0, head, mixed)

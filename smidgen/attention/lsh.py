@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smidgen.anatomy import Block
-from smidgen.attention._parts import SelfAttention, fill, put
+from smidgen.attention._parts import SelfAttention, fill, put, windows
 from smidgen.errors import InputError
 
 SETTINGS = ("buckets", "rounds", "chunk")
@@ -47,47 +47,35 @@ def hashed(shared: Tensor, value: Tensor, real: Tensor, directions: Tensor, chun
     real            (B, L) bool; other keys are not seen
     directions      (rounds, D, buckets / 2); none of them: one bucket
     """
-    length, size = shared.shape[2:]
+    (batch, heads, length, size), device = shared.shape, shared.device
     bucket = buckets_of(shared, real, directions)
-    place = torch.arange(length, device=shared.device)
-    order = (bucket * length + place).argsort(-1)  # (B, heads, rounds, L), real tokens before padding
-    back = order.argsort(-1)
-    chunks = (length + chunk - 1) // chunk
-    after = chunks * chunk - length
+    order = (bucket * length + torch.arange(length, device=device)).argsort(-1)  # real tokens come before padding
+    sorted_bucket = bucket.gather(3, order)
+    own, near = windows(length, chunk, chunk, device), windows(length, chunk, 2 * chunk, device) - chunk
+    of_query, at_query = (x[..., own.clamp(max=length - 1)] for x in (sorted_bucket, order))  # ..., chunks, chunk
+    of_key, at_key = (x[..., near.clamp(0, length - 1)] for x in (sorted_bucket, order))  # ..., chunks, 2 * chunk
+    rows = torch.arange(batch * heads, device=device).view(batch, heads, 1, 1, 1) * length
 
-    def cut(x: Tensor, fill: float) -> Tensor:
-        return F.pad(x, (0, 0, 0, after), value=fill).unflatten(3, (chunks, chunk))
-
-    def with_before(x: Tensor, fill: float) -> Tensor:
-        """Each chunk behind the one before it; the first behind nothing."""
-        return torch.cat((F.pad(x, (0, 0, 0, 0, 1, 0), value=fill)[:, :, :, :-1], x), 4)
-
-    def sort(x: Tensor) -> Tensor:
-        """(B, heads, L, D) in the order of each round."""
-        wide = x[:, :, None].expand(-1, -1, order.shape[2], -1, -1)
-        return wide.gather(3, order[..., None].expand(-1, -1, -1, -1, x.shape[-1]))
-
-    query, values = cut(sort(shared), 0.0), with_before(cut(sort(value), 0.0), 0.0)
-    keys = F.normalize(with_before(query, 0.0), dim=-1)
-    of_query, at_query = cut(bucket.gather(3, order)[..., None], -1), cut(order[..., None], -1)
-    of_key, at_key = (with_before(x, -2).transpose(-1, -2) for x in (of_query, at_query))
-    hidden = of_key > max(2 * directions.shape[2] - 1, 0)  # padding has the bucket behind the last
-    scores = (query @ keys.transpose(-1, -2)).masked_fill(at_query == at_key, ITSELF)
-    scores = fill(scores, (of_query == of_key) & ~hidden)
-    mass = scores.logsumexp(-1, keepdim=True)
+    query, key = (shared.flatten(0, 2)[rows + at] for at in (at_query, at_key))
+    scores = query @ F.normalize(key, dim=-1).transpose(-1, -2)
+    scores = scores.masked_fill(at_query[..., :, None] == at_key[..., None, :], ITSELF)
+    there = (near >= 0) & (near < length) & (of_key < max(2 * directions.shape[2], 1))
+    scores = fill(scores, (of_query[..., :, None] == of_key[..., None, :]) & there[..., None, :])
+    mass = scores.logsumexp(-1, keepdim=True)  # of what each round found
     probs = F.dropout((scores - mass).exp(), dropout, training=dropout > 0)
-    mixed = (probs @ values).flatten(3, 4)[:, :, :, :length]
-    mass = mass.flatten(3, 4)[:, :, :, :length]
-    mixed = mixed.gather(3, back[..., None].expand(-1, -1, -1, -1, size))
-    return (mass.gather(3, back[..., None]).softmax(2) * mixed).sum(2)
+    mixed = probs @ value.flatten(0, 2)[rows + at_key]
+
+    back = order.argsort(-1)[..., None]
+    mixed = mixed.flatten(3, 4).gather(3, back.expand(-1, -1, -1, -1, size))
+    return (mass.flatten(3, 4).gather(3, back).softmax(2) * mixed).sum(2)
 
 
 def buckets_of(shared: Tensor, real: Tensor, directions: Tensor) -> Tensor:
     """(B, heads, rounds, L) int64: the bucket of each token in each round; padding gets the one behind the last."""
-    turned = torch.einsum("bhld,rdk->bhrlk", shared, directions)
-    count = 2 * directions.shape[2]
-    if not count:
-        found = torch.zeros(turned.shape[:-1], dtype=torch.long, device=shared.device)
-    else:
+    rounds, count = len(directions), 2 * directions.shape[2]
+    if count:
+        turned = torch.einsum("bhld,rdk->bhrlk", shared, directions)
         found = torch.cat((turned, -turned), -1).argmax(-1)
+    else:
+        found = torch.zeros_like(shared[..., 0], dtype=torch.long)[:, :, None].expand(-1, -1, rounds, -1)
     return found.masked_fill(~real[:, None, None, :], max(count, 1))
