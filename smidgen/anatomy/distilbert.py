@@ -24,7 +24,8 @@ def block(index: int, module: Any) -> Block:
         up=module.ffn.lin1,
         down=module.ffn.lin2,
         head_size=attention.attention_head_size,
-        attention=attention,
+        attend=attention,
+        feed=module.ffn,
         score=getattr(attention, "score", product),
     )
 
@@ -42,4 +43,5 @@ def parts(model: PreTrainedModel) -> Anatomy:
         pooler=getattr(model, "pre_classifier", None),
         activate=relu,
         head=last_linear(model),
+        width_key="hidden_dim",
     )

@@ -21,9 +21,9 @@ class SelfAttention(nn.Module):
     def __init__(self, block: Block, mix: nn.Module, shared: bool = False) -> None:
         """`shared`: the query is the key too, and the block's own key is thrown away."""
         super().__init__()
-        names = {id(child): name for name, child in block.attention.named_children()}
+        names = {id(child): name for name, child in block.attend.named_children()}
         self.parts = {part: names.get(id(getattr(block, part))) for part in ("query", "key", "value", "out")}
-        for name, child in block.attention.named_children():
+        for name, child in block.attend.named_children():
             if not (shared and child is block.key):
                 self.add_module(name, child)
         if shared:

@@ -26,7 +26,7 @@ class Local(nn.Module):
 
 
 def swap(block: Block, window: int) -> None:
-    put(block, block.attention, SelfAttention(block, Local(window)))
+    put(block, block.attend, SelfAttention(block, Local(window)))
 
 
 def local(query: Tensor, key: Tensor, value: Tensor, real: Tensor, window: int, dropout: float = 0.0) -> Tensor:

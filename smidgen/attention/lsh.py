@@ -37,7 +37,7 @@ def swap(block: Block, buckets: int, rounds: int, chunk: int) -> None:
     if buckets > 1 and buckets % 2:
         raise InputError(f"lsh got buckets {buckets}, wanted 1 or an even number: they come in opposites.")
     mix = Hashed(block.head_size, buckets, rounds, chunk).to(block.query.weight)
-    put(block, block.attention, SelfAttention(block, mix, shared=True))
+    put(block, block.attend, SelfAttention(block, mix, shared=True))
 
 
 def hashed(shared: Tensor, value: Tensor, real: Tensor, directions: Tensor, chunk: int, dropout: float = 0.0) -> Tensor:

@@ -19,7 +19,7 @@ def swap(block: Block) -> None:
     heads = block.heads
     for linear in (block.key, block.value):
         put(block, linear, pooled(linear, block.head_size))
-    block.attention.num_key_value_groups = heads  # how transformers' fused attention knows of it
+    block.attend.num_key_value_groups = heads  # how transformers' fused attention knows of it
 
 
 @torch.no_grad()

@@ -55,11 +55,11 @@ class Swap:
     def _check(self, family: str, block: Block) -> None:
         """What does not suit another attention."""
         why = ""
-        if block.attention is None:
-            why = f"{family} reads its queries, keys and values in a way of its own"
-        elif (
-            type(block.attention).__module__.startswith("smidgen") or block.key.out_features != block.query.out_features
-        ):
+        if block.attend is None or block.fused:
+            why = f"{family} makes its queries, keys and values in a way of its own"
+        elif not block.heads:
+            why = "it has no heads left"
+        elif hasattr(block.attend, "mix") or block.key.out_features != block.query.out_features:
             why = "its attention has been swapped already"
         elif self.attention != "multi_query" and block.score is not product:
             why = f"{family} adds a bias to the scores of all pairs of tokens, which another attention would not know"
