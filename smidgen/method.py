@@ -73,7 +73,7 @@ class Context:
     model: PreTrainedModel | None = None
     teacher_blocks: int = 0  # of the teacher; 0 where there is none, or it has no anatomy
     teacher_width: int = 0
-    teacher_heads: int = 0
+    teacher_heads: int = 0  # 0 also where its blocks have been cut to different ones
     edits: list[Edit] = field(default_factory=list)
     student_taps: set[str] = field(default_factory=lambda: {"logits"})
     teacher_taps: set[str] = field(default_factory=set)
@@ -81,6 +81,7 @@ class Context:
     training_texts: Callable[[], Iterable[str]] = tuple  # what the stage trains on, second texts of pairs too
     sample: Callable[[int], Iterable[Batch]] = lambda count: ()  # at most so many rows of it, drawn by the seed
     dev_texts: Callable[[], Iterable[str]] = tuple  # all of dev, likewise
+    dev_loss: Callable[[], float] | None = None  # the task's loss of `model`, as it stands, on some rows of dev
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None
     corpus: Corpus | None = None  # what a data step grows
@@ -130,6 +131,10 @@ class Method(Generic[S]):
     def reads(self) -> Mapping[str, str]:
         """Settings that name something outside the recipe, with a hash of what is there: the artefact's id has that."""
         return {}
+
+    def looks(self) -> bool:
+        """Does it ask for `dev_loss`? Dev is then part of the artefact's id."""
+        return False
 
     def begin(self, ctx: Context) -> S:
         return None  # type: ignore[return-value]

@@ -394,6 +394,8 @@ def _identify(
             parts["seed"] = seed  # what the model lacks is drawn from it
         if any(method.new_tokenizer for method in chosen):
             parts["vocabulary"] = _prints(read, (), data)
+        if any(method.looks() for method in chosen):
+            parts["looked"] = _prints((), ("dev",), data)
         if training:
             parts |= _training_parts(stage, read, data, seed)
         elif measures:

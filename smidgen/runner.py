@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -142,13 +143,13 @@ def _train_stage(
     from smidgen.source import load_model
     from smidgen.surgery import to_data
 
-    started = time.monotonic()
+    started, work = time.monotonic(), store.work(planned.id)
     ctx = _context(plan, planned, source, store.root)
     ctx.model = load_model(source, plan.data.task, planned.seed)
-    work = store.work(planned.id)
     ctx.training_texts = lambda: _texts_of(training_split(plan, planned, store))
     ctx.sample = lambda count: _sample(plan, planned, store, home_of(ctx, source, work / "student"), ctx, count, watch)
     ctx.dev_texts = lambda: _texts_of(plan.data.dev)
+    ctx.dev_loss = _dev_loss(plan, ctx, source, work)
     if len(planned.teachers) == 1:
         teacher = source_of(plan, store, planned.teachers[0])
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = _shape(teacher)
@@ -384,6 +385,19 @@ def _dev_rows(plan: Plan, source: Source) -> Rows:
     return dataclasses.replace(rows, encoded=encoded, labels=labels)
 
 
+def _dev_loss(plan: Plan, ctx: Context, source: Source, work: Path) -> Callable[[], float]:
+    """What measures the loss of the stage's model on dev; the rows are made when it is first asked."""
+    from smidgen.loop import mean_loss
+
+    rows = functools.cache(lambda: _dev_rows(plan, home_of(ctx, source, work / "student")))
+
+    def loss() -> float:
+        assert ctx.model is not None
+        return mean_loss(ctx.model, ctx.task, rows())
+
+    return loss
+
+
 def _context(plan: Plan, planned: Planned, source: Source, target: Path) -> Context:
     dev = plan.data.dev
     pairs = dev.pairs if dev.pairs is not None else [None] * len(dev)
@@ -397,14 +411,14 @@ def _texts(ctx: Context) -> tuple[list[str], list[str] | None]:
 
 
 def _shape(source: Source) -> tuple[int, int, int]:
-    """Blocks, width and heads of a teacher; zeros where its family has no anatomy."""
+    """Blocks, width and heads of a teacher; zeros where its family has no anatomy, or the heads differ by block."""
     from smidgen.anatomy import supported
 
     if not supported(source.family):
         return 0, 0, 0
     said = source.config
     width, heads = said.get("hidden_size") or said.get("dim"), said.get("num_attention_heads") or said.get("n_heads")
-    return source.blocks, int(width or 0), int(heads or 0)
+    return source.blocks, int(width or 0), int(heads or 0) if source.even_heads else 0
 
 
 def _carry_over(source: Path, target: Path, max_length: int) -> None:

@@ -107,6 +107,7 @@ class World:
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = 4, 32, 4
         ctx.training_texts = lambda: self.data.train.texts
         ctx.sample = lambda count: batches(self.rows(ctx), self.data.task, ctx.model, torch.device("cpu"))
+        ctx.dev_loss = lambda: float(torch.cat([p.flatten() for p in ctx.model.parameters()]).std())
         ctx.model = load_model(self.student, self.data.task, seed)
         torch.manual_seed(seed)
         return ctx

@@ -26,8 +26,8 @@ LAYERS = (
     "students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
-    "data edits.* edits surgery source runtime.model runtime",
-    "distances method sparsity tape batch gates tokens masking mapping vectors",
+    "data attention.* attention edits.* edits surgery uneven source runtime.model runtime",
+    "distances detours method sparsity tape batch gates tokens masking mapping vectors",
     "teacher fill shapes making measure.* measure",
     "methods.* methods loop sampling planner",
     "runner costs benching predicting verification",
@@ -39,9 +39,9 @@ LAYERS = (
 )
 LIGHT = (
     "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
-    "anatomy edits.* edits method mapping errors watch api registration cli console predicting runtime runtime.* "
-    "tasks.* report words schema pages axes curves findings card picture measure.environment measure.health "
-    "measure.number measure.size"
+    "uneven anatomy attention edits.* edits method mapping errors watch api registration cli console predicting "
+    "runtime runtime.* tasks.* report words schema pages axes curves findings card picture measure.environment "
+    "measure.health measure.number measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -57,6 +57,7 @@ class Block:
     fused: bool = False  # query is key is value: one Linear whose output is query, key, value in this order
     gated: bool = False  # the feed-forward is down(act(first half of up) * second half of up)
     window: int | None = None  # local attention: keys further away than this many tokens are masked
+    in_tuple: bool = False  # its forward gives a tuple, the hidden states first, and not the hidden states themselves
     score: Callable[[Tensor, Tensor, tuple[Any, ...], Mapping[str, Any]], Tensor] = product
     tell: Callable[[tuple[int, ...]], None] = untold  # which of its heads have stayed, of those it had
 
@@ -88,6 +89,7 @@ class Anatomy:
     head: nn.Module | None = None  # the last Linear: classes, tags, spans or vocabulary; None for a bare body
     norm: nn.Module | None = None  # a norm between the last block and `last_hidden_state`
     pinned: tuple[int, ...] = ()  # blocks that cannot be dropped or moved
+    width_key: str = "intermediate_size"  # the config's word for the width of the feed-forward
 
 
 def last_linear(model: PreTrainedModel) -> nn.Module | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from smidgen.anatomy._parts import Anatomy, Block, last_linear
+from smidgen.anatomy._parts import Anatomy, Block, last_linear, product
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,7 +18,7 @@ def block(index: int, module: Any) -> Block:
         index=index,
         module=module,
         query=attention.query,
-        key=attention.key,
+        key=getattr(attention, "key", attention.query),  # one that shares them has no key of its own
         value=attention.value,
         out=module.attention.output.dense,
         up=module.intermediate.dense,
@@ -26,6 +26,7 @@ def block(index: int, module: Any) -> Block:
         head_size=attention.attention_head_size,
         attend=attention,
         feed=module.intermediate,
+        score=getattr(attention, "score", product),
     )
 
 

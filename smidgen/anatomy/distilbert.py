@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from smidgen.anatomy._parts import Anatomy, Block, last_linear, relu
+from smidgen.anatomy._parts import Anatomy, Block, last_linear, product, relu
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,7 +18,7 @@ def block(index: int, module: Any) -> Block:
         index=index,
         module=module,
         query=attention.q_lin,
-        key=attention.k_lin,
+        key=getattr(attention, "k_lin", attention.q_lin),  # one that shares them has no key of its own
         value=attention.v_lin,
         out=attention.out_lin,
         up=module.ffn.lin1,
@@ -26,6 +26,7 @@ def block(index: int, module: Any) -> Block:
         head_size=attention.attention_head_size,
         attend=attention,
         feed=module.ffn,
+        score=getattr(attention, "score", product),
     )
 
 
@@ -42,4 +43,5 @@ def parts(model: PreTrainedModel) -> Anatomy:
         pooler=getattr(model, "pre_classifier", None),
         activate=relu,
         head=last_linear(model),
+        width_key="hidden_dim",
     )

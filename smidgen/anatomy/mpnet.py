@@ -61,6 +61,7 @@ def block(index: int, module: Any) -> Block:
         up=module.intermediate.dense,
         down=module.output.dense,
         head_size=attention.attention_head_size,
+        in_tuple=True,
         attend=attention,
         feed=module.intermediate,
         score=functools.partial(biased, kept=getattr(attention, "kept", None)),

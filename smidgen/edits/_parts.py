@@ -50,6 +50,8 @@ def block_of(model: PreTrainedModel, edit: str, index: int) -> Block:
         )
     whole = (block.out, block.query, block.key, block.value) if edit == "KeepHeads" else (block.up, block.down)
     others = sorted({type(part).__name__ for part in whole if part.in_features and not isinstance(part, nn.Linear)})
+    if edit == "KeepHeads" and not block.fused and block.key.out_features != block.query.out_features:
+        others = ["one key for all heads"]
     if others and block.heads * block.width:
         raise ModelError(f"{edit}: block {index} has {', '.join(others)} in place of a Linear. Cut first, swap after.")
     return block

@@ -1,0 +1,1 @@
+"""Methods; each file is one, and its path is its name."""
