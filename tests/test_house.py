@@ -39,8 +39,8 @@ LAYERS = (
 )
 LIGHT = (
     "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
-    "uneven anatomy edits.* edits method mapping errors watch api registration cli console predicting runtime runtime.* "
-    "tasks.* report words schema pages axes curves findings card picture measure.environment measure.health "
+    "uneven anatomy edits.* edits method mapping errors watch api registration cli console predicting runtime "
+    "runtime.* tasks.* report words schema pages axes curves findings card picture measure.environment measure.health "
     "measure.number measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}
