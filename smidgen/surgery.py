@@ -6,20 +6,30 @@ edited model and takes its state dict. Importing this file imports no torch, so 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+from smidgen.anatomy import anatomy
 from smidgen.edits import Edit, kinds
+from smidgen.edits._parts import rising
 from smidgen.errors import InputError, did_you_mean
+from smidgen.uneven import write_down
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+INDICES = "tuple[int, ...]"  # the type of fields that may hold many
+MOST = 1_000_000  # indices that are read
+MANY = 8  # indices; more of them are written as runs
+
 
 def apply(model: PreTrainedModel, edit: Edit) -> PreTrainedModel:
-    """Change the model in place, its config too, and return it."""
+    """Change the model in place, its config too, and return it; its class where its config has no word for the edit."""
+    before = model.config.to_dict()
     edit.apply_to(model)
+    write_down(model, edit, before)
     return model
 
 
@@ -30,8 +40,44 @@ def replay(skeleton: PreTrainedModel, edits: Iterable[Edit]) -> PreTrainedModel:
     return skeleton
 
 
+def fold(model: PreTrainedModel, block: int, heads: Sequence[float] = (), units: Sequence[float] = ()) -> None:
+    """Multiply a factor for each head, or each inner unit, of a block into the Linear that reads it, in place.
+
+    A real-valued mask is folded in first; the Edit that drops its zeros then changes nothing but the shape.
+    """
+    import torch
+
+    here = anatomy(model).blocks[block]
+    for factors, linear, count, what in (
+        (heads, here.out, here.heads, "heads"),
+        (units, here.down, here.width, "inner units"),
+    ):
+        if not factors:
+            continue
+        if len(factors) != count:
+            raise InputError(
+                f"fold got {len(factors)} factors, but block {block} has {count} {what}: give one for each."
+            )
+        with torch.no_grad():
+            each = torch.tensor(factors, dtype=linear.weight.dtype, device=linear.weight.device)
+            linear.weight *= each.repeat_interleave(linear.in_features // count)
+
+
+def rounded(keep: float, multiple: int, whole: int) -> int:
+    """The width nearest to `keep` that is a multiple the hardware likes: at least one multiple, at most the whole.
+
+    Halves go up. 0 stays 0, and the whole stays whole even where it is no multiple.
+    """
+    if keep <= 0 or keep >= whole:
+        return 0 if keep <= 0 else whole
+    return min(max(multiple, int(keep / multiple + 0.5) * multiple), whole)
+
+
 def to_data(edits: Iterable[Edit]) -> list[dict[str, Any]]:
-    """Edits as plain JSON values: `{"edit": "KeepBlocks", "blocks": [0, 2]}`."""
+    """Edits as plain JSON values: `{"edit": "KeepBlocks", "blocks": [0, 2]}`.
+
+    Where there are many indices, runs of them are written as first and last: 0, 1, ... 39, 42 is `[[0, 39], 42]`.
+    """
     return [{"edit": type(edit).__name__} | {k: _listed(v) for k, v in asdict(edit).items()} for edit in edits]
 
 
@@ -81,7 +127,27 @@ RULES = {
 
 
 def _listed(value: Any) -> Any:
-    return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
+    if not isinstance(value, (tuple, list)):
+        return value
+    if len(value) > MANY and rising(value):
+        return _runs(value)
+    return [_listed(item) for item in value]
+
+
+def _runs(indices: Sequence[int]) -> list[Any]:
+    """Rising indices; three or more in a row are written as the first and the last."""
+    found: list[Any] = []
+    for _, group in itertools.groupby(enumerate(indices), key=lambda pair: pair[1] - pair[0]):
+        run = [index for _, index in group]
+        found += run if len(run) < 3 else [[run[0], run[-1]]]
+    return found
+
+
+def _unrolled(indices: Sequence[Any]) -> list[Any]:
+    """What `_runs` wrote, and any other list as it is."""
+    if sum(item[1] - item[0] for item in indices if isinstance(item, list)) > MOST:
+        raise InputError(f"edits: got a run of more than {MOST:,} indices, wanted a model's. Get the file whole.")
+    return [i for item in indices for i in (range(item[0], item[1] + 1) if isinstance(item, list) else [item])]
 
 
 def _frozen(value: Any) -> Any:
@@ -93,8 +159,8 @@ def _read(entry: Mapping[str, Any]) -> Edit:
     known = kinds()
     if name not in known:
         raise InputError(f"edit is {name!r}.{did_you_mean(name, known)} Known edits: {', '.join(sorted(known))}.")
-    given = {key: _frozen(value) for key, value in entry.items() if key != "edit"}
-    wanted = {field.name for field in fields(known[name])}
-    if set(given) != wanted:
+    given = {key: value for key, value in entry.items() if key != "edit"}
+    wanted = {field.name: field.type for field in fields(known[name])}
+    if set(given) != set(wanted):
         raise InputError(f"edit {name} got the fields {sorted(given)}, wanted {sorted(wanted)}.")
-    return known[name](**given)
+    return known[name](**{k: _frozen(_unrolled(v) if wanted[k] == INDICES else v) for k, v in given.items()})

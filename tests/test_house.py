@@ -21,12 +21,12 @@ PACKAGE = ROOT / "smidgen"
 
 # Who may import whom: a module imports from its own layer (but never in a circle) or from one further up this table.
 LAYERS = (
-    "errors watch encoded registration",
+    "errors watch encoded registration hollow",
     "artefact budget splits tables runtime.inputs runtime.folder tasks tasks.* anatomy._parts students._configs "
     "students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
-    "data edits.* edits surgery source runtime.model runtime",
+    "data edits.* edits surgery uneven source runtime.model runtime",
     "distances method sparsity tape tokens masking mapping vectors",
     "teacher fill shapes making measure.* measure",
     "methods.* methods loop planner",
@@ -39,8 +39,8 @@ LAYERS = (
 )
 LIGHT = (
     "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
-    "anatomy edits.* edits method mapping errors watch api registration cli console predicting runtime runtime.* "
-    "tasks.* report words schema pages axes curves findings card picture measure.environment measure.health "
+    "uneven anatomy edits.* edits method mapping errors watch api registration cli console predicting runtime "
+    "runtime.* tasks.* report words schema pages axes curves findings card picture measure.environment measure.health "
     "measure.number measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}

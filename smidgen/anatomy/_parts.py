@@ -21,6 +21,10 @@ def product(query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: Mapping[s
     return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
 
 
+def untold(heads: tuple[int, ...]) -> None:
+    return None
+
+
 def as_is(values: Tensor) -> Tensor:
     return values
 
@@ -46,10 +50,15 @@ class Block:
     up: nn.Linear  # first of the feed-forward pair; with a gated feed-forward, both halves: (2 * width, hidden)
     down: nn.Linear
     head_size: int
+    attend: nn.Module | None = None  # runs query, key and value; None where the inside of a block cannot be cut
+    feed: nn.Module | None = None  # runs `up`
+    attend_norm: nn.Module | None = None  # a norm that the attention alone reads
+    feed_norm: nn.Module | None = None
     fused: bool = False  # query is key is value: one Linear whose output is query, key, value in this order
     gated: bool = False  # the feed-forward is down(act(first half of up) * second half of up)
     window: int | None = None  # local attention: keys further away than this many tokens are masked
     score: Callable[[Tensor, Tensor, tuple[Any, ...], Mapping[str, Any]], Tensor] = product
+    tell: Callable[[tuple[int, ...]], None] = untold  # which of its heads have stayed, of those it had
 
     @property
     def heads(self) -> int:
@@ -79,6 +88,7 @@ class Anatomy:
     head: nn.Module | None = None  # the last Linear: classes, tags, spans or vocabulary; None for a bare body
     norm: nn.Module | None = None  # a norm between the last block and `last_hidden_state`
     pinned: tuple[int, ...] = ()  # blocks that cannot be dropped or moved
+    width_key: str = "intermediate_size"  # the config's word for the width of the feed-forward
 
 
 def last_linear(model: PreTrainedModel) -> nn.Module | None:

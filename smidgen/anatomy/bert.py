@@ -24,6 +24,8 @@ def block(index: int, module: Any) -> Block:
         up=module.intermediate.dense,
         down=module.output.dense,
         head_size=attention.attention_head_size,
+        attend=attention,
+        feed=module.intermediate,
     )
 
 

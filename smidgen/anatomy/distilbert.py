@@ -24,6 +24,8 @@ def block(index: int, module: Any) -> Block:
         up=module.ffn.lin1,
         down=module.ffn.lin2,
         head_size=attention.attention_head_size,
+        attend=attention,
+        feed=module.ffn,
     )
 
 
@@ -40,4 +42,5 @@ def parts(model: PreTrainedModel) -> Anatomy:
         pooler=getattr(model, "pre_classifier", None),
         activate=relu,
         head=last_linear(model),
+        width_key="hidden_dim",
     )

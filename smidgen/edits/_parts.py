@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from smidgen.anatomy import Block, anatomy
+from smidgen.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 
 def rising(indices: object) -> bool:
@@ -10,3 +19,69 @@ def rising(indices: object) -> bool:
     if not isinstance(indices, tuple) or any(type(i) is not int or i < 0 for i in indices):
         return False
     return all(before < after for before, after in itertools.pairwise(indices))
+
+
+def check_fields(edit: str, block: int, what: str, kept: tuple[int, ...]) -> None:
+    """Refuse fields that suit no model."""
+    if type(block) is not int or block < 0:
+        raise InputError(f"{edit} got block={block!r}, wanted a block's number, counted from 0.")
+    if not rising(kept):
+        raise InputError(
+            f"{edit} got {what}={kept!r}, wanted a tuple of indices counted from 0, each larger than the one before, "
+            f"such as (0, 2, 3), or () for none."
+        )
+
+
+def block_of(model: PreTrainedModel, edit: str, index: int) -> Block:
+    """The block, if its inside can be cut."""
+    from torch import nn
+
+    parts = anatomy(model)
+    count = len(parts.blocks)
+    if index >= count:
+        raise InputError(
+            f"{edit} got block {index}, but this model has {count} blocks: use indices from 0 to {count - 1}."
+        )
+    block = parts.blocks[index]
+    if block.attend is None:
+        raise ModelError(
+            f"{edit} cannot cut inside a block of {parts.family}, where several feed-forwards share a block. Drop "
+            f"whole blocks with KeepBlocks, or take a model of another family."
+        )
+    whole = (block.out, block.query, block.key, block.value) if edit == "KeepHeads" else (block.up, block.down)
+    others = sorted({type(part).__name__ for part in whole if part.in_features and not isinstance(part, nn.Linear)})
+    if others and block.heads * block.width:
+        raise ModelError(f"{edit}: block {index} has {', '.join(others)} in place of a Linear. Cut first, swap after.")
+    return block
+
+
+def check_range(edit: str, index: int, what: str, kept: Sequence[int], count: int, other: int) -> None:
+    """Refuse what is not there, and a block that would have nothing left. `other` is the size of its other sublayer."""
+    if kept and kept[-1] >= count:
+        raise InputError(
+            f"{edit} got {what[:-1]} {kept[-1]}, but block {index} has {count} {what}: use indices from 0 to "
+            f"{count - 1}."
+        )
+    if not kept and not other:
+        raise InputError(f"{edit} leaves block {index} with nothing: drop the block with KeepBlocks.")
+
+
+def cut(linear: nn.Linear, outputs: Sequence[int] | None = None, inputs: Sequence[int] | None = None) -> None:
+    """Keep these rows of a Linear's weight and bias, or these columns of its weight, in place."""
+    from torch import nn
+
+    def keep(values: nn.Parameter, axis: int, indices: Sequence[int]) -> nn.Parameter:
+        return nn.Parameter(picked(values.detach(), axis, indices), requires_grad=values.requires_grad)
+
+    if outputs is not None:
+        linear.weight, linear.out_features = keep(linear.weight, 0, outputs), len(outputs)
+        if linear.bias is not None:
+            linear.bias = keep(linear.bias, 0, outputs)
+    if inputs is not None:
+        linear.weight, linear.in_features = keep(linear.weight, 1, inputs), len(inputs)
+
+
+def picked(values: Tensor, axis: int, indices: Sequence[int]) -> Tensor:
+    import torch
+
+    return values.index_select(axis, torch.tensor(list(indices), dtype=torch.long, device=values.device))
