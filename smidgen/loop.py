@@ -435,7 +435,7 @@ def make_optimizer(model: nn.Module, extra: nn.Module, settings: Training) -> to
     apart = [state for state in extra.children() if hasattr(state, "learning_rate")]
     others = [state for state in extra.children() if not hasattr(state, "learning_rate")]
     trained = [p for m in (model, *others) for p in m.parameters()]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         *({"params": list(s.parameters()), "weight_decay": 0.0, "lr": s.learning_rate} for s in apart),

@@ -416,7 +416,8 @@ def _identify(
 
 def _misfits(stages: tuple[Planned, ...], models: Mapping[str, Source]) -> list[str]:
     """Why methods cannot work on what a model given brings along; a stage that makes a model has one of its own."""
-    faults, made = [], set()
+    faults: list[str] = []
+    made: set[str] = set()
     for planned in stages:
         if planned.source in made or any(method.new_model for method in planned.methods):
             made.add(planned.id)

@@ -70,7 +70,7 @@ class Vocab(Method[tuple["Tokenizer", "Tokenizer"]]):
         wanted |= set(range(fixed(ctx.model)))
         letters = None
         if self.characters == "seen":
-            letters = {letter for i in counts.nonzero()[0] for letter in before.id_to_token(int(i))}
+            letters = {letter for piece, i in before.get_vocab().items() if counts[i] for letter in piece}
         after, kept = cut(before, wanted, letters)
         if after.get_vocab_size() == before.get_vocab_size():
             raise NoEffect(
@@ -117,9 +117,10 @@ def changed(before: Tokenizer, after: Tokenizer, texts: Iterable[str]) -> tuple[
     return total, different, lost
 
 
-def _by_word(tokenizer: Tokenizer, text: str) -> dict[int, list[str]]:
+def _by_word(tokenizer: Tokenizer, text: str) -> dict[int | None, list[str]]:
     """The pieces of each word, as the tokenizer tells words apart."""
-    encoding, found = tokenizer.encode(text, add_special_tokens=False), {}
+    found: dict[int | None, list[str]] = {}
+    encoding = tokenizer.encode(text, add_special_tokens=False)
     for piece, word in zip(encoding.tokens, encoding.word_ids, strict=True):
         found.setdefault(word, []).append(piece)
     return found
