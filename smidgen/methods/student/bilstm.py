@@ -55,7 +55,7 @@ class Bilstm(Method[None]):
         from smidgen.students._configs import BilstmConfig, SiameseConfig
 
         words = vocabulary(ctx, self.vocabulary, self.vocabulary_size, self.embedding)
-        paired = self.siamese and any(pair is not None for _, pair in ctx.texts)
+        paired = self.siamese and any(pair for _, pair in ctx.texts)
         config = (SiameseConfig if paired else BilstmConfig)(
             vocab_size=len(words.table),
             embedding_size=self.embedding,
