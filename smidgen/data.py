@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -110,6 +110,8 @@ def load_data(
     warnings = (*_train_warnings(whole, found), *_overlaps(whole, held_out, final, more))
     if held_out is None:
         whole, held_out = take_dev(whole, seed, every=isinstance(found, Several))
+    if isinstance(found, Several):
+        warnings = (*warnings, *_untold(found, [whole, held_out, final]))
     return Data(found, whole, held_out, final, more, warnings)
 
 
@@ -348,6 +350,16 @@ def _overlaps(train: Split, dev: Split | None, test: Split | None, unlabeled: Sp
                 f"also in {other.name}."
             )
     return told
+
+
+def _untold(task: Several, splits: Sequence[Split | None]) -> Iterator[str]:
+    """The tasks that a split has no row of."""
+    for split in splits:
+        if split is not None and split.labels is not None:
+            had = set(task.owners[split.labels].tolist())
+            lacking = [name for i, name in enumerate(task.parts) if i not in had]
+            if lacking:
+                yield f"{split.source}: no row of {split.name} is of the task {shown(lacking)}."
 
 
 def _count(n: int, one: str, many: str) -> str:

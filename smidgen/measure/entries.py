@@ -92,7 +92,7 @@ def quality_data(task: Task, outputs: np.ndarray, split: Split, seed: int = 0) -
     """A quality as `report.json` has it, with its interval; of several tasks also that of each, under `tasks`."""
     assert split.labels is not None
     found = quality(task, outputs, split.labels, seed=seed)
-    each = {"tasks": task.scores(outputs, split.labels)} if isinstance(task, Several) else {}
+    each = {"tasks": task.each(outputs, split.labels)} if isinstance(task, Several) else {}
     return {
         "metric": task.metric,
         "value": found.value,

@@ -89,8 +89,8 @@ class Model:
 
         Classification: `{"label", "score"}`. A list gives a list; one str a list of one; a mapping
         `{"text", "text_pair"}` a dict. With `top_k` each answer is a list of so many, the likeliest first; None = all.
-        Several tasks: a dict a text, of what a classifier of each task would say, by the task's name; a text of `pairs`
-        may be empty, and its row is then a single text.
+        Several tasks: a dict of what a classifier of each task would say, by the task's name; one text gives one, a
+        list a list. A text of `pairs` may be empty, and its row is then a single text.
         Tagging, of texts or of lists of words: a list of `{"entity_group", "score", "word", "start", "end"}` a text, as
         with `aggregation_strategy="first"`. Answering, of questions and contexts as two lists, or of
         `{"question", "context"}`: `{"score", "start", "end", "answer"}`, with the answer "" where there is none.

@@ -136,7 +136,7 @@ class Several:
         """The metric, 0 to 1; see `resampled`."""
         return float(self.resampled(outputs, gold, np.arange(len(gold))[None], metric)[0])
 
-    def scores(self, outputs: np.ndarray, gold: np.ndarray) -> dict[str, float]:
+    def each(self, outputs: np.ndarray, gold: np.ndarray) -> dict[str, float]:
         """The accuracy of each task that has rows, by name."""
         right, owner = self.correct(outputs, gold), self.owners[gold]
         return {name: float(right[owner == t].mean()) for t, name in enumerate(self.parts) if (owner == t).any()}
