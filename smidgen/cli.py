@@ -233,10 +233,9 @@ def predict(
 ) -> None:
     """Labels, entities or answers for texts from arguments, a file or standard input. Needs no torch.
 
-    A line each, with tabs between: label, score and text, with the task's name before it where a model does several;
-    or, of each entity, the number of its text, type, score and
-    words; or answer (empty where there is none), score and question. A tagger also reads files with a column of
-    `tokens`.
+    A line each, with tabs between: label, score and text, behind the task's name where a model does several; or, of
+    each entity, the number of its text, type, score and words; or answer (empty where there is none), score and
+    question. A tagger also reads files with a column of `tokens`.
 
     `smidgen predict out/winner "what a day"` · `smidgen predict out/winner --file new.csv --json` ·
     `cat new.txt | smidgen predict out/winner` · `smidgen predict out/winner "Who sang?" --pair "Lady Gaga sang."`

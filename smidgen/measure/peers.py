@@ -146,8 +146,8 @@ class TfIdfs:
         self.parts: list[tuple[slice, TfIdf]] = []
         for part, at in zip(task.parts.values(), task.segments, strict=True):
             rows = train.take((train.labels >= at.start) & (train.labels < at.stop))
-            if len(rows):  # a model may know a task that the data has not
-                assert rows.labels is not None
+            assert rows.labels is not None
+            if len(set(rows.labels.tolist())) > 1:  # a model may know a task that the data has not
                 self.parts.append((at, TfIdf(replace(rows, labels=rows.labels - at.start), part, seed)))
 
     @property
