@@ -50,6 +50,7 @@ def compress(
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
+    task_column: str | None = None,
     multi_label: bool | None = None,
     metric: str | None = None,
     max_length: int | None = None,
@@ -67,10 +68,10 @@ def compress(
         max_latency, max_size, max_memory, min_quality, time_limit: as on the command line, see `smidgen.budget`.
         students: other pretrained models to consider as students.
         depths: numbers of blocks to consider.
-        text_column, text_pair_column, label_column: where the names are not usual; to `tag` the columns of words and
-            tags, to `answer` those of questions, contexts and answers.
-        task: `classify`; `tag`, of words in rows of `tokens` and `tags`; or `answer`, in rows of `question`, `context`
-            and `answers`.
+        text_column, text_pair_column, label_column, task_column: where the names are not usual; to `tag` the columns of
+            words and tags, to `answer` those of questions, contexts and answers.
+        task: `classify`; `several`, classifications of which each row names its own, `task`; `tag`, of words in rows of
+            `tokens` and `tags`; or `answer`, in rows of `question`, `context` and `answers`.
         finalists: how many depths that fit are trained at most.
 
     Returns:
@@ -96,7 +97,7 @@ def compress(
     from smidgen.outcome import carry_out
     from smidgen.shapes import STUDENT, TEACHER, Job
 
-    columns = (text_column, text_pair_column, label_column)
+    columns = (text_column, text_pair_column, label_column, task_column)
     files = Files(train, dev, test, unlabeled, *columns, multi_label, metric or least, max_length)
     job = Job(
         model=_as_path(model),

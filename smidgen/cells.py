@@ -9,11 +9,13 @@ from typing import Any
 
 from smidgen.errors import DataError, did_you_mean
 from smidgen.tables import Table
+from smidgen.tasks.several import SEPARATOR
 from smidgen.tasks.tag import broken
 
 # The first name of each wins over the others.
 TEXT = ("text", "sentence", "sentence1", "premise", "question1", "review", "content", "tweet", "comment", "utterance")
 TEXT_PAIR = ("text_pair", "text2", "sentence2", "hypothesis", "question2")
+TASK = ("task", "task_name", "dataset")
 LABEL = ("label", "labels", "class", "category", "sentiment", "target", "intent")
 TOKENS = ("tokens", "words")
 TAGS = ("tags", "ner_tags", "ner", "labels", "pos_tags", "pos")
@@ -37,25 +39,38 @@ class Columns:
     """The names of the columns; None finds one by the usual names, and `text_pair=""` takes none.
 
     For tagging `text` holds the words and `label` the tags; for answering `text` holds the question, `text_pair` the
-    context and `label` the answers.
+    context and `label` the answers. `task` is read where a file has rows of several tasks.
     """
 
     text: str | None = None
     text_pair: str | None = None
     label: str | None = None
+    task: str | None = None
 
 
 USUAL = Columns()
 
 
-def texts_and_pairs(table: Table, columns: Columns) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """The texts of the rows, and their pairs where there is such a column; DataError for an empty one."""
+def texts_and_pairs(
+    table: Table, columns: Columns, mixed: bool = False
+) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """The texts of the rows, and their pairs where there is such a column; DataError for an empty one.
+
+    Args:
+        mixed: rows may be without a second text, which is then ""; where all are, there are no pairs.
+    """
     text = _find(table, "text", columns.text, TEXT)
     if text is None:
         raise _absent(table, "text", TEXT)
     usual = [name for name in TEXT_PAIR if name != text.lower()]
     pair = None if columns.text_pair == "" else _find(table, "text_pair", columns.text_pair, usual)
-    return _texts(table, text), None if pair is None else _texts(table, pair)
+    texts = _texts(table, text)
+    if pair is None:
+        return texts, None
+    if not mixed:
+        return texts, _texts(table, pair)
+    seconds = _seconds(table, pair)
+    return texts, seconds if any(seconds) else None
 
 
 def bare_texts(table: Table, columns: Columns) -> tuple[str, ...]:
@@ -88,6 +103,29 @@ def label_names(table: Table, columns: Columns, multi_label: bool | None) -> tup
     rows = (cell if isinstance(cell, list | tuple) else (cell,) for cell in cells)
     names = [tuple(_name(table, i, column, each) for each in row) for i, row in enumerate(rows)]
     return names, lists or bool(multi_label)
+
+
+def tasks_and_labels(table: Table, columns: Columns) -> list[tuple[str, str]]:
+    """The names of the task and of the label of each row; whole numbers as 1, not 1.0.
+
+    DataError for one that is missing or has the separator in it.
+    """
+    column = _need(table, "task", columns.task, TASK)
+    labels, _ = label_names(table, columns, False)
+    found = []
+    for i, (cell, (label,)) in enumerate(zip(table.columns[column], labels, strict=True)):
+        if cell is None or cell != cell or not str(cell).strip():
+            raise table.fault(i, f"the column {column!r} has no task, got {cell!r}. {MEND}")
+        task, label = str(cell).strip(), str(value(label)) if are_integral([label]) else label
+        for what, name in (("task", task), ("label", label)):
+            if SEPARATOR in name:
+                raise table.fault(
+                    i,
+                    f"the {what} {name!r} has {SEPARATOR!r} in it, which stands between task and label in the names "
+                    "of a model's answers. Write another sign.",
+                )
+        found.append((task, label))
+    return found
 
 
 def tagged(table: Table, columns: Columns) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -275,6 +313,18 @@ def _texts(table: Table, column: str) -> tuple[str, ...]:
         if fault:
             raise table.fault(i, f"the column {column!r} {fault}")
     return tuple(table.columns[column])
+
+
+def _seconds(table: Table, column: str) -> tuple[str, ...]:
+    """Second texts of rows of which some may have none: "" there."""
+    blank = [
+        cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()) for cell in table.columns[column]
+    ]
+    for i, cell in enumerate(table.columns[column]):
+        fault = "" if blank[i] else _text_fault(cell)
+        if fault:
+            raise table.fault(i, f"the column {column!r} {fault}")
+    return tuple("" if none else cell for cell, none in zip(table.columns[column], blank, strict=True))
 
 
 def _text_fault(cell: Any) -> str:

@@ -33,6 +33,7 @@ TextColumn = Annotated[
 ]
 PairColumn = Annotated[str | None, typer.Option(help="Column of the second text of a pair, or of the context.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label, the tags, or the answers.")]
+TaskColumn = Annotated[str | None, typer.Option(help="Column that names the task of a row, with --task several.")]
 MultiLabel = Annotated[bool | None, typer.Option("--multi-label/--single-label", help="Several labels a text.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.", min=0, max=2**32 - 1)]
 Threads = Annotated[int | None, typer.Option(help="Threads in one call; left out: the cores of this process.")]
@@ -62,13 +63,19 @@ def compress(
     text_column: TextColumn = None,
     text_pair_column: PairColumn = None,
     label_column: LabelColumn = None,
+    task_column: TaskColumn = None,
     multi_label: MultiLabel = None,
     metric: Annotated[
-        str | None, typer.Option(help="classify, tag: accuracy or f1; answer: f1 or exact. Left out: the task's own.")
+        str | None,
+        typer.Option(help="classify, tag: accuracy or f1; several: accuracy; answer: f1 or exact. Left out: its own."),
     ] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens a text is cut at; left out: fits the data.")] = None,
     task: Annotated[
-        str, typer.Option(help="classify, tag (lists of words and tags) or answer (find it in a context).")
+        str,
+        typer.Option(
+            help="classify, several (classifications, a row names its task), tag (lists of words and tags) or answer "
+            "(find it in a context)."
+        ),
     ] = "classify",
     seed: Seed = 0,
     json: Json = False,
@@ -105,6 +112,7 @@ def compress(
         text_column=text_column,
         text_pair_column=text_pair_column,
         label_column=label_column,
+        task_column=task_column,
         multi_label=multi_label,
         metric=metric,
         max_length=max_length,
@@ -228,9 +236,9 @@ def predict(
 ) -> None:
     """Labels, entities or answers for texts from arguments, a file or standard input. Needs no torch.
 
-    A line each, with tabs between: label, score and text; or, of each entity, the number of its text, type, score and
-    words; or answer (empty where there is none), score and question. A tagger also reads files with a column of
-    `tokens`.
+    A line each, with tabs between: label, score and text, behind the task's name where a model does several; or, of
+    each entity, the number of its text, type, score and words; or answer (empty where there is none), score and
+    question. A tagger also reads files with a column of `tokens`.
 
     `smidgen predict out/winner "what a day"` · `smidgen predict out/winner --file new.csv --json` ·
     `cat new.txt | smidgen predict out/winner` · `smidgen predict out/winner "Who sang?" --pair "Lady Gaga sang."`
@@ -240,7 +248,7 @@ def predict(
     from smidgen.runtime import load
 
     model = load(folder, threads)
-    if top_k is not None and model.task.name != "classify":
+    if top_k is not None and model.task.name not in ("classify", "several"):
         raise InputError(
             f"--top-k goes with classification, the task of this model is {model.task.name}. Leave it out."
         )
@@ -264,6 +272,7 @@ def bench(
     text_column: TextColumn = None,
     text_pair_column: PairColumn = None,
     label_column: LabelColumn = None,
+    task_column: TaskColumn = None,
     json: Json = False,
 ) -> None:
     """Speed, memory and quality of folders, side by side: all of them interleaved in one run.
@@ -273,7 +282,7 @@ def bench(
     from smidgen.benching import bench as measure
     from smidgen.data import Columns
 
-    columns = Columns(text_column, text_pair_column, label_column)
+    columns = Columns(text_column, text_pair_column, label_column, task_column)
     found = measure(folders, data, columns, torch or [], calls, threads, console.Bars())
     if json:
         console.print_json(found)

@@ -37,7 +37,7 @@ class Corpus:
     @property
     def texts(self) -> tuple[str, ...]:
         """Every text once, first and second ones, in their order."""
-        return tuple(dict.fromkeys((*self.split.texts, *(self.split.pairs or ()))))
+        return tuple(dict.fromkeys(filter(None, (*self.split.texts, *(self.split.pairs or ())))))
 
 
 def grown(corpus: Corpus, change: Change, copies: int, sides: str, seed: int) -> Iterator[Row]:
@@ -56,11 +56,12 @@ def grown(corpus: Corpus, change: Change, copies: int, sides: str, seed: int) ->
     with corpus.watch.bar("growing", len(corpus.split)) as bar:
         for i, (text, key) in enumerate(zip(corpus.split.texts, corpus.split.keys.tolist(), strict=True)):
             rng = np.random.default_rng([seed, key])
-            first, second = change(text), change(pairs[i]) if pairs is not None else None
+            pair = pairs[i] if pairs is not None and pairs[i] else None
+            first, second = change(text), None if pair is None else change(pair)
             for _ in range(copies):
                 side = "first" if second is None else sides if sides != "any" else SIDES[1 + int(rng.integers(3))]
                 new = first(rng) if side != "second" else text
-                other = None if second is None or pairs is None else second(rng) if side != "first" else pairs[i]
+                other = pair if second is None or side == "first" else second(rng)
                 made = int(_plain_keys([new], None if other is None else [other])[0])
                 if made not in seen:
                     seen.add(made)
@@ -89,7 +90,8 @@ def read_grown(folder: Path, name: str) -> Split:
     """What a data step left behind, as a split without labels."""
     lines = (folder / FILE).read_text(encoding="utf-8").split("\n")
     rows = [json.loads(line) for line in lines if line]
-    pairs = tuple(row["text_pair"] for row in rows) if "text_pair" in rows[0] else None
+    paired = any("text_pair" in row for row in rows)
+    pairs = tuple(row.get("text_pair", "") for row in rows) if paired else None
     return Split(name, tuple(row["text"] for row in rows), pairs, None, str(folder / FILE))
 
 

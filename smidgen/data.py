@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,6 +25,7 @@ from smidgen.cells import (
     label_names,
     shown,
     tagged,
+    tasks_and_labels,
     texts_and_pairs,
     untagged,
     value,
@@ -35,7 +36,8 @@ from smidgen.errors import DataError, did_you_mean
 from smidgen.splits import Split as Split
 from smidgen.splits import take_dev
 from smidgen.tables import Table, decode, read_table, read_text
-from smidgen.tasks import Answer, Classify, MaskLanguage, Tag, Task
+from smidgen.tasks import Answer, Classify, MaskLanguage, Several, Tag, Task
+from smidgen.tasks.several import SEPARATOR
 
 FEW = 5  # examples of a class below which there is a warning
 
@@ -79,8 +81,9 @@ def load_data(
     """Read and check the splits of one task.
 
     Args:
-        task: `classify`; `tag`, with a list of words and one of tags a row; `answer`, with questions, contexts and
-            accepted answers; or `mask_language`, with bare texts.
+        task: `classify`; `several`, classifications of which each row names its own; `tag`, with a list of words and
+            one of tags a row; `answer`, with questions, contexts and accepted answers; or `mask_language`, with bare
+            texts.
         train, dev, test, unlabeled: paths, or Hub ids `org/name@config:split`. No `dev`: a seeded part of train.
         labels: the classes in the order of a fine-tuned model's config; None takes those of train, sorted.
         multi_label: whether a text may have several labels; None finds out: yes where train has lists of labels.
@@ -98,14 +101,18 @@ def load_data(
         if not source:
             return None
         split = _split(read_table(source, name), name, found, columns, by_id, labelled=name != "unlabeled")
-        _refuse_lone_pairs(whole, split)
+        if not isinstance(found, Several):
+            _refuse_lone_pairs(whole, split)
         return split
 
     held_out, final, more = read(dev, "dev"), read(test, "test"), read(unlabeled, "unlabeled")
     _refuse_same_rows([whole, held_out, final])
     warnings = (*_train_warnings(whole, found), *_overlaps(whole, held_out, final, more))
-    rest, held_out = take_dev(whole, seed) if held_out is None else (whole, held_out)
-    return Data(found, rest, held_out, final, more, warnings)
+    if held_out is None:
+        whole, held_out = take_dev(whole, seed, every=isinstance(found, Several))
+    if isinstance(found, Several):
+        warnings = (*warnings, *_untold(found, [whole, held_out, final]))
+    return Data(found, whole, held_out, final, more, warnings)
 
 
 def read_split(path: str, name: str, task: Task, columns: Columns = USUAL) -> Split:
@@ -118,7 +125,8 @@ def read_texts(
 ) -> tuple[tuple[Any, ...], tuple[str, ...] | None]:
     """Texts to predict, and their pairs: from a file, a Hub id, or one a line from a stream ("-": standard input).
 
-    To `tag`, texts or lists of words; to `answer`, questions and their contexts.
+    To `tag`, texts or lists of words; to `answer`, questions and their contexts; for `several` tasks, "" where a text
+    has no pair.
     """
     if not isinstance(source, str | Path):
         table = _read_stream(source)
@@ -127,7 +135,9 @@ def read_texts(
     if task == "tag":
         texts, given = untagged(table, columns)
         return tuple(text.split(" ") for text in texts) if given else texts, None
-    return asked(table, columns, labelled=False)[:2] if task == "answer" else texts_and_pairs(table, columns)
+    if task == "answer":
+        return asked(table, columns, labelled=False)[:2]
+    return texts_and_pairs(table, columns, mixed=task == "several")
 
 
 def _task(
@@ -149,6 +159,10 @@ def _task(
         return Answer(metric)
     if name == "mask_language":
         return MaskLanguage(metric)
+    if name == "several":
+        texts_and_pairs(table, columns, mixed=True)
+        chosen = _classes_of_tasks(table, columns)
+        return Several(chosen if labels is None else tuple(labels), metric)
     if name == "tag":
         names, several = tagged(table, columns)[1], False
     else:
@@ -175,9 +189,12 @@ def _split(table: Table, name: str, task: Task, columns: Columns, by_id: bool, l
         texts, tags = tagged(table, columns)
         ids = _ids(table, tags, task, by_id)
         return Split(name, texts, None, objects(tuple(ids[tag] for tag in row) for row in tags), table.source)
-    texts, pairs = texts_and_pairs(table, columns)
+    texts, pairs = texts_and_pairs(table, columns, mixed=isinstance(task, Several))
     labels = None
-    if labelled:
+    if labelled and isinstance(task, Several):
+        labels = _encode_tasks(table, columns, task)
+    elif labelled:
+        assert isinstance(task, Classify)
         names, _ = label_names(table, columns, task.multi_label)
         labels = _encode(table, names, task, by_id)
     return Split(name, texts, pairs, labels, table.source)
@@ -189,6 +206,32 @@ def _classes(table: Table, names: Sequence[tuple[str, ...]], several: bool) -> t
         got = f"every row has the label {found[0]!r}" if found else "no row has a label"
         raise DataError(f"{table.source}: {got}, wanted two classes or more. Add rows of another class.")
     return found
+
+
+def _classes_of_tasks(table: Table, columns: Columns) -> tuple[str, ...]:
+    """`task/label` of all tasks, those of one together, in order."""
+    found: dict[str, set[str]] = {}
+    for task, label in tasks_and_labels(table, columns):
+        found.setdefault(task, set()).add(label)
+    for task, names in sorted(found.items()):
+        if len(names) < 2:
+            raise DataError(
+                f"{table.source}: every row of the task {task!r} has the label {min(names)!r}, wanted two classes or "
+                "more. Add rows of another class, or leave the task out."
+            )
+    return tuple(f"{task}{SEPARATOR}{name}" for task in sorted(found) for name in in_order(found[task]))
+
+
+def _encode_tasks(table: Table, columns: Columns, task: Several) -> np.ndarray:
+    """(n,) int64: the label of each row, as an index among those of all tasks."""
+    ids = {label: i for i, label in enumerate(task.labels)}
+    rows = tasks_and_labels(table, columns)
+    for i, (name, label) in enumerate(rows):
+        if name not in task.parts:
+            raise _unknown(table, i, "task", name, tuple(task.parts))
+        if label not in task.parts[name].labels:
+            raise _unknown(table, i, f"label of the task {name!r}:", label, task.parts[name].labels)
+    return np.array([ids[f"{name}{SEPARATOR}{label}"] for name, label in rows], np.int64)
 
 
 def _encode(table: Table, names: Sequence[tuple[str, ...]], task: Classify, by_id: bool) -> np.ndarray:
@@ -217,12 +260,15 @@ def _ids(table: Table, names: Sequence[tuple[str, ...]], task: Task, by_id: bool
     for i, row in enumerate(names):
         for name in row:
             if name not in ids:
-                raise table.fault(
-                    i,
-                    f"unknown label {name!r}, wanted one of {shown(task.labels)}.{did_you_mean(name, task.labels)} "
-                    "Correct it or remove the row.",
-                )
+                raise _unknown(table, i, "label", name, task.labels)
     return ids
+
+
+def _unknown(table: Table, row: int, what: str, got: str, known: Sequence[str]) -> DataError:
+    near = did_you_mean(got, known)
+    return table.fault(
+        row, f"unknown {what} {got!r}, wanted one of {shown(known)}.{near} Correct it or remove the row."
+    )
 
 
 def _read_stream(stream: TextIO) -> Table:
@@ -274,9 +320,10 @@ def _same(source: str, name: str, other: str, what: str) -> DataError:
 def _train_warnings(train: Split, task: Task) -> list[str]:
     assert train.labels is not None
     told = []
-    answers: dict[int, set[str]] = {}
-    for key, label in zip(train.keys.tolist(), train.labels.tolist(), strict=True):
-        answers.setdefault(key, set()).add(repr(label))
+    answers: dict[tuple[int, int], set[str]] = {}
+    owners = task.owners[train.labels].tolist() if isinstance(task, Several) else [0] * len(train)
+    for key, owner, label in zip(train.keys.tolist(), owners, train.labels.tolist(), strict=True):
+        answers.setdefault((key, owner), set()).add(repr(label))
     conflicts = sum(len(different) > 1 for different in answers.values())
     if conflicts:
         what = {"tag": "tags", "answer": "answers"}.get(task.name, "labels")
@@ -303,6 +350,16 @@ def _overlaps(train: Split, dev: Split | None, test: Split | None, unlabeled: Sp
                 f"also in {other.name}."
             )
     return told
+
+
+def _untold(task: Several, splits: Sequence[Split | None]) -> Iterator[str]:
+    """The tasks that a split has no row of."""
+    for split in splits:
+        if split is not None and split.labels is not None:
+            had = set(task.owners[split.labels].tolist())
+            lacking = [name for i, name in enumerate(task.parts) if i not in had]
+            if lacking:
+                yield f"{split.source}: no row of {split.name} is of the task {shown(lacking)}."
 
 
 def _count(n: int, one: str, many: str) -> str:

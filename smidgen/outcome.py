@@ -130,6 +130,7 @@ def _report(search: Search, winner: Candidate | None, word: str, reason: str, co
             "text": job.files.text_column,
             "text_pair": job.files.text_pair_column,
             "label": job.files.label_column,
+            "task": job.files.task_column,
         },
         "model": {"reference": job.model, "id": search.model.id},
         "seed": job.seed,

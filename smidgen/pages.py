@@ -13,7 +13,7 @@ from smidgen.errors import MissingExtra
 TEMPLATES = Path(__file__).parent / "templates"
 FILTERS: tuple[Callable[..., Any], ...] = (
     *(words.plain, words.ms, words.mb, words.gb, words.count, words.seconds),
-    *(words.said, words.bounds, words.ranged, words.pairs, words.settings, words.calls, words.short),
+    *(words.said, words.bounds, words.ranged, words.each, words.pairs, words.settings, words.calls, words.short),
     curves,
 )
 

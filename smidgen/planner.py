@@ -182,7 +182,7 @@ def _data(recipe: Recipe, models: Mapping[str, Source], errors: list[InputError]
             dev=files.dev,
             test=files.test,
             unlabeled=files.unlabeled,
-            columns=Columns(files.text_column, files.text_pair_column, files.label_column),
+            columns=Columns(files.text_column, files.text_pair_column, files.label_column, files.task_column),
             labels=labels,
             multi_label=files.multi_label,
             metric=files.metric,

@@ -30,7 +30,7 @@ def read(task: Task, texts: Sequence[str], pairs: Sequence[str], file: Path | No
         )
     if pairs and len(pairs) != len(texts):
         raise InputError(f"--pair was given {len(pairs)} times for {len(texts)} texts. Give one for each text.")
-    for what, given in (("text", texts), ("--pair", pairs)):
+    for what, given in (("text", texts), ("--pair", () if task.name == "several" else pairs)):
         for i, text in enumerate(given, 1):
             if not text.strip():
                 raise InputError(f"{what} {i} is empty, wanted a text. Fill it in or leave it out.")
@@ -44,16 +44,26 @@ def lines(task: Task, rows: Sequence[Any], answers: Sequence[Any]) -> Iterator[s
     """Fields with tabs between them, without line breaks inside.
 
     classify   label, score, text; a line a label
+    several    task, label, score, text; a line a label of a task
     tag        number of the text from 1, type, score, words; a line an entity
     answer     answer, score, question; a line a question
     """
     for number, (row, answer) in enumerate(zip(rows, answers, strict=True), 1):
-        for one in answer if isinstance(answer, list) else [answer]:
+        for name, one in _each(task, answer):
             score = f"{one['score']:.4f}"
             if task.name == "tag":
                 yield _line(number, one["entity_group"], score, one["word"])
+            elif task.name == "several":
+                yield _line(name, one["label"], score, row)
             else:
                 yield _line(one["answer"] if task.name == "answer" else one["label"], score, row)
+
+
+def _each(task: Task, answer: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All that is said of a text, with the name of the task where there are several."""
+    for name, said in answer.items() if task.name == "several" else [(task.name, answer)]:
+        for one in said if isinstance(said, list) else [said]:
+            yield name, one
 
 
 def _line(*fields: object) -> str:

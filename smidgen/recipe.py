@@ -64,6 +64,7 @@ class Files:
     text_column: str | None = None
     text_pair_column: str | None = None
     label_column: str | None = None
+    task_column: str | None = None
     multi_label: bool | None = None
     metric: str | None = None
     max_length: int | None = None  # tokens; None = the least multiple of 8 that cuts at most 1 % of train

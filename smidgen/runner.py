@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -336,10 +336,17 @@ def training_split(plan: Plan, planned: Planned, store: Store) -> Split:
     return Split(
         name=planned.stage.data,
         texts=tuple(text for part in parts for text in part.texts),
-        pairs=tuple(pair for part in parts for pair in part.pairs or ()) if parts[0].pairs is not None else None,
+        pairs=_all_pairs(parts),
         labels=np.concatenate([p.labels if p.labels is not None else plan.data.task.no_labels(len(p)) for p in parts]),
         source=" + ".join(part.source for part in parts),
     )
+
+
+def _all_pairs(parts: Sequence[Split]) -> tuple[str, ...] | None:
+    """The second texts of all parts; "" for the rows of one without any, where a task mixes both."""
+    if all(part.pairs is None for part in parts):
+        return None
+    return tuple(itertools.chain.from_iterable(part.pairs or ("",) * len(part) for part in parts))
 
 
 def home_of(ctx: Context, source: Source, folder: Path) -> Source:
@@ -401,7 +408,9 @@ def _dev_loss(plan: Plan, ctx: Context, source: Source, work: Path) -> Callable[
 def _context(plan: Plan, planned: Planned, source: Source, target: Path) -> Context:
     dev = plan.data.dev
     pairs = dev.pairs if dev.pairs is not None else [None] * len(dev)
-    texts = tuple(zip(dev.texts, pairs, strict=True))[:CHECKED_ROWS]
+    rows = tuple(zip(dev.texts, pairs, strict=True))
+    spread = np.linspace(0, len(rows) - 1, min(CHECKED_ROWS, len(rows))).astype(int)  # files are often in some order
+    texts = tuple(rows[i] for i in spread)
     return Context(source.path, target, plan.data.task, texts, planned.seed)
 
 

@@ -25,7 +25,7 @@ from smidgen.data import Data
 from smidgen.errors import InputError, ModelError
 from smidgen.measure import entries
 from smidgen.measure.memory import memory
-from smidgen.measure.peers import TfIdf, TorchModel, UsualTag
+from smidgen.measure.peers import TfIdf, TfIdfs, TorchModel, UsualTag
 from smidgen.measure.size import parameters
 from smidgen.planner import plan
 from smidgen.recipe import Recipe, to_data
@@ -36,11 +36,16 @@ from smidgen.runtime.model import usable_cores
 from smidgen.shapes import Job, Shape, distilled, plain, shapes, untrained
 from smidgen.source import Source, need_anatomy, resolve
 from smidgen.splits import Split
-from smidgen.tasks import Classify, Tag, Task
+from smidgen.tasks import Classify, Several, Tag, Task
 from smidgen.watch import Watch
 
 Entry = dict[str, Any]
-ANSWERING = ("classify", "tag", "answer")  # a head of another kind, as of pretraining, is dropped without a word
+ANSWERING = (
+    "classify",
+    "several",
+    "tag",
+    "answer",
+)  # a head of another kind, as of pretraining, is dropped without a word
 
 
 @dataclass(eq=False)
@@ -310,10 +315,12 @@ def nearest(search: Search) -> str:
 # Parts of the steps above.
 
 
-def _without_encoder(train: Split, task: Task, seed: int) -> tuple[str, TfIdf | UsualTag] | None:
+def _without_encoder(train: Split, task: Task, seed: int) -> tuple[str, TfIdf | TfIdfs | UsualTag] | None:
     """The name of the simple baseline of a task, and the baseline; None where there is none."""
     if isinstance(task, Classify):
         return "TF-IDF + logistic regression", TfIdf(train, task, seed)
+    if isinstance(task, Several):
+        return "TF-IDF + logistic regression, one a task", TfIdfs(train, task, seed)
     return ("most frequent tag of each word", UsualTag(train, task)) if isinstance(task, Tag) else None
 
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from smidgen.anatomy import families, plain_type, supported
 from smidgen.artefact import RECORD, file_hash, half_written, identity
 from smidgen.errors import ModelError, did_you_mean
-from smidgen.tasks import head_of
+from smidgen.tasks import TASKS, head_of
 from smidgen.uneven import read_pruned_heads
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from smidgen.tasks import Task
 
@@ -100,7 +100,7 @@ class Source:
         names = self.config.get("id2label") or {}
         ordered = tuple(str(names[key]) for key in sorted(names, key=int))
         nameless = all(name == f"LABEL_{i}" for i, name in enumerate(ordered))
-        return None if self.head not in ("classify", "tag") or nameless else ordered
+        return None if self.head not in ("classify", "several", "tag") or nameless else ordered
 
 
 def resolve(reference: str) -> Source:
@@ -221,6 +221,11 @@ def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedMo
     if not (source.path / "model.safetensors").is_file():
         raise ModelError(f"{name}: holds a graph and no model.safetensors, so it cannot be trained. Give its source.")
     fitted = source.head == task.name
+    if not fitted and source.head and TASKS[source.head].hf_class == task.hf_class:
+        raise ModelError(
+            f"{name}: has a head for the task {source.head}, the task is {task.name}. Write task: {source.head}, or "
+            "give the bare encoder that it was made from."
+        )
     if fitted and task.labels and (count := source.outputs) != len(task.labels):
         raise ModelError(
             f"{name}: has {count} outputs, the data has {len(task.labels)} labels: {', '.join(task.labels[:12])}. "
@@ -232,16 +237,14 @@ def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedMo
             "this order. Give a model with the same labels in the same order, or a bare encoder."
         )
     try:
-        config = AutoConfig.from_pretrained(str(source.path), local_files_only=True, **task.config())
-        read_pruned_heads(config)
         model, info = auto_class(task).from_pretrained(
             str(source.path),
-            config=config,
             output_loading_info=True,
             local_files_only=True,
             use_safetensors=True,
             dtype=torch.float32,
             device_map=device,
+            config=_config(source, task),
         )
     except Exception as error:
         said = str(error).strip().partition("\n")[0][:200] or type(error).__name__
@@ -258,16 +261,23 @@ def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedMo
     return model
 
 
+def _config(source: Source, task: Task) -> PreTrainedConfig:
+    """The folder's config with what it should say of the task."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(source.path), local_files_only=True)
+    config.update(task.config())
+    read_pruned_heads(config)
+    return config
+
+
 def _misfit(source: Source, task: Task) -> str:
     """The first weight of another size than the config says, in a sentence; "" where there is none."""
     import torch
-    from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(source.path), local_files_only=True, **task.config())
-        read_pruned_heads(config)
         with torch.device("meta"):
-            model = auto_class(task).from_config(config)
+            model = auto_class(task).from_config(_config(source, task))
     except Exception:
         return ""
     shapes = tensor_shapes(source.path / "model.safetensors")

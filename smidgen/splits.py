@@ -21,6 +21,7 @@ DEV_MOST = 2000
 class Split:
     """Examples in order.
 
+    `pairs` has "" for a text without a second one, where a task mixes both; None: no text has one.
     `labels` is what the task calls gold: (n,) int64 class ids, (n, C) float32 of 0 and 1 where a text may have several,
     or (n,) object, one tuple a text, of tag ids or of accepted answers; None: not labelled.
     """
@@ -72,7 +73,7 @@ class Split:
         return {
             "source": self.source,
             "rows": len(self),
-            "pairs": self.pairs is not None,
+            "pairs": self.pairs is not None and all(self.pairs),
             "mean_chars": round(float(lengths.mean()), 1),
             "p95_chars": float(np.percentile(lengths, 95)),
             "max_chars": int(lengths.max()),
@@ -87,11 +88,14 @@ def example_keys(texts: Sequence[str], pairs: Sequence[str] | None = None) -> np
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
-def take_dev(train: Split, seed: int) -> tuple[Split, Split]:
+def take_dev(train: Split, seed: int, every: bool = False) -> tuple[Split, Split]:
     """What is left of train, and the dev set taken from it: a tenth of each class, at least 1, at most 2,000 in all.
 
     A class with one example keeps it in train. No text is in both: the copies of a text that dev takes are dropped.
     Tagged texts are one class; of questions, whole contexts are taken.
+
+    Args:
+        every: dev takes all rows of a text, since they are of different tasks.
     """
     assert train.labels is not None
     if train.labels.dtype == object and train.pairs is not None:
@@ -113,9 +117,9 @@ def take_dev(train: Split, seed: int) -> tuple[Split, Split]:
         raise DataError(
             f"{train.source}: {len(first)} different texts are too few to take a dev set from. Type --dev FILE."
         )
-    rest = np.flatnonzero(~np.isin(train.keys, train.keys[picked]))
-    taken = train.take(picked)
-    return train.take(rest), Split("dev", taken.texts, taken.pairs, taken.labels, train.source)
+    shared = np.isin(train.keys, train.keys[picked])
+    taken = train.take(shared if every else picked)
+    return train.take(~shared), Split("dev", taken.texts, taken.pairs, taken.labels, train.source)
 
 
 def _take_contexts(train: Split, seed: int) -> tuple[Split, Split]:

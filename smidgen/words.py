@@ -29,6 +29,14 @@ class TaskWords:
 CLASSIFY = TaskWords("Text in, label out", "labels", "Classes", '"text"', '["text"]', {})
 TASKS = {
     "classify": CLASSIFY,
+    "several": TaskWords(
+        "Text in, a label of each task out",
+        "labels",
+        "Classes",
+        '"text"',
+        '["text"]',
+        {"accuracy": "mean accuracy of the tasks"},
+    ),
     "tag": TaskWords(
         "Text in, tags out", "tags", "Tagged", '"text"', '["text"]', {"f1": "entity F1", "accuracy": "word accuracy"}
     ),
@@ -129,6 +137,12 @@ def ranged(number: Mapping[str, Any] | None, unit: str = "") -> str:
     """`98.2 % (97.1–99.3 %)`."""
     interval = bounds(number, unit)
     return said(number, unit) + (f" ({interval})" if interval else "")
+
+
+def each(quality: Mapping[str, Any] | None) -> str:
+    """The quality of each task, where there are several: `mood 91.0 %, topic 85.2 %`."""
+    found = ((quality or {}).get("tasks") or {}).items()
+    return ", ".join(f"{name} {score(value)}" for name, value in found) or NOT_MEASURED
 
 
 def pairs(values: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -240,7 +240,7 @@ def test_every_fault_at_once(recipe: Recipe) -> None:
         said(resolve, "./nowhere"),
         said(resolve, "c"),
         said(load_data, "./gone.csv"),
-        "task: got 'tagg', wanted one of classify, tag, answer, mask_language. Did you mean 'tag'?",
+        "task: got 'tagg', wanted one of classify, several, tag, answer, mask_language. Did you mean 'tag'?",
         "stage a: tune.ful: no such method. Did you mean 'tune.full'? See 'smidgen methods'.",
         "stage b, distil.logits.har: no such key. Did you mean 'hard'? Known here: loss_kind, temperature, hard, "
         "weight.",
@@ -377,7 +377,7 @@ def test_length_within_the_models_limit(length: int, recipe: Recipe) -> None:
 def test_the_error_carries_the_recipes_name(recipe: Recipe) -> None:
     with pytest.raises(
         RecipeError,
-        match=r"^mine: 1 fault\n  - task: got 'tagg', wanted one of classify, tag, answer, mask_language\. Did",
+        match=r"^mine: 1 fault\n  - task: got 'tagg', wanted one of classify, several, tag, answer, mask_language\.",
     ):
         plan(dataclasses.replace(recipe, task="tagg", name="mine"))
 

@@ -201,7 +201,7 @@ stages:
         "schema: got 2, this smidgen reads schema 1.",
         "modle: no such key. Did you mean 'model'? Known here: model, data, stages, task, seed, name.",
         "data.dve: no such key. Did you mean 'dev'? Known here: train, dev, test, unlabeled, text_column, "
-        "text_pair_column, label_column, multi_label, metric, max_length.",
+        "text_pair_column, label_column, task_column, multi_label, metric, max_length.",
         "data.multi_label: wanted true or false, got 'maybe'.",
         "seed: wanted a whole number, got 'one'.",
         "stages[0].tain: no such key. Did you mean 'train'? Known here: name, methods, from, teacher, data, train, "

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from folders import data_files, model_folder
+from test_several import rows_of as rows_of_tasks
+from test_several import write as write_csv
 from test_tag import rows_of, write
 
 import smidgen
@@ -18,7 +20,7 @@ from smidgen.recipe import Files, Recipe, Training, Use, packaged
 from smidgen.runner import run
 
 SHORT = Training(epochs=0.5, learning_rate=1e-3, batch_size=8, precision="float32")
-OTHER = {"distilbert", "tinybert-general", "cnn-lstm-tagger"}  # of other tasks: tests of their own
+OTHER = {"distilbert", "tinybert-general", "cnn-lstm-tagger", "multitask"}  # of other tasks: tests of their own
 
 
 def small(recipe: Recipe) -> Recipe:
@@ -76,3 +78,13 @@ def test_as_many_heads_go_by_importance_as_by_chance(tmp_path: Path) -> None:
     assert ["importance" in each for each in told] == [True, False]
     assert both[0].artefact.record["edits"] != both[1].artefact.record["edits"]
     assert both[0].artefact.record["parent"] == both[1].artefact.record["parent"]
+
+
+def test_the_student_of_several_tasks(tmp_path: Path) -> None:
+    train = write_csv(tmp_path / "train.csv", rows_of_tasks(40, 0))
+    recipe = small(read_recipe("multitask", str(model_folder(tmp_path / "model")), Files(train)))
+    done = run(plan(recipe), tmp_path / "stages")
+    model = smidgen.load(done[-1].artefact.path)
+    assert done[-1].artefact.form == "int8"
+    found = model.predict(["a good film", "bad"], ["", "a sad play"])
+    assert [list(each) for each in found] == [["mood", "same"]] * 2

@@ -223,6 +223,18 @@ def test_pairs_are_read_apart() -> None:
     torch.testing.assert_close(model(ids, mask, types).logits[:1], wanted)
 
 
+@pytest.mark.parametrize("pooling", ["last", "attention", "max"])
+def test_a_second_text_that_is_not_there_is_one_token_at_any_length(pooling: str) -> None:
+    model = tiny(TEXTS, "siamese", {"pooling": pooling})
+    text, none = torch.tensor([[2, 7, 3]]), torch.tensor([[0]])
+    (_, one), (_, other) = (model.body(ids, torch.ones_like(ids)) for ids in (text, none))
+    wanted = model.classifier(torch.cat((one, other, (one - other).abs(), one * other), -1))
+    for length in (3, 9):
+        ids = torch.nn.functional.pad(text, (0, length - 3))
+        found = model(ids, (ids != 0).long(), torch.zeros_like(ids)).logits
+        torch.testing.assert_close(found, wanted)
+
+
 # Vectors.
 
 

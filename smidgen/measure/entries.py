@@ -11,7 +11,7 @@ import numpy as np
 from smidgen.data import Split
 from smidgen.measure.quality import agreement, kept, quality
 from smidgen.measure.speed import Latency, latency, ratio, throughput
-from smidgen.tasks import Task
+from smidgen.tasks import Several, Task
 
 TIMED_TEXTS = 1000  # of the data, drawn by seed, in every timing
 Row = tuple[str, str | None]  # a text and its pair: of an answer the question and its context
@@ -89,9 +89,10 @@ def speedup_data(of: Latency, over: Latency) -> dict[str, Any]:
 
 
 def quality_data(task: Task, outputs: np.ndarray, split: Split, seed: int = 0) -> dict[str, Any]:
-    """A quality as `report.json` has it, with its interval."""
+    """A quality as `report.json` has it, with its interval; of several tasks also that of each, under `tasks`."""
     assert split.labels is not None
     found = quality(task, outputs, split.labels, seed=seed)
+    each = {"tasks": task.each(outputs, split.labels)} if isinstance(task, Several) else {}
     return {
         "metric": task.metric,
         "value": found.value,
@@ -99,6 +100,7 @@ def quality_data(task: Task, outputs: np.ndarray, split: Split, seed: int = 0) -
         "high": found.high,
         "n": len(split),
         "split": split.name,
+        **each,
     }
 
 

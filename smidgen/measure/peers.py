@@ -9,6 +9,7 @@ import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 from smidgen.encoded import Encoded, objects
 from smidgen.source import load_model, quiet, resolve, takes_types
 from smidgen.splits import Split
-from smidgen.tasks import Answer, Classify, Tag, Task
+from smidgen.tasks import Answer, Classify, Several, Tag, Task
+from smidgen.tasks.several import mixed
 from smidgen.tasks.tag import word_spans
 from smidgen.tokens import length_limit, open_tokenizer, pad_id
 
@@ -40,7 +42,7 @@ class TorchModel:
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Any]:
         """What the runtime's `predict` gives for a list of texts."""
-        if isinstance(self.task, Classify):
+        if isinstance(self.task, Classify | Several):
             return list(self.task.answers(self._stock(texts, pairs)))
         if isinstance(self.task, Tag):
             encoded = self.task.encode(self.own_tokenizer, texts, pairs, self.limit, given=False)
@@ -57,9 +59,9 @@ class TorchModel:
     def _stock(self, texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
         import torch
 
+        rows: Sequence[Any] = texts if pairs is None else list(zip(texts, pairs, strict=True))
         batch = self.tokenizer(
-            list(texts),
-            list(pairs) if pairs is not None else None,
+            mixed(rows) if isinstance(self.task, Several) else list(rows),
             truncation=True,
             max_length=self.limit,
             padding=True,
@@ -133,6 +135,38 @@ class TfIdf:
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
         return list(self.task.answers(self.outputs(texts, pairs)))
+
+
+class TfIdfs:
+    """The same for several tasks: one of it for each, fitted on the rows of that task."""
+
+    def __init__(self, train: Split, task: Several, seed: int = 0) -> None:
+        assert train.labels is not None
+        self.task = task
+        self.parts: list[tuple[slice, TfIdf]] = []
+        for part, at in zip(task.parts.values(), task.segments, strict=True):
+            rows = train.take((train.labels >= at.start) & (train.labels < at.stop))
+            assert rows.labels is not None
+            if len(set(rows.labels.tolist())) > 1:  # a model may know a task that the data has not
+                self.parts.append((at, TfIdf(replace(rows, labels=rows.labels - at.start), part, seed)))
+
+    @property
+    def parameters(self) -> int:
+        return sum(part.parameters for _, part in self.parts)
+
+    @property
+    def size_mb(self) -> float:
+        return sum(part.size_mb for _, part in self.parts)
+
+    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
+        """(n, C) over the labels of all tasks."""
+        found = np.zeros((len(texts), len(self.task.labels)), np.float32)
+        for at, part in self.parts:
+            found[:, at] = part.outputs(texts, pairs)
+        return found
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        return self.task.answers(self.outputs(texts, pairs))
 
 
 class UsualTag:

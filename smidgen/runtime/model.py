@@ -23,7 +23,8 @@ from smidgen.errors import InputError, ModelError
 from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_json
 from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
 from smidgen.runtime.tokenizer import TextEncoder
-from smidgen.tasks import TASKS, Answer, Classify, MaskLanguage, Tag, Task, head_of, task_class
+from smidgen.tasks import TASKS, Answer, Classify, MaskLanguage, Several, Tag, Task, head_of, task_class
+from smidgen.tasks.several import mixed
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -88,6 +89,8 @@ class Model:
 
         Classification: `{"label", "score"}`. A list gives a list; one str a list of one; a mapping
         `{"text", "text_pair"}` a dict. With `top_k` each answer is a list of so many, the likeliest first; None = all.
+        Several tasks: a dict of what a classifier of each task would say, by the task's name; one text gives one, a
+        list a list. A text of `pairs` may be empty, and its row is then a single text.
         Tagging, of texts or of lists of words: a list of `{"entity_group", "score", "word", "start", "end"}` a text, as
         with `aggregation_strategy="first"`. Answering, of questions and contexts as two lists, or of
         `{"question", "context"}`: `{"score", "start", "end", "answer"}`, with the answer "" where there is none.
@@ -96,7 +99,7 @@ class Model:
             InputError: an entry that is not text, with its index and type; `top_k` below 1; `top_k` or `pairs` that
                 are not for this task.
         """
-        if isinstance(self.task, Classify):
+        if isinstance(self.task, Classify | Several):
             return self._classes(texts, pairs, top_k, batch_tokens)
         if top_k != "unset":
             raise InputError(f"top_k: goes with classification, this model does {self.task.name}. Leave it out.")
@@ -123,13 +126,17 @@ class Model:
         An int8 graph that measures its activations on the fly does so over a whole batch, so that its logits depend a
         little on what shares the batch.
         """
-        if isinstance(self.task, Classify):
-            return self._logits(as_rows(texts, pairs), batch_tokens)
+        if isinstance(self.task, Classify | Several):
+            return self._logits(self._rows(texts, pairs), batch_tokens)
         return self._gathered([texts] if isinstance(texts, str) else texts, pairs, batch_tokens)
 
     def encode(self, texts: Text | Sequence[Text], pairs: Sequence[str] | None = None) -> list[list[int]]:
         """The token ids of each text, not padded: the tokenizer alone."""
-        return [encoding.ids for encoding in self.encoder(as_rows(texts, pairs))]
+        return [encoding.ids for encoding in self.encoder(self._rows(texts, pairs))]
+
+    def _rows(self, texts: Text | Sequence[Text], pairs: Sequence[str] | None) -> list[Row]:
+        rows = as_rows(texts, pairs)
+        return mixed(rows) if isinstance(self.task, Several) else rows
 
     def _classes(
         self,
@@ -138,12 +145,13 @@ class Model:
         top_k: int | Literal["unset"] | None,
         batch_tokens: int,
     ) -> Any:
-        assert isinstance(self.task, Classify)
+        assert isinstance(self.task, Classify | Several)
         if top_k is not None and top_k != "unset" and top_k < 1:
             raise InputError(f"top_k: got {top_k}, wanted 1 or more, or None for all labels.")
         single = isinstance(texts, str | Mapping)
-        found = self.task.answers(self._logits(as_rows(texts, pairs), batch_tokens), top_k)
-        if not single or (isinstance(texts, str) and top_k == "unset"):
+        found = self.task.answers(self._logits(self._rows(texts, pairs), batch_tokens), top_k)
+        as_pipeline = isinstance(texts, str) and top_k == "unset" and isinstance(self.task, Classify)
+        if not single or as_pipeline:
             return found
         return found[0]
 
@@ -254,7 +262,7 @@ def _runnable(folder: Path) -> dict[str, Any]:
     named = config.get("architectures") or []
     if named and head_of(config) in ("", MaskLanguage.name):
         kinds = (kind for kind in TASKS.values() if kind is not MaskLanguage)
-        known = ", ".join(kind.hf_class.replace("AutoModel", "...") for kind in kinds)
+        known = ", ".join(dict.fromkeys(kind.hf_class.replace("AutoModel", "...") for kind in kinds))
         raise ModelError(f"{folder}: is a {named[0]}, wanted one of {known}.")
     return config
 

@@ -49,7 +49,7 @@ def apart(input_ids: Tensor, mask: Tensor, types: Tensor) -> tuple[Tensor, Tenso
     length = input_ids.shape[1]
     places = torch.arange(length, device=input_ids.device).unsqueeze(0)
     moved = input_ids.gather(1, (places + first).clamp(max=length - 1)) * (places < second)
-    return torch.cat((input_ids, moved)), torch.cat(((places < first).long(), (places < second).long()))
+    return torch.cat((input_ids, moved)), torch.cat(((places < first).long(), (places < second.clamp(min=1)).long()))
 
 
 model_classes = {"AutoModelForSequenceClassification": SiameseForSequenceClassification}

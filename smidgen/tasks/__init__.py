@@ -21,12 +21,24 @@ from smidgen.errors import InputError, did_you_mean
 from smidgen.tasks.answer import Answer
 from smidgen.tasks.classify import Classify
 from smidgen.tasks.mask_language import MaskLanguage
+from smidgen.tasks.several import MARK, Several
 from smidgen.tasks.tag import Tag
 
-__all__ = ["TASKS", "Answer", "Classify", "MaskLanguage", "Tag", "Task", "from_data", "head_of", "task_class"]
+__all__ = [
+    "TASKS",
+    "Answer",
+    "Classify",
+    "MaskLanguage",
+    "Several",
+    "Tag",
+    "Task",
+    "from_data",
+    "head_of",
+    "task_class",
+]
 
-Task: TypeAlias = Classify | Tag | Answer | MaskLanguage
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classify, Tag, Answer, MaskLanguage)}
+Task: TypeAlias = Classify | Several | Tag | Answer | MaskLanguage
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classify, Several, Tag, Answer, MaskLanguage)}
 
 
 def task_class(name: str) -> type[Task]:
@@ -45,5 +57,7 @@ def from_data(data: Mapping[str, Any]) -> Task:
 def head_of(config: Mapping[str, Any]) -> str:
     """The name of the task that a Hugging Face config has a trained head for; "" for a bare encoder."""
     named = str((config.get("architectures") or [""])[0])
-    endings = {kind.hf_class.removeprefix("AutoModel"): name for name, kind in TASKS.items()}
-    return next((name for ending, name in endings.items() if named.endswith(ending)), "")
+    heads = [n for n, kind in TASKS.items() if named.endswith(kind.hf_class.removeprefix("AutoModel"))]
+    if Several.name in heads:  # the same head as a classifier's, with a mark
+        return Several.name if config.get(MARK) else Classify.name
+    return next(iter(heads), "")

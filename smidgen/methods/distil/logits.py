@@ -5,6 +5,9 @@ Idea       Soft targets at temperature T: L = T^2 * KL(softmax(v/T) || softmax(z
            arXiv:1503.02531). For T -> infinity it becomes the squared difference of the logits, which `loss: mse`
            uses directly (Tang et al. 2019, arXiv:1903.12136). Multi-label classes are each a choice between yes and
            no. A tagger's words are examples of their own; of a span, start and end are each a choice among tokens.
+           With several tasks the softmax is within each of them, and L the mean over all tasks (`mse`: over all
+           labels), since a teacher has an answer to each for every text, whichever task the text is of (after Liu et
+           al. 2019, arXiv:1911.03588).
 Takes      A float student and a teacher's logits; any teacher, any tokenizer, with or without labels. `hard` mixes the
            task's own loss in: (1 - hard) * L + hard * task, over the rows that have a label.
 Leaves     The same model with other weights.
@@ -26,7 +29,7 @@ from torch import Tensor
 from smidgen.distances import soft_targets
 from smidgen.method import Context, Method, Needs, above, one_of, share
 from smidgen.tape import Tape
-from smidgen.tasks import Task
+from smidgen.tasks import Several, Task
 
 
 @final
@@ -63,6 +66,9 @@ class Logits(Method[Task]):
             return self._positions(student, teacher, mask.bool())
         if self.loss_kind == "mse":
             return logit_mse(student, teacher)
+        if isinstance(task, Several):
+            parts = [soft_targets(student[:, at], teacher[:, at], self.temperature) for at in task.segments]
+            return torch.stack(parts).mean(0)
         soft = soft_binary if task.multi_label else soft_targets
         return soft(student, teacher, self.temperature)
 

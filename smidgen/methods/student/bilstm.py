@@ -2,10 +2,10 @@
 
 Idea       x_t the token embeddings, h = BiLSTM(x), z = W relu(V [h_L ahead; h_1 back]): Tang et al. 2019,
            arXiv:1903.12136. `attention` reads sum_t softmax(u tanh(A h_t)) h_t instead (after Liu et al. 2019,
-           arXiv:1911.03588), `max` the maximum over t. Two texts of a pair are read apart and compared,
-           [h1; h2; |h1 - h2|; h1 * h2]. Embeddings are the table of the model that the stage starts from, of the
-           tokens that are kept, centred and cut to the width by its SVD (Mukherjee and Awadallah 2020,
-           arXiv:2004.05686).
+           arXiv:1911.03588), `max` the maximum over t. Two texts of a pair are read apart and compared, [h1; h2; |h1 -
+           h2|; h1 * h2]; where a row among pairs has one text, h2 is that of a padding token. Embeddings are the table
+           of the model that the stage starts from, of the tokens that are kept, centred and cut to the width by its SVD
+           (Mukherjee and Awadallah 2020, arXiv:2004.05686).
 Takes      A float model of any family, for its table and tokenizer, and the texts that the stage trains on, for the
            vocabulary: `teacher`, the pieces of that tokenizer that occur, or `words`, which are fewer a text.
 Leaves     A BiLSTM of its own family, `smidgen-bilstm` (`smidgen-siamese` for pairs), with its own tokenizer.
@@ -55,7 +55,7 @@ class Bilstm(Method[None]):
         from smidgen.students._configs import BilstmConfig, SiameseConfig
 
         words = vocabulary(ctx, self.vocabulary, self.vocabulary_size, self.embedding)
-        paired = self.siamese and any(pair is not None for _, pair in ctx.texts)
+        paired = self.siamese and any(pair for _, pair in ctx.texts)
         config = (SiameseConfig if paired else BilstmConfig)(
             vocab_size=len(words.table),
             embedding_size=self.embedding,

@@ -2,7 +2,7 @@
 
 Idea       Minimise the task's own loss on the labelled rows: L = mean_i loss(z_i, y_i). Cross entropy for single-label
            classification, the mean of the classes' binary cross entropies for multi-label (Devlin et al. 2019,
-           arXiv:1810.04805, section 3.2).
+           arXiv:1810.04805, section 3.2). With several tasks, the cross entropy inside the row's own task.
 Takes      A float model and labels. Rows without a label, such as transfer texts, are passed over.
 Leaves     The same model with other weights.
 Beside     Any distil.* method: their terms add up. Without this one a stage uses no labels at all.
