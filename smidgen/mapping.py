@@ -49,10 +49,20 @@ def need_equal_heads(ctx: Context, method: str, block: int) -> None:
     """Refuse a student block whose heads have no partners in the teacher. Raises InputError."""
     assert ctx.model is not None
     heads = anatomy(ctx.model).blocks[block].heads
+    need_even_teacher(ctx, method)
     if heads != ctx.teacher_heads:
         raise InputError(
             f"{method}: block {block} of the student has {heads} heads, the teacher has {ctx.teacher_heads}. "
             "Wanted as many. Use distil.relations with relations: [query, key, value], which cuts the heads anew."
+        )
+
+
+def need_even_teacher(ctx: Context, method: str) -> None:
+    """Refuse a teacher out of whose blocks heads have been cut. Raises InputError."""
+    if not ctx.teacher_heads:
+        raise InputError(
+            f"{method}: heads have been cut out of the teacher's blocks, so that the student's have no partners. Use "
+            "distil.logits or distil.hidden, or a teacher that is whole."
         )
 
 

@@ -71,7 +71,7 @@ class Context:
     model: PreTrainedModel | None = None
     teacher_blocks: int = 0  # of the teacher; 0 where there is none, or it has no anatomy
     teacher_width: int = 0
-    teacher_heads: int = 0
+    teacher_heads: int = 0  # 0 also where its blocks have been cut to different ones
     edits: list[Edit] = field(default_factory=list)
     student_taps: set[str] = field(default_factory=lambda: {"logits"})
     teacher_taps: set[str] = field(default_factory=set)

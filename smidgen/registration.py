@@ -1,4 +1,4 @@
-"""`AutoConfig` and `AutoModelFor...` of transformers know our students after `import smidgen`.
+"""`AutoConfig` and `AutoModelFor...` of transformers know our students and uneven models after `import smidgen`.
 
 Neither torch nor transformers is loaded for it: where transformers is not there yet, the moment is awaited in which
 it loads its tables of configs and of models, and the students are entered into them then. Configs come by themselves:
@@ -20,6 +20,7 @@ def enter_configs(auto: ModuleType) -> None:
     """`auto` is transformers.models.auto.configuration_auto."""
     for config in importlib.import_module("smidgen.students._configs").CONFIGS:
         auto.CONFIG_MAPPING.register(config.model_type, config, exist_ok=True)
+    importlib.import_module("smidgen.uneven").enter_configs(auto)
 
 
 def enter_models(auto: ModuleType) -> None:
@@ -30,6 +31,7 @@ def enter_models(auto: ModuleType) -> None:
             student = importlib.import_module(f"{package.__name__}.{found.name}")
             for name, model in student.model_classes.items():
                 getattr(auto, name).register(model.config_class, model, exist_ok=True)
+    importlib.import_module("smidgen.uneven").enter_models(auto)
 
 
 AWAITED: dict[str, Callable[[ModuleType], None]] = {

@@ -382,14 +382,14 @@ def _texts(ctx: Context) -> tuple[list[str], list[str] | None]:
 
 
 def _shape(source: Source) -> tuple[int, int, int]:
-    """Blocks, width and heads of a teacher; zeros where its family has no anatomy."""
+    """Blocks, width and heads of a teacher; zeros where its family has no anatomy, or the heads differ by block."""
     from smidgen.anatomy import supported
 
     if not supported(source.family):
         return 0, 0, 0
     said = source.config
     width, heads = said.get("hidden_size") or said.get("dim"), said.get("num_attention_heads") or said.get("n_heads")
-    return source.blocks, int(width or 0), int(heads or 0)
+    return source.blocks, int(width or 0), int(heads or 0) if source.even_heads else 0
 
 
 def _carry_over(source: Path, target: Path, max_length: int) -> None:

@@ -15,9 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smidgen.anatomy import families, plain_type, supported
 from smidgen.artefact import RECORD, file_hash, half_written, identity
 from smidgen.errors import ModelError, did_you_mean
 from smidgen.tasks import head_of
+from smidgen.uneven import read_pruned_heads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +60,14 @@ class Source:
 
     @property
     def family(self) -> str:
-        return str(self.config.get("model_type", ""))
+        """The `model_type` of its family, also where it is uneven; see `smidgen.uneven`."""
+        return plain_type(str(self.config.get("model_type", "")))
+
+    @property
+    def even_heads(self) -> bool:
+        """Have all its blocks as many heads as its config says?"""
+        cut = any(edit.get("edit") == "KeepHeads" for edit in self.config.get("edits") or ())
+        return not cut and not self.config.get("pruned_heads")
 
     @property
     def blocks(self) -> int:
@@ -173,8 +182,6 @@ def need_anatomy(source: Source) -> None:
     Raises:
         ModelError: its family is not known; the message lists those that are.
     """
-    from smidgen.anatomy import families, supported
-
     if not supported(source.family):
         raise ModelError(
             f"{source.reference}: its family is {source.family!r}, which smidgen cannot take apart."
@@ -205,6 +212,7 @@ def check_whole(source: Source, task: Task) -> None:
 def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedModel:
     """The model with a head for `task`; on the device `meta` without its weights, after the same checks."""
     import torch
+    from transformers import AutoConfig
 
     quiet()
     name = source.reference
@@ -222,14 +230,16 @@ def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedMo
             "this order. Give a model with the same labels in the same order, or a bare encoder."
         )
     try:
+        config = AutoConfig.from_pretrained(str(source.path), local_files_only=True, **task.config())
+        read_pruned_heads(config)
         model, info = auto_class(task).from_pretrained(
             str(source.path),
+            config=config,
             output_loading_info=True,
             local_files_only=True,
             use_safetensors=True,
             dtype=torch.float32,
             device_map=device,
-            **task.config(),
         )
     except Exception as error:
         said = str(error).strip().partition("\n")[0][:200] or type(error).__name__
@@ -253,6 +263,7 @@ def _misfit(source: Source, task: Task) -> str:
 
     try:
         config = AutoConfig.from_pretrained(str(source.path), local_files_only=True, **task.config())
+        read_pruned_heads(config)
         with torch.device("meta"):
             model = auto_class(task).from_config(config)
     except Exception:

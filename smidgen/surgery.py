@@ -6,21 +6,29 @@ edited model and takes its state dict. Importing this file imports no torch, so 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from smidgen.anatomy import anatomy
 from smidgen.edits import Edit, kinds
+from smidgen.edits._parts import rising
 from smidgen.errors import InputError, did_you_mean
+from smidgen.uneven import write_down
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+INDICES = "tuple[int, ...]"  # the type of fields that may hold many
+MANY = 8  # indices; more of them are written as runs
+
 
 def apply(model: PreTrainedModel, edit: Edit) -> PreTrainedModel:
-    """Change the model in place, its config too, and return it."""
+    """Change the model in place, its config too, and return it; its class where its config has no word for the edit."""
+    before = model.config.to_dict()
     edit.apply_to(model)
+    write_down(model, edit, before)
     return model
 
 
@@ -65,7 +73,10 @@ def rounded(keep: float, multiple: int, whole: int) -> int:
 
 
 def to_data(edits: Iterable[Edit]) -> list[dict[str, Any]]:
-    """Edits as plain JSON values: `{"edit": "KeepBlocks", "blocks": [0, 2]}`."""
+    """Edits as plain JSON values: `{"edit": "KeepBlocks", "blocks": [0, 2]}`.
+
+    Where there are many indices, runs of them are written as first and last: 0, 1, ... 39, 42 is `[[0, 39], 42]`.
+    """
     return [{"edit": type(edit).__name__} | {k: _listed(v) for k, v in asdict(edit).items()} for edit in edits]
 
 
@@ -115,7 +126,25 @@ RULES = {
 
 
 def _listed(value: Any) -> Any:
-    return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
+    if not isinstance(value, (tuple, list)):
+        return value
+    if len(value) > MANY and rising(value):
+        return _runs(value)
+    return [_listed(item) for item in value]
+
+
+def _runs(indices: Sequence[int]) -> list[Any]:
+    """Rising indices; three or more in a row are written as the first and the last."""
+    found: list[Any] = []
+    for _, group in itertools.groupby(enumerate(indices), key=lambda pair: pair[1] - pair[0]):
+        run = [index for _, index in group]
+        found += run if len(run) < 3 else [[run[0], run[-1]]]
+    return found
+
+
+def _unrolled(indices: Sequence[Any]) -> list[Any]:
+    """What `_runs` wrote, and any other list as it is."""
+    return [i for item in indices for i in (range(item[0], item[1] + 1) if isinstance(item, list) else [item])]
 
 
 def _frozen(value: Any) -> Any:
@@ -127,8 +156,8 @@ def _read(entry: Mapping[str, Any]) -> Edit:
     known = kinds()
     if name not in known:
         raise InputError(f"edit is {name!r}.{did_you_mean(name, known)} Known edits: {', '.join(sorted(known))}.")
-    given = {key: _frozen(value) for key, value in entry.items() if key != "edit"}
-    wanted = {field.name for field in fields(known[name])}
-    if set(given) != wanted:
+    given = {key: value for key, value in entry.items() if key != "edit"}
+    wanted = {field.name: field.type for field in fields(known[name])}
+    if set(given) != set(wanted):
         raise InputError(f"edit {name} got the fields {sorted(given)}, wanted {sorted(wanted)}.")
-    return known[name](**given)
+    return known[name](**{k: _frozen(_unrolled(v) if wanted[k] == INDICES else v) for k, v in given.items()})

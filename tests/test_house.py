@@ -26,7 +26,7 @@ LAYERS = (
     "students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
-    "data edits.* edits surgery source runtime.model runtime",
+    "data edits.* edits surgery uneven source runtime.model runtime",
     "distances method tape batch gates tokens masking mapping vectors",
     "teacher fill shapes making measure.* measure",
     "methods.* methods loop sampling planner",
@@ -39,7 +39,7 @@ LAYERS = (
 )
 LIGHT = (
     "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
-    "anatomy edits.* edits method mapping errors watch api registration cli console predicting runtime runtime.* "
+    "uneven anatomy edits.* edits method mapping errors watch api registration cli console predicting runtime runtime.* "
     "tasks.* report words schema pages axes curves findings card picture measure.environment measure.health "
     "measure.number measure.size"
 )

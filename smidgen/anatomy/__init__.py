@@ -18,7 +18,9 @@ from smidgen.errors import ModelError, did_you_mean
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Anatomy", "Block", "anatomy", "families", "supported"]
+__all__ = ["PREFIX", "Anatomy", "Block", "anatomy", "families", "plain_type", "supported"]
+
+PREFIX = "smidgen-"  # before the family's own model_type, where a plain config cannot describe the model
 
 
 @functools.cache
@@ -34,9 +36,15 @@ def families() -> tuple[str, ...]:
     return tuple(sorted(_files()))
 
 
+def plain_type(model_type: str) -> str:
+    """`bert` for `smidgen-bert`, the model_type of uneven BERTs; any other as it is."""
+    bare = model_type.removeprefix(PREFIX)
+    return bare if bare in _files() else model_type
+
+
 def supported(model_type: str) -> bool:
     """Whether models whose config says this `model_type` can be taken apart."""
-    return model_type in _files()
+    return plain_type(model_type) in _files()
 
 
 def anatomy(model: PreTrainedModel) -> Anatomy:
@@ -44,7 +52,7 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
 
     Raises ModelError when the family is not known.
     """
-    model_type = model.config.model_type
+    model_type = plain_type(model.config.model_type)
     if not supported(model_type):
         raise ModelError(
             f"model_type is {model_type!r}, which smidgen cannot take apart.{did_you_mean(model_type, families())} "

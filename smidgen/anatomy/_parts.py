@@ -88,6 +88,7 @@ class Anatomy:
     head: nn.Module | None = None  # the last Linear: classes, tags, spans or vocabulary; None for a bare body
     norm: nn.Module | None = None  # a norm between the last block and `last_hidden_state`
     pinned: tuple[int, ...] = ()  # blocks that cannot be dropped or moved
+    width_key: str = "intermediate_size"  # the config's word for the width of the feed-forward
 
 
 def last_linear(model: PreTrainedModel) -> nn.Module | None:

@@ -42,4 +42,5 @@ def parts(model: PreTrainedModel) -> Anatomy:
         pooler=getattr(model, "pre_classifier", None),
         activate=relu,
         head=last_linear(model),
+        width_key="hidden_dim",
     )

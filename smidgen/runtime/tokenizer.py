@@ -82,7 +82,7 @@ def length_limit(config: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     RoBERTa-like models count positions from behind the padding index: 514 positions hold 512 tokens.
     """
     positions = config.get("max_position_embeddings")
-    if positions and config.get("model_type") in SHIFTED:
+    if positions and str(config.get("model_type")).removeprefix("smidgen-") in SHIFTED:
         pad = config.get("pad_token_id")
         positions -= 2 if pad is None else pad + 1
     stated = settings.get("model_max_length")

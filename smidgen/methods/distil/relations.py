@@ -24,7 +24,7 @@ from torch import Tensor
 from smidgen.anatomy import anatomy
 from smidgen.distances import row_kl
 from smidgen.errors import InputError
-from smidgen.mapping import matched, need_equal_heads
+from smidgen.mapping import matched, need_equal_heads, need_even_teacher
 from smidgen.method import Context, Method, Needs, above, at_least, one_of
 from smidgen.tape import Tape
 
@@ -66,6 +66,7 @@ class Relations(Method[Related]):
         ((student, teacher),) = matched(ctx, "distil.relations", ((blocks[0], blocks[1]),))
         if "attention" in self.relations:
             need_equal_heads(ctx, "distil.relations", student)
+        need_even_teacher(ctx, "distil.relations")
         heads = self.heads or ctx.teacher_heads
         if self.relations != ("attention",):
             _need_even_parts(ctx, student, heads)

@@ -26,6 +26,7 @@ from smidgen.errors import InputError, NoEffect
 from smidgen.lexicon import components
 from smidgen.making import LARGEST, make
 from smidgen.method import Context, Method, between
+from smidgen.uneven import plain
 
 
 @final
@@ -66,7 +67,7 @@ class Narrow(Method[None]):
             raise InputError(
                 f"student.narrow: a width of {shape.width} cannot be cut into {shape.heads} heads. Make it a multiple."
             )
-        model = make(ctx, narrowed(ctx.model.config, shape, ctx.task.config()), "student.narrow")
+        model = make(ctx, narrowed(plain(ctx.model.config), shape, ctx.task.config()), "student.narrow")
         carry_embeddings(here.embeddings, anatomy(model).embeddings, ctx.model.get_input_embeddings())
         ctx.adopt(model)
 
