@@ -45,10 +45,9 @@ class Costs:
         """The cost of a model whose blocks have these heads and widths."""
         return self.fixed + sum(self.attention(heads) + self.feed_forward(width) for heads, width in shape)
 
-    def floor(self, blocks: int) -> float:
-        """The least that so many blocks cost: one head or one inner unit in each, since a block cannot be empty."""
-        one, none = (self.attention(1), self.feed_forward(1)), (self.attention(0), self.feed_forward(0))
-        return self.fixed + blocks * min(one[0] + none[1], none[0] + one[1])
+    def floor(self, blocks: int, units: int = 1) -> float:
+        """The cost of so many blocks that have no head and so few units: a block cannot be empty."""
+        return self.predict([(0, units)] * blocks)
 
     def to_data(self) -> dict[str, Any]:
         return asdict(self)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".joblib")
 LARGEST = 100_000_000  # no dimension of an encoder is larger
+DEEPEST = 1000  # blocks of a skeleton, which are built before any weight is looked at
+DEPTHS = ("num_hidden_layers", "n_layers")
 SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("dim", "hidden_dim", "n_layers", "n_heads", "embedding_size", "max_position_embeddings"),
@@ -378,13 +380,21 @@ def _refuse_code(path: Path, config: Mapping[str, Any], reference: str) -> None:
 
 
 def _check_sizes(path: Path, config: Mapping[str, Any], reference: str) -> None:
-    for key in SIZES:
-        value = config.get(key)
-        if value is not None and not (isinstance(value, int) and 0 < value <= LARGEST):
-            raise ModelError(
-                f"{reference}: config.json says {key} = {value!r}, wanted a whole number up to {LARGEST:,}. "
-                "Get the folder whole."
-            )
+    skeleton, edits = config.get("skeleton", {}), config.get("edits", [])
+    if not isinstance(skeleton, dict) or not isinstance(edits, list) or not all(isinstance(e, dict) for e in edits):
+        raise ModelError(
+            f"{reference}: config.json has 'edits' or 'skeleton' of another form than smidgen writes. Get the folder "
+            "whole."
+        )
+    for said in (config, skeleton):
+        for key in SIZES:
+            largest = DEEPEST if said is skeleton and key in DEPTHS else LARGEST
+            value = said.get(key)
+            if value is not None and not (isinstance(value, int) and 0 < value <= largest):
+                raise ModelError(
+                    f"{reference}: config.json says {key} = {value!r}, wanted a whole number up to {largest:,}. "
+                    "Get the folder whole."
+                )
     if not (path / "model.safetensors").is_file():
         return
     shapes = tensor_shapes(path / "model.safetensors")

@@ -78,6 +78,15 @@ def enter_models(auto: ModuleType) -> None:
             kind.register(config_class(config), model_class(kind._model_mapping[config]), exist_ok=True)
 
 
+def enter_tokenizers(auto: ModuleType) -> None:
+    """Tell AutoTokenizer, for folders that name no class; `auto` is transformers.models.auto.tokenization_auto."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    for name in families():
+        tokenizer = auto.TOKENIZER_MAPPING[CONFIG_MAPPING[name]]
+        auto.TOKENIZER_MAPPING.register(config_class(CONFIG_MAPPING[name]), tokenizer, exist_ok=True)
+
+
 def is_uneven(config: PreTrainedConfig) -> bool:
     return hasattr(config, "skeleton")
 

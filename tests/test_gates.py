@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from smidgen.anatomy import anatomy
+from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, ModelError
 from smidgen.gates import KINDS, Gates
 
@@ -59,6 +61,25 @@ def test_a_gate_of_zero_takes_the_part_away(family: str, attention: str) -> None
         assert (gated - plain).abs().max() > 1e-3
         getattr(gates, kind)[1] = None
     torch.testing.assert_close(model(**inputs).logits, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "mobilebert"])
+@torch.no_grad()
+def test_a_gate_of_zero_is_what_the_edits_make_real(family: str) -> None:
+    """And a block that has nothing left to gate is left alone."""
+    model, inputs = tiny(family), batch(VOCAB, LENGTHS)
+    with Gates(model) as gates:
+        gates.heads[0], gates.units[0] = torch.tensor([0.0, 1, 1, 0]), (torch.arange(64) > 9).float()
+        gates.attention[1] = torch.tensor(0.0)
+        gated = model(**inputs).logits
+    for edit in (KeepHeads(0, (1, 2)), KeepWidth(0, tuple(range(10, 64))), KeepHeads(1, ())):
+        edit.apply_to(model)
+    with Gates(model) as gates, torch.enable_grad():
+        filled = [*gates.fill("heads", len(LENGTHS)), *gates.fill("attention")]
+        slopes = torch.autograd.grad(losses(model, inputs).sum(), filled, materialize_grads=True)
+    assert [tuple(slope.shape) for slope in slopes] == [(3, 2), (3, 0), (), ()]
+    assert slopes[2] != 0 and slopes[3] == 0
+    torch.testing.assert_close(model(**inputs).logits, gated, rtol=1e-5, atol=1e-5)
 
 
 @EACH

@@ -27,7 +27,7 @@ LAYERS = (
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
     "data edits.* edits surgery uneven source runtime.model runtime",
-    "distances prices method tape batch gates tokens masking mapping vectors",
+    "distances prices method tape batch gates keeping refit tokens masking mapping vectors",
     "teacher fill shapes making measure.* measure",
     "methods.* methods clock loop sampling planner",
     "runner costs benching predicting verification",
@@ -39,8 +39,8 @@ LAYERS = (
 )
 LIGHT = (
     "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
-    "uneven anatomy edits.* edits method mapping errors watch api registration cli console predicting runtime runtime.* "
-    "tasks.* report words schema pages axes curves findings card picture measure.environment measure.health "
+    "uneven anatomy edits.* edits method mapping errors watch api registration cli console predicting runtime "
+    "runtime.* tasks.* report words schema pages axes curves findings card picture measure.environment measure.health "
     "measure.number measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}
