@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from smidgen.errors import RecipeError, did_you_mean
+from smidgen.prices import Macs, Meter
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -82,6 +83,7 @@ class Context:
     sample: Callable[[int], Iterable[Batch]] = lambda count: ()  # at most so many rows of it, drawn by the seed
     dev_texts: Callable[[], Iterable[str]] = tuple  # all of dev, likewise
     dev_loss: Callable[[], float] | None = None  # the task's loss of `model`, as it stands, on some rows of dev
+    meter: Callable[[str], Meter] = lambda unit: Macs(128)  # of what a model costs: macs | float32 | int8
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None
     corpus: Corpus | None = None  # what a data step grows

@@ -24,6 +24,7 @@ from smidgen.errors import SmidgenError
 from smidgen.masking import masker
 from smidgen.method import Context, makes_texts, name_of, owns_stage, settings_of, trains
 from smidgen.planner import Plan, Planned
+from smidgen.prices import Macs, Meter
 from smidgen.source import Source, resolve
 from smidgen.tasks import MaskLanguage, Tag
 from smidgen.tokens import encode, pad_id, write_tokenizer
@@ -150,6 +151,7 @@ def _train_stage(
     ctx.sample = lambda count: _sample(plan, planned, store, home_of(ctx, source, work / "student"), ctx, count, watch)
     ctx.dev_texts = lambda: _texts_of(plan.data.dev)
     ctx.dev_loss = _dev_loss(plan, ctx, source, work)
+    ctx.meter = lambda unit: _meter(plan, store, home_of(ctx, source, work / "student"), unit)
     if len(planned.teachers) == 1:
         teacher = source_of(plan, store, planned.teachers[0])
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = _shape(teacher)
@@ -281,6 +283,17 @@ def _sample(
     split, taps = draw(pool, count, planned.seed), set() if labelled else {"logits"}
     rows = _rows(plan, planned, store, source, split, taps, accelerator, watch)
     return batches(rows, ctx.task, ctx.model, accelerator.device)
+
+
+def _meter(plan: Plan, store: Store, source: Source, unit: str) -> Meter:
+    """Of texts as long as those of dev."""
+    from smidgen.clock import Clock
+    from smidgen.measure.entries import timed_texts, two_lists
+
+    rows, task = timed_texts(plan.data.dev), plan.data.task
+    if unit == "macs":
+        return Macs(float(encode(task, source.path, *two_lists(rows), plan.max_length).lengths.mean()))
+    return Clock(task, source.path, rows, plan.max_length, store.root, unit)
 
 
 def _by_word(

@@ -1,0 +1,200 @@
+"""Milliseconds by the shape of the blocks, measured on the graphs that would serve: text in, logits out, batch 1.
+
+Idea: small models of the geometry, each with another number of heads or another width in all its blocks, are exported
+as the real one will be and timed side by side on the data's texts. Two blocks are enough to see a difference and too
+many for the nearest cache to hold; the whole depth, once, tells what the rest costs. What is between the points is on
+straight lines: products grow in steps that a table of a few points cannot see, so the model that is cut in the end is
+measured too.
+
+A table is kept in a file named by all that it depends on: geometry, lengths, precision, threads, processor, versions.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from smidgen.anatomy import anatomy
+from smidgen.artefact import identity, write_atomic
+from smidgen.edits.keep_blocks import KeepBlocks
+from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_width import KeepWidth
+from smidgen.measure import environment
+from smidgen.measure.entries import Row, two_lists
+from smidgen.measure.speed import latency
+from smidgen.method import Context
+from smidgen.methods.export.onnx import export, single_output
+from smidgen.methods.quant.dynamic import Dynamic
+from smidgen.prices import Costs, shape_of, widest
+from smidgen.runtime.model import open_session, usable_cores
+from smidgen.surgery import apply
+from smidgen.tasks import Task
+from smidgen.tokens import encode, open_tokenizer
+from smidgen.uneven import Uneven, plain
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TEXTS, CALLS = 16, 40  # timed: texts, from the shortest to the longest, and calls of each
+SHALLOW = 2  # blocks of the small models
+TOKENS = 1024  # of the vocabulary; what is looked up costs the same in a table of any size
+
+Point = tuple[int, int, int]  # blocks, and the heads and width of each
+Times = Mapping[Point, float]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A meter (`smidgen.prices.Meter`) in milliseconds: of each text the lower quartile of its calls, since what disturbs
+    a machine only ever adds; then the mean over texts of the data's lengths."""
+
+    task: Task
+    home: Path  # of the tokenizer
+    rows: Sequence[Row]  # to time on
+    max_length: int
+    kept: Path  # where tables are kept
+    precision: str  # float32 | int8
+    threads: int = 0  # 0 = as many as the runtime takes
+    unit: str = "ms"
+
+    def costs(self, model: PreTrainedModel) -> Costs:
+        with torch.random.fork_rng(devices=[]):  # whether a table was there already changes nothing that is drawn
+            whole = skeleton(model)
+        fewer_tokens(whole)
+        file = self.kept / f"costs-{identity(self._key(whole))}.json"
+        if not file.is_file():
+            blocks, (heads, width) = len(anatomy(whole).blocks), widest(whole)
+            wanted = points(blocks, heads, width)
+            times = self._time({str(point): shaped(whole, point) for point in wanted})
+            found = table({point: times[str(point)] for point in wanted}, blocks, heads, width)
+            write_atomic(file, json.dumps(found.to_data()))
+        return Costs.from_data(json.loads(file.read_text(encoding="utf-8")))
+
+    def measure(self, models: Mapping[str, PreTrainedModel]) -> dict[str, float]:
+        return self._time({name: copy.deepcopy(model) for name, model in models.items()})
+
+    def _key(self, whole: PreTrainedModel) -> list[Any]:
+        """All that a table depends on."""
+        parts = anatomy(whole)
+        geometry = [parts.family, parts.hidden_size, parts.blocks[0].head_size, shape_of(whole)]
+        lengths = self._encoded(self.rows).lengths.tolist()
+        machine = [environment.cpu(), environment.features(), self._threads, environment.versions()["onnxruntime"]]
+        return [1, geometry, self.task.name, lengths, self.precision, machine]
+
+    @property
+    def _threads(self) -> int:
+        return self.threads or usable_cores()
+
+    def _encoded(self, rows: Sequence[Row]) -> Any:
+        return encode(self.task, self.home, *two_lists(rows), self.max_length)
+
+    def _time(self, models: dict[str, PreTrainedModel]) -> dict[str, float]:
+        """Of each model's graph, all in one run. The models are spent."""
+        with tempfile.TemporaryDirectory() as folder:
+            calls = {}
+            for number, name in enumerate(list(models)):
+                graph = self._graph(models.pop(name), Path(folder) / str(number))
+                calls[name] = self._served(graph)
+            runs = [latency(calls, [row], CALLS) for row in self._spread()]
+        return {name: float(np.mean([np.percentile(run[name].samples, 25) for run in runs])) for name in calls}
+
+    def _spread(self) -> list[Row]:
+        """Some rows at even steps of their length."""
+        lengths = [len(text) + len(pair or "") for text, pair in self.rows]
+        order = np.argsort(lengths, kind="stable")
+        steps = (np.arange(TEXTS) + 0.5) / TEXTS * len(order)
+        return [self.rows[order[int(step)]] for step in steps]
+
+    def _graph(self, model: PreTrainedModel, folder: Path) -> Path:
+        """A model's graph in the precision that will serve, of few tokens."""
+        file = folder / "float32" / "onnx" / "model.onnx"
+        file.parent.mkdir(parents=True)
+        fewer_tokens(model)
+        model.eval().cpu().set_attn_implementation("eager")
+        longest = self._encoded(self.rows[:2]).batch([0], 0)
+        batch = {name: np.zeros((2, values.shape[1]), np.int64) for name, values in longest.items()}
+        batch["attention_mask"] += 1
+        export(single_output(model), batch, file, self.max_length)
+        if self.precision == "float32":
+            return file
+        Dynamic().run(Context(folder / "float32", folder / "int8", self.task, (), 0))
+        return folder / "int8" / "onnx" / "model.onnx"
+
+    def _served(self, graph: Path) -> Callable[[Row], object]:
+        """What the runtime does with one text, up to the logits."""
+        session, tokenizer = open_session(graph, self._threads), open_tokenizer(self.home)
+        names = [value.name for value in session.get_inputs()]
+
+        def call(row: Row) -> object:
+            encoded = self.task.encode(tokenizer, *two_lists([row]), self.max_length)
+            batch = encoded.batch(np.arange(len(encoded)), 0)
+            batch["input_ids"] %= TOKENS
+            return session.run(["logits"], {name: batch[name] for name in names})
+
+        return call
+
+
+def points(blocks: int, heads: int, width: int) -> list[Point]:
+    """Which small models are timed: none, one, half or all of the heads; none, a quarter, half or all of the width."""
+    depth = max(1, min(SHALLOW, blocks - 1))
+    by_heads = [(depth, count, width) for count in sorted({0, 1, heads // 2, heads})]
+    by_width = [(depth, heads, count) for count in sorted({0, width // 4, width // 2, width})]
+    return list(dict.fromkeys([*by_heads, *by_width, (blocks, heads, width)]))
+
+
+def table(times: Times, blocks: int, heads: int, width: int) -> Costs:
+    """What the sublayers cost, from the milliseconds of `points`.
+
+    Differences between models of one depth give a sublayer's cost above that of an empty one, which still has a norm
+    and a residual sum; the difference between the depths gives what a whole block costs, hence what two empty sublayers
+    do, half of it each. Rows are made to rise where noise has them fall.
+    """
+    depth = max(1, min(SHALLOW, blocks - 1))
+    base = times[depth, heads, width]
+    counts = [sorted({point[axis] for point in times if point[0] == depth}) for axis in (1, 2)]
+    by_heads = [(times[depth, count, width] - times[depth, 0, width]) / depth for count in counts[0]]
+    by_width = [(times[depth, heads, count] - times[depth, heads, 0]) / depth for count in counts[1]]
+    inside = by_heads[-1] + by_width[-1]
+    block = (times[blocks, heads, width] - base) / (blocks - depth) if blocks > depth else inside
+    empty = max(block - inside, 0.0) / 2
+    rows = [
+        tuple(zip(count, (np.maximum.accumulate(np.maximum(row, 0)) + empty).tolist(), strict=True))
+        for count, row in zip(counts, (by_heads, by_width), strict=True)
+    ]
+    fixed = times[blocks, heads, width] - blocks * (rows[0][-1][1] + rows[1][-1][1])
+    return Costs("ms", max(fixed, 0.0), *rows)
+
+
+def skeleton(model: PreTrainedModel) -> PreTrainedModel:
+    """A random model of the shape that this one had before its blocks were cut unevenly."""
+    cls = type(model).__mro__[2] if isinstance(model, Uneven) else type(model)
+    return cls(plain(model.config))
+
+
+def shaped(whole: PreTrainedModel, point: Point) -> PreTrainedModel:
+    """A copy with so many blocks, all of them with so many heads and inner units."""
+    depth, heads, width = point
+    model = copy.deepcopy(whole)
+    if depth < len(anatomy(model).blocks):
+        apply(model, KeepBlocks(tuple(range(depth))))
+    for index, (all_heads, all_units) in enumerate(shape_of(model)):
+        if heads < all_heads:
+            apply(model, KeepHeads(index, tuple(range(heads))))
+        if width < all_units:
+            apply(model, KeepWidth(index, tuple(range(width))))
+    return model
+
+
+def fewer_tokens(model: PreTrainedModel) -> None:
+    """Cut the table of token vectors, in place: graphs are written and read the faster."""
+    found: Any = model.get_input_embeddings()
+    found.weight = torch.nn.Parameter(found.weight.detach()[:TOKENS].clone())
+    found.num_embeddings, found.padding_idx = len(found.weight), None

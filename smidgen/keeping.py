@@ -1,0 +1,110 @@
+"""Which heads and inner units to keep for a price: the best by their scores, under any table of costs.
+
+Scores add up: what goes costs the sum of its scores. Heads are put in order over all blocks, and so are units. For each
+number of heads the best so many stay, and the rest of the price goes into the best units; the best of these is found
+by trying all (Kwon et al. 2022, arXiv:2204.09656). Where a sublayer's first head or unit costs much more than the next,
+as it does in milliseconds, it may pay to empty the sublayer: those whose absence leaves more to keep are emptied, one
+by one, as long as that helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from smidgen.prices import Costs, Row
+
+Each = list[np.ndarray]  # an array a block
+Sublayer = tuple[int, int]  # 0 its attention, 1 its feed-forward; the block
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """heads, units: (heads,) and (width,) bool a block; score: the sum of what is kept."""
+
+    heads: Each
+    units: Each
+    score: float
+
+    @property
+    def shape(self) -> list[tuple[int, int]]:
+        return [(int(h.sum()), int(u.sum())) for h, u in zip(self.heads, self.units, strict=True)]
+
+
+def keep(heads: Each, units: Each, costs: Costs, limit: float, multiple: int = 1) -> Kept | None:
+    """The parts to keep so that `costs.predict(kept.shape) <= limit`; None where there is no such choice.
+
+    Args:
+        heads, units: scores of each block, 0 or more; an empty array where the block has none.
+        multiple: units go in groups of so many, the best together, so that widths are multiples of it.
+
+    In each block the best group of units stays, and where there are none the best head: a block cannot be empty.
+    """
+    emptied = {
+        (kind, b) for kind, each in enumerate((heads, units)) for b, scores in enumerate(each) if not len(scores)
+    }
+    best = _under(heads, units, costs, limit, multiple, emptied)
+    while best is not None:
+        tried = []
+        for sublayer in ((kind, b) for kind in (0, 1) for b in range(len(heads))):
+            if sublayer not in emptied and (1 - sublayer[0], sublayer[1]) not in emptied:
+                found = _under(heads, units, costs, limit, multiple, emptied | {sublayer})
+                if found is not None and found.score > best.score * (1 + 1e-9):
+                    tried.append((found.score, sublayer, found))
+        if not tried:
+            break
+        _, sublayer, best = max(tried, key=lambda each: each[0])
+        emptied.add(sublayer)
+    return best
+
+
+def _under(heads: Each, units: Each, costs: Costs, limit: float, multiple: int, emptied: set[Sublayer]) -> Kept | None:
+    """The same with the sublayers that are emptied given."""
+    attention = _Line(heads, costs.heads, 1, emptied, 0)
+    feed = _Line(units, costs.widths, multiple, emptied, 1)
+    left = limit * (1 + 1e-12) - costs.fixed - attention.costs[attention.least :]
+    many = np.searchsorted(feed.costs, left, side="right") - 1  # the most groups of units beside so many heads
+    total = np.where(many >= feed.least, attention.scores[attention.least :] + feed.scores[many], -1.0)
+    first = int(total.argmax())
+    if total[first] < 0:
+        return None
+    return Kept(attention.take(attention.least + first), feed.take(int(many[first])), float(total[first]))
+
+
+class _Line:
+    """The parts of one kind, of all blocks, the best first, in groups; what the first n of them score and cost.
+
+    scores, costs   (groups + 1,) of the first n groups; costs are those of all blocks together
+    least           the first so many stay whatever the price
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray], row: Row, size: int, emptied: set[Sublayer], kind: int) -> None:
+        self.parts = parts
+        groups = []
+        for block, scores in enumerate(parts):
+            if (kind, block) not in emptied:
+                order = np.argsort(-scores, kind="stable")
+                must = kind == 1 or (1, block) in emptied  # its best group
+                for start in range(0, len(order), size):
+                    members = order[start : start + size]
+                    mean = float(scores[members].mean())
+                    groups.append((not (must and start == 0), -mean, block, start, members))
+        groups.sort(key=lambda group: group[:4])
+        self.groups = [(block, members) for _, _, block, _, members in groups]
+        self.least = sum(not group[0] for group in groups)
+        added = np.zeros((len(groups) + 1, len(parts)))
+        for i, (block, members) in enumerate(self.groups, 1):
+            added[i, block] = len(members)
+        counts, prices = zip(*row, strict=True)
+        self.costs = np.interp(added.cumsum(0), counts, prices).sum(1)
+        own = [float(parts[block][members].sum()) for block, members in self.groups]
+        self.scores = np.concatenate([[0.0], np.cumsum(own)])
+
+    def take(self, count: int) -> Each:
+        """Flags of the first so many groups."""
+        kept = [np.zeros(len(each), bool) for each in self.parts]
+        for block, members in self.groups[:count]:
+            kept[block][members] = True
+        return kept

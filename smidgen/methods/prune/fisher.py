@@ -1,0 +1,191 @@
+"""Cut heads and inner units to a price within minutes, without training, and mend what stays by least squares.
+
+Idea       With a gate on each head and inner unit and g_i(x) the gradient of an example's loss by gate i, the Fisher
+           information F_ij = sum_x g_i(x) g_j(x) says what shutting some of them costs: (1 - m)' F (1 - m) / 2. Search:
+           the diagonal alone, sum_x g_i(x)^2, is what a part is worth, and the most worth stays that the price allows.
+           Rearrangement: inside a block, a part that goes is exchanged for one that stays while that lowers
+           sum_x (sum of g_i(x) over what goes)^2. Tuning: from the bottom up, factors on what stays, by least squares,
+           so that each sublayer says what the uncut one says (Kwon et al. 2022, arXiv:2204.09656). Squares are of each
+           example's gradient, so neither batch size nor padding changes them.
+Takes      A float model of a family with an anatomy, trained for its task, and labelled rows; of unlabelled ones a
+           teacher's decisions.
+Leaves     A float model with fewer heads and units, not as many in each block, the factors inside its weights; `found`
+           in its record has the shape, the price that was foretold and the one that was measured.
+Beside     Nothing, as a stage of its own; or tune.full or distil.* in the same stage.
+Fails      Beyond about twice the speed, where training after it, or with it, does better. `price: int8` and `float32`
+           are milliseconds of this machine: a table of them is measured first, in about a minute.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+import numpy as np
+import torch
+
+from smidgen.batch import Batch, agreed
+from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_width import KeepWidth
+from smidgen.errors import InputError, NoEffect
+from smidgen.gates import Gates
+from smidgen.keeping import Each, Kept, keep
+from smidgen.method import Context, Method, Needs, at_least, one_of
+from smidgen.prices import Costs, shape_of
+from smidgen.refit import refit
+from smidgen.surgery import fold
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LEAST = 32  # rows that say anything
+FITTED = 512  # rows at most that factors are fitted on: each token of them is an equation for every hidden unit
+
+
+@final
+@dataclass(frozen=True)
+class Fisher(Method[None]):
+    speedup: float = 1.5  # how many times less the cut model is to cost
+    price: str = "macs"  # what is counted: macs | float32 | int8, the milliseconds of a graph in that precision
+    multiple: int = 32  # widths of feed-forwards are multiples of it
+    rearrange: bool = True  # exchange parts inside a block, by their gradients together
+    tune: bool = True  # factors on what stays
+    rows: int = 2048  # examples to measure on; all there are where the data has fewer
+
+    needs: ClassVar[Needs] = Needs(examples=True)
+
+    def faults(self) -> Iterator[str]:
+        yield from at_least("speedup", self.speedup, 1)
+        yield from one_of("price", self.price, ("macs", "float32", "int8"))
+        yield from at_least("multiple", self.multiple, 1)
+        yield from at_least("rows", self.rows, LEAST)
+
+    def begin(self, ctx: Context) -> None:
+        model = ctx.model
+        assert model is not None
+        shape = shape_of(model)
+        KeepHeads(0, tuple(range(shape[0][0]))).apply_to(model)  # refuses what cannot be cut before it is measured
+        meter = ctx.meter(self.price)
+        costs = meter.costs(model)
+        limit = self._limit(costs, shape)
+        heads, units = slopes(model, ctx.sample(self.rows))
+        if len(heads[0]) < LEAST:
+            raise InputError(
+                f"prune.fisher: got {len(heads[0])} rows to measure on, wanted at least {LEAST}. Give more rows of "
+                "training data, or unlabelled texts and a teacher."
+            )
+        kept = keep(squares(heads), squares(units), costs, limit, self.multiple)
+        assert kept is not None, "the limit is above the floor"
+        if self.rearrange:
+            kept = Kept(rearranged(heads, kept.heads), rearranged(units, kept.units), kept.score)
+        if kept.shape == shape:
+            raise NoEffect(f"prune.fisher: speedup {self.speedup} cuts nothing. Ask for more, or a lower multiple.")
+        uncut, fitted = copy.deepcopy(model), 0
+        factors = [each.astype(float) for each in kept.heads], [each.astype(float) for each in kept.units]
+        if self.tune:
+            *factors, fitted = refit(model, lambda: ctx.sample(min(self.rows, FITTED)), kept.heads, kept.units)
+        cut(ctx, *(shared(each) for each in factors))
+        measured = meter.measure({"before": uncut, "after": model})
+        ctx.found["prune.fisher"] = told(meter.unit, costs, shape, shape_of(model), measured) | {"fitted": fitted}
+
+    def _limit(self, costs: Costs, shape: list[tuple[int, int]]) -> float:
+        """What the cut model may cost."""
+        whole = costs.predict(shape)
+        limit, floor = whole / self.speedup, costs.floor(len(shape), self.multiple)
+        if self.speedup == 1:
+            raise NoEffect("prune.fisher: speedup 1.0 cuts nothing. Ask for more, such as 1.5.")
+        if limit < floor:
+            most = int(whole / floor * 100) / 100
+            raise InputError(
+                f"prune.fisher: speedup {self.speedup} of {amount(whole, costs.unit)} is {amount(limit, costs.unit)}, "
+                f"but {len(shape)} blocks without heads and with {self.multiple} units each still cost "
+                f"{amount(floor, costs.unit)}. Write a speedup up to {most}, a lower multiple, or drop blocks first "
+                "with prune.layers."
+            )
+        return limit
+
+
+def slopes(model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Each, Each]:
+    """Gradients of each row's loss by the gates: of the heads (rows, heads) and units (rows, width) a block, float32."""
+    found: list[list[np.ndarray]] = []
+    with Gates(model) as gates:
+        for batch in batches:
+            filled = [*gates.fill("heads", len(batch)), *gates.fill("units", len(batch))]
+            loss = batch.losses(model).sum()
+            found.append([g.cpu().numpy() for g in torch.autograd.grad(loss, filled, materialize_grads=True)])
+    if not found:
+        raise InputError("prune.fisher: there are no rows to measure on. Give some training data.")
+    both = [np.concatenate(each) for each in zip(*found, strict=True)]
+    return both[: len(both) // 2], both[len(both) // 2 :]
+
+
+def squares(slopes: Each) -> Each:
+    """The diagonal of the Fisher information: the sum of squares over rows, float64."""
+    return [(each.astype(np.float64) ** 2).sum(0) for each in slopes]
+
+
+def rearranged(slopes: Each, kept: Each) -> Each:
+    """As many kept in each block, exchanged one for one while that lowers sum_x (sum of what goes of g_i(x))^2."""
+    return [_exchanged(each.astype(np.float64), flags) for each, flags in zip(slopes, kept, strict=True)]
+
+
+def _exchanged(slopes: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Those that stay are offered in turn, the least first, each for the best of those that go, until a round changes
+    nothing. slopes: (rows, parts)."""
+    fisher, kept = slopes.T @ slopes, kept.copy()
+    own, gone = fisher.diagonal(), ~kept
+    with_gone = fisher[:, gone].sum(1)  # of each part with the sum of what goes
+    changed = bool(gone.any())
+    while changed:
+        changed = False
+        for new in sorted(np.flatnonzero(kept), key=own.__getitem__):
+            gain = own[new] + own + 2 * (with_gone[new] - with_gone - fisher[new])
+            gain[kept] = np.inf
+            old = int(gain.argmin())
+            if gain[old] < -1e-9 * own.sum():
+                kept[new], kept[old] = False, True
+                with_gone += fisher[:, new] - fisher[:, old]
+                changed = True
+    return kept
+
+
+def shared(factors: Each) -> Each:
+    """The main process's, on every process."""
+    sizes = np.cumsum([len(each) for each in factors])[:-1]
+    return np.split(agreed(torch.from_numpy(np.concatenate(factors))).numpy(), sizes)
+
+
+def cut(ctx: Context, heads: Each, units: Each) -> None:
+    """Fold the factors into the weights and cut what has none."""
+    assert ctx.model is not None
+    for block, (of_heads, of_units) in enumerate(zip(heads, units, strict=True)):
+        fold(ctx.model, block, of_heads.tolist(), of_units.tolist())
+        for kind, factors in ((KeepHeads, of_heads), (KeepWidth, of_units)):
+            if not factors.all():
+                ctx.edit(kind(block, tuple(np.flatnonzero(factors).tolist())))
+
+
+def told(
+    unit: str,
+    costs: Costs,
+    before: list[tuple[int, int]],
+    after: list[tuple[int, int]],
+    measured: dict[str, float],
+) -> dict[str, Any]:
+    """What was cut, and how far off the price was that steered it."""
+    foretold = costs.predict(after)
+    return {
+        "before": [list(each) for each in before],
+        "after": [list(each) for each in after],
+        "unit": unit,
+        "foretold": foretold,
+        "measured": measured["after"],
+        "error": foretold / measured["after"] - 1,
+        "speedup": measured["before"] / measured["after"],
+    }
+
+
+def amount(value: float, unit: str) -> str:
+    return f"{value / 1e6:.3g} million {unit}" if unit == "MACs" else f"{value:.3f} {unit}"

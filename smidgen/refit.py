@@ -1,0 +1,137 @@
+"""Factors on what a cut leaves, by least squares: each sublayer says again what the uncut one said.
+
+With x what a sublayer is added to and a what its last Linear W reads, both in the model that is cut, and x', a' in the
+uncut one, the factors m of a sublayer's heads, or units, are
+
+    argmin  sum over tokens |x + W (m * a) - x' - W a'|^2 + damping |m - 1|^2
+
+over what is kept, 0 elsewhere; so a sublayer also mends what those before it got wrong. Sublayer by sublayer from the
+bottom, since each reads what those before it have become (Kwon et al. 2022, arXiv:2204.09656). The sum is quadratic in
+m: A = (a^T a) * (W^T W), product by product, summed over the columns of a head, and never a system with a row a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from smidgen.anatomy import Block
+from smidgen.batch import Batch
+from smidgen.gates import Gates
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LARGEST = 10.0  # a factor beyond it says that the rows do not tell the parts of a sublayer apart
+DAMPING = 1e-3  # of the mean of A's diagonal
+
+
+def refit(
+    model: PreTrainedModel, batches: Callable[[], Iterable[Batch]], heads: list[np.ndarray], units: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray], int]:
+    """Factors of all heads and units, float64 a block, 0 where nothing is kept; and how many sublayers were fitted.
+
+    Args:
+        batches: gives the rows to fit on, anew at each call.
+        heads, units: bool a block, what is kept.
+
+    Ends at the first sublayer with a factor beyond LARGEST; it and those after it keep factors of 1.
+    """
+    found = [each.astype(np.float64) for each in heads], [each.astype(np.float64) for each in units]
+    fitted = 0
+    with Gates(model) as gates, torch.no_grad():
+        for index, block in enumerate(gates.blocks):
+            for kind, factors in zip(("heads", "units"), found, strict=True):
+                if not factors[index].any():
+                    continue
+                kept = np.flatnonzero(factors[index])
+                solved = solve(*equations(model, block, kind, kept, batches(), gates, found))
+                if not (abs(solved) <= LARGEST).all():
+                    return *found, fitted
+                factors[index][kept] = solved
+                fitted += 1
+    return *found, fitted
+
+
+def equations(
+    model: PreTrainedModel,
+    block: Block,
+    kind: str,
+    kept: np.ndarray,
+    batches: Iterable[Batch],
+    gates: Gates,
+    factors: tuple[list[np.ndarray], list[np.ndarray]],
+) -> tuple[Tensor, Tensor]:
+    """A (n, n) and b (n,), float64: the sum is m A m - 2 b m and a constant, m the factors of the n parts kept."""
+    linear, size = (block.out, block.head_size) if kind == "heads" else (block.down, 1)
+    weight = linear.weight.detach()
+    columns = torch.from_numpy((kept[:, None] * size + np.arange(size)).ravel()).to(weight.device)
+    inside = weight[:, columns]
+    products = torch.zeros(len(columns), len(columns), dtype=torch.float64, device=weight.device)
+    against = torch.zeros(len(columns), dtype=torch.float64, device=weight.device)
+    for batch in batches:
+        gates.heads[:], gates.units[:] = ([None] * len(gates.blocks) for _ in range(2))
+        whole, beside = _reads(model, block, kind, batch)
+        wanted = whole @ weight.T + beside
+        gates.heads[:], gates.units[:] = ([torch.from_numpy(each).to(weight) for each in both] for both in factors)
+        getattr(gates, kind)[block.index] = None
+        cut, beside = _reads(model, block, kind, batch)
+        cut = cut[:, columns]
+        products += (cut.T @ cut).double()
+        against += (cut * ((wanted - beside) @ inside)).sum(0).double()
+    products *= (inside.T @ inside).double()
+    count = len(kept)
+    return products.view(count, size, count, size).sum((1, 3)), against.view(count, size).sum(1)
+
+
+def solve(products: Tensor, against: Tensor) -> np.ndarray:
+    """The factors that are best, damped towards 1; (n,) float64."""
+    ones = torch.ones_like(against)
+    damped = products + torch.eye(len(ones)).to(products) * (DAMPING * products.diagonal().mean()).clamp(min=1e-30)
+    moved: np.ndarray = (ones + torch.linalg.solve(damped, against - products @ ones)).cpu().numpy()
+    return moved
+
+
+class _Enough(Exception):
+    """What a forward is for has been seen."""
+
+
+def _reads(model: PreTrainedModel, block: Block, kind: str, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Of the real tokens of a batch, what the sublayer's last Linear reads (T, columns), and what is added to what it
+    says (T, hidden): the block's input, or, of a feed-forward, what the attention made of it. No block after it runs."""
+    seen: dict[str, Tensor] = {}
+
+    def input_of(name: str) -> Callable[..., None]:
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen[name] = args[0] if args else kwargs["hidden_states"]
+            if name == "read":
+                raise _Enough
+
+        return note
+
+    def output(module: nn.Module, args: tuple[Any, ...], said: Tensor) -> None:
+        seen["attended"] = said
+
+    last = block.out if kind == "heads" else block.down
+    handles = [
+        block.module.register_forward_pre_hook(input_of("input"), with_kwargs=True),
+        block.up.register_forward_pre_hook(input_of("up"), with_kwargs=True),
+        block.out.register_forward_hook(output),
+        last.register_forward_pre_hook(input_of("read"), with_kwargs=True),
+    ]
+    try:
+        model(**batch.inputs)
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    beside = seen["input"]
+    if kind == "units":
+        beside = beside + seen["attended"] if block.feed_norm is not None else seen["up"]
+    real = batch.inputs["attention_mask"].bool()
+    return seen["read"][real], beside[real]
