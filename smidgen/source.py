@@ -214,7 +214,6 @@ def check_whole(source: Source, task: Task) -> None:
 def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedModel:
     """The model with a head for `task`; on the device `meta` without its weights, after the same checks."""
     import torch
-    from transformers import AutoConfig
 
     quiet()
     name = source.reference
