@@ -65,5 +65,5 @@ def hollow(
             module.__class__ = hollow_kind  # type: ignore[assignment]
     del after.weight
     after.__class__ = Constant  # type: ignore[assignment]
-    whole.then = then  # type: ignore[assignment]
     whole.__class__ = kind
+    whole.then = then  # type: ignore[assignment]

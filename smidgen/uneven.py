@@ -49,14 +49,14 @@ class Uneven:
 
 
 @functools.cache
-def config_class(family: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
+def config_class(family: Any) -> type[PreTrainedConfig]:
     """Of the uneven models of a family whose own config is this."""
     names = {"model_type": PREFIX + family.model_type, "__module__": __name__}
     return type(f"Uneven{family.__name__}", (family,), names)
 
 
 @functools.cache
-def model_class(family: type[PreTrainedModel]) -> type[PreTrainedModel]:
+def model_class(family: Any) -> type[PreTrainedModel]:
     """Of the uneven models that are of this class otherwise."""
     names = {"config_class": config_class(family.config_class), "__module__": __name__}
     return type(f"Uneven{family.__name__}", (Uneven, family), names)

@@ -28,6 +28,7 @@ from smidgen.errors import InputError, ModelError
 from smidgen.source import check_whole, load_model, resolve
 from smidgen.surgery import apply, from_data, replay, to_data
 from smidgen.tasks import Classify
+from smidgen.teacher import online
 from smidgen.uneven import plain
 
 torch.set_num_threads(1)
@@ -221,6 +222,7 @@ def test_pruned_heads_are_read(family: str, tmp_path: Path) -> None:
     check_whole(source, task)
     again = load_model(source, task, 0)
     same(again, model)
+    same(online(source, task, ["logits"], torch.device("cpu")).model, model)
     again.save_pretrained(tmp_path / "new")
     assert "pruned_heads" not in json.loads((tmp_path / "new" / "config.json").read_text())
     same(AutoModelForSequenceClassification.from_pretrained(tmp_path / "new"), model)
