@@ -243,7 +243,7 @@ def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedMo
             use_safetensors=True,
             dtype=torch.float32,
             device_map=device,
-            config=_config(source, task),
+            config=open_config(source, task.config()),
         )
     except Exception as error:
         said = str(error).strip().partition("\n")[0][:200] or type(error).__name__
@@ -260,23 +260,13 @@ def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedMo
     return model
 
 
-def _config(source: Source, task: Task) -> PreTrainedConfig:
-    """The folder's config with what it should say of the task."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(str(source.path), local_files_only=True)
-    config.update(task.config())
-    read_pruned_heads(config)
-    return config
-
-
 def _misfit(source: Source, task: Task) -> str:
     """The first weight of another size than the config says, in a sentence; "" where there is none."""
     import torch
 
     try:
         with torch.device("meta"):
-            model = auto_class(task).from_config(_config(source, task))
+            model = auto_class(task).from_config(open_config(source, task.config()))
     except Exception:
         return ""
     shapes = tensor_shapes(source.path / "model.safetensors")
@@ -290,6 +280,16 @@ def _misfit(source: Source, task: Task) -> str:
 
 def _times(shape: tuple[int, ...] | None) -> str:
     return " x ".join(str(size) for size in shape or ())
+
+
+def open_config(source: Source, settings: Mapping[str, Any] | None = None) -> PreTrainedConfig:
+    """What transformers makes of a folder's config.json with other settings; uneven where heads have been pruned."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(source.path), local_files_only=True)
+    config.update(settings or {})
+    read_pruned_heads(config)
+    return config
 
 
 def auto_class(task: Task) -> Any:
