@@ -109,7 +109,11 @@ class Method(Generic[S]):
     accepts: ClassVar[str] = "float"  # the form of the folder it starts from: float | onnx | int8
     leaves: ClassVar[str] = "float"  # or texts, of a data step
     new_model: ClassVar[bool] = False  # puts a model of its own in the place of the stage's
-    new_tokenizer: ClassVar[bool] = False  # and a tokenizer, made from the texts that the stage trains on
+
+    @property
+    def new_tokenizer(self) -> bool:
+        """Does it make a tokenizer too, from the texts that the stage trains on?"""
+        return False
 
     def faults(self) -> Iterator[str]:
         """What is wrong with the settings: got, wanted."""
