@@ -4,7 +4,7 @@
     words     whole words of the training texts, which need fewer tokens a text
     reduced   a table cut to the student's width by its principal components
 
-All of it follows from the texts and the model alone.
+All of it follows from the texts and the model alone. A student may also keep the tokenizer as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 KINDS = ("teacher", "words")
+FULL = "full"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALIKE = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<mask>"}
 
@@ -49,7 +50,7 @@ def lexicon(
     """The vocabulary of a student.
 
     Args:
-        kind: of KINDS. `teacher`: the pieces of `source` that occur; `words`: words of the texts.
+        kind: `teacher`: the pieces of `source` that occur; `words`: words of the texts; `full`: `source` as it is.
         source, table, pad_id: of the model that the student starts from; (V0, H0), any float.
         corpus: gives the training texts, each time it is called.
         most: the most tokens, the frequent ones first; special tokens and single characters come on top.
@@ -59,6 +60,8 @@ def lexicon(
     if kind == "teacher":
         tokenizer, kept = seen(source, corpus(), most, pad_id)
         rows, pad = table[kept], int(np.searchsorted(kept, pad_id))
+    elif kind == FULL:
+        tokenizer, rows, pad = source, table[: source.get_vocab_size()], pad_id  # a table may be padded
     else:
         tokenizer = words(corpus(), most, lower)
         rows, pad = word_vectors(tokenizer, source, table), SPECIAL.index("[PAD]")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-from smidgen.anatomy import anatomy
+from smidgen.anatomy import anatomy, states
 from smidgen.errors import InputError
 from smidgen.method import Context, one_of
 from smidgen.surgery import choose
 
-RULES = ("uniform", "skip", "first", "last")
+RULES = ("uniform", "skip", "middle", "first", "last")
 Pairing: TypeAlias = str | tuple[tuple[int, int], ...]  # a rule, or pairs of student and teacher block
 
 
@@ -31,13 +31,13 @@ def matched(ctx: Context, method: str, mapping: Pairing) -> tuple[tuple[int, int
     assert ctx.model is not None
     if not ctx.teacher_blocks:
         raise InputError(f"{method}: the teacher's family has no anatomy here. Use distil.logits alone.")
-    return pairs(mapping, len(anatomy(ctx.model).blocks), ctx.teacher_blocks)
+    return pairs(mapping, len(states(ctx.model).layers), ctx.teacher_blocks)
 
 
 def need_equal_widths(ctx: Context, method: str) -> None:
     """Refuse a student whose vectors cannot be compared with the teacher's as they are. Raises InputError."""
     assert ctx.model is not None
-    width = anatomy(ctx.model).hidden_size
+    width = states(ctx.model).hidden_size
     if width != ctx.teacher_width:
         raise InputError(
             f"{method}: the student is {width} wide, the teacher {ctx.teacher_width}; wanted equal widths. Use "
@@ -71,7 +71,9 @@ def pairs(mapping: Pairing, student: int, teacher: int) -> tuple[tuple[int, int]
 
     `uniform`: student block m learns from the end of its share of the teacher, g(m) = (m + 1) * T / S - 1, so the last
     learns from the last (TinyBERT). `skip`: the same spacing, but the last block is left to the logits (BERT-PKD: 6 of
-    12 learn from 1, 3, 5, 7, 9). `first` and `last`: the S first or last blocks of the teacher in order.
+    12 learn from 1, 3, 5, 7, 9). `middle`: from the middle of its share, g(m) = ceil((m + 1/2) * T / S) - 1, so that
+    one block learns from the sixth of 12 (XtremeDistil). `first` and `last`: the S first or last blocks of the teacher
+    in order.
 
     Raises:
         InputError: more student blocks than teacher blocks, or explicit pairs out of range.
@@ -91,4 +93,6 @@ def pairs(mapping: Pairing, student: int, teacher: int) -> tuple[tuple[int, int]
         )
     if mapping == "skip":
         return pairs("uniform", student, teacher)[: max(1, student - 1)]
+    if mapping == "middle":
+        return tuple((m, ((2 * m + 1) * teacher - 1) // (2 * student)) for m in range(student))
     return tuple(enumerate(choose(teacher, student, mapping)))

@@ -119,8 +119,12 @@ class Method(Generic[S]):
     accepts: ClassVar[str] = "float"  # the form of the folder it starts from: float | onnx | int8
     leaves: ClassVar[str] = "float"  # or texts, of a data step
     new_model: ClassVar[bool] = False  # puts a model of its own in the place of the stage's
-    new_tokenizer: ClassVar[bool] = False  # makes a tokenizer from the texts that the stage trains on
     remark: ClassVar[str] = ""  # what one has to know of all that it makes; the plan and the report say it
+
+    @property
+    def new_tokenizer(self) -> bool:
+        """Does it make a tokenizer too, from the texts that the stage trains on?"""
+        return False
 
     def faults(self) -> Iterator[str]:
         """What is wrong with the settings: got, wanted."""

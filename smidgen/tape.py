@@ -13,7 +13,8 @@
     logits                     (B, C), (B, L, C)           or (B, L, 2), start and end, for spans, or (N, V), over the
                                                            vocabulary, at N masked tokens
 
-Blocks count from 0; `block.-1.hidden` is the last block's.
+Blocks count from 0; `block.-1.hidden` is the last block's. A model without heads, as a BiLSTM, which is one block, has
+`embeddings`, `hidden`, `first` and `logits`.
 
 Why hooks: `output_attentions` gives probabilities only, in the model's precision, and makes Hugging Face leave SDPA
 for the slow attention. Here the forward runs as it would without us, and only what is asked is computed, from the
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from smidgen.anatomy import Anatomy, Block, anatomy
+from smidgen.anatomy import Anatomy, Block, States, anatomy, states
 from smidgen.errors import InputError, ModelError, SmidgenError, did_you_mean
 from smidgen.tasks.classify import NO_LABEL
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 PARTS = ("hidden", "first", "query", "key", "value", "scores", "probs")
 WHOLE = ("embeddings", "pooled", "logits")
 SQUARE = ("scores", "probs")  # these grow with the square of the length
+OF_STATES = ("embeddings", "hidden", "first")  # need no more than `smidgen.anatomy.states`
 _NEEDS: dict[str, tuple[str, ...]] = {"first": ("hidden",), **dict.fromkeys(SQUARE, ("query", "key", "input"))}
 _Place = tuple[int, str]  # block, and what of it; what belongs to no block is kept under block -1
 
@@ -147,7 +149,8 @@ class Recording:
     """What `listen` heard in the latest forward. Read it inside the `with` or after it."""
 
     taps: Mapping[str, Tap]
-    parts: Anatomy | None
+    states: States | None  # None where only logits are asked
+    parts: Anatomy | None  # None where nothing is asked that needs it
     at: Tensor | None = None
     kept: dict[_Place, Any] = field(default_factory=dict)
 
@@ -196,6 +199,11 @@ class Recording:
         return self.kept[block, what]
 
     @property
+    def _states(self) -> States:
+        assert self.states is not None
+        return self.states
+
+    @property
     def _parts(self) -> Anatomy:
         assert self.parts is not None
         return self.parts
@@ -212,11 +220,13 @@ def listen(model: PreTrainedModel, taps: Collection[str], at: Tensor | None = No
          (N, V), and the product with the vocabulary is spared at the others.
 
     Raises InputError for a name that is unknown or a block that is not there, ModelError for a family that is unknown
-    or a `pooled` that the model does not have.
+    or has no heads, or a `pooled` that the model does not have.
     """
     read = {name: parse(name) for name in taps}
-    parts = anatomy(model) if any(tap.part != "logits" for tap in read.values()) else None
-    recording = Recording({name: _resolve(name, tap, parts) for name, tap in read.items()}, parts, at)
+    asked = {tap.part for tap in read.values()} - {"logits"}
+    found = states(model) if asked else None
+    parts = anatomy(model) if asked - set(OF_STATES) else None
+    recording = Recording({name: _resolve(name, tap, found, parts) for name, tap in read.items()}, found, parts, at)
     handles = []
     try:
         for place in {place for tap in recording.taps.values() for place in _places(tap)}:
@@ -251,18 +261,16 @@ def hide(scores: Tensor, attention_mask: Tensor | None, window: int | None) -> T
     return scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
 
 
-def _resolve(name: str, tap: Tap, parts: Anatomy | None) -> Tap:
+def _resolve(name: str, tap: Tap, found: States | None, parts: Anatomy | None) -> Tap:
     """Count the block from 0, and refuse what this model does not have."""
-    if parts is None:
-        return tap
-    if tap.part == "pooled" and parts.pooler is None:
+    if tap.part == "pooled" and parts is not None and parts.pooler is None:
         raise ModelError(
             f"tap is 'pooled', but this {parts.family} model makes no pooled vector: give a sentence classifier, or "
             f"ask for 'block.-1.hidden' and take the first token's vector or the mean over the real tokens."
         )
-    if tap.block is None:
+    if tap.block is None or found is None:
         return tap
-    count = len(parts.blocks)
+    count = len(found.layers)
     if not -count <= tap.block < count:
         raise InputError(
             f"tap {name!r} asks for block {tap.block}, but this model has {count} blocks: use 0 to {count - 1}, or "
@@ -292,19 +300,19 @@ def _hook(recording: Recording, place: _Place) -> torch.utils.hooks.RemovableHan
 
     index, what = place
     if what == "input":
-        module = recording._parts.blocks[index].module
-        return module.register_forward_pre_hook(keep_input, with_kwargs=True)
-    return _module(recording._parts, index, what).register_forward_hook(keep_output)
+        return recording._states.layers[index].register_forward_pre_hook(keep_input, with_kwargs=True)
+    return _module(recording, index, what).register_forward_hook(keep_output)
 
 
-def _module(parts: Anatomy, index: int, what: str) -> nn.Module:
+def _module(recording: Recording, index: int, what: str) -> nn.Module:
     """The module whose output is wanted."""
+    if what == "hidden":
+        return recording._states.giver(index)
     if what == "pooled":
-        assert parts.pooler is not None
-        return parts.pooler
-    if what == "hidden" and index == len(parts.blocks) - 1 and parts.norm is not None:
-        return parts.norm
-    return parts.blocks[index].module if what == "hidden" else getattr(parts.blocks[index], what)
+        assert recording._parts.pooler is not None
+        return recording._parts.pooler
+    module: nn.Module = getattr(recording._parts.blocks[index], what)
+    return module
 
 
 def logits_of(outputs: Any) -> Tensor:

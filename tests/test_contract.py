@@ -352,7 +352,7 @@ def test_a_new_model_is_announced(name: str, ran: Any, world: World) -> None:
     """
     ctx = ran(name).ctx
     assert find(name).new_model == (ctx.skeleton is not None)
-    assert find(name).new_tokenizer == (ctx.tokenizer is not None)
+    assert find(name)().new_tokenizer == (ctx.tokenizer is not None)
     if find(name).new_model:
         folder = world.root / f"saved-{name}"
         ctx.model.save_pretrained(folder)

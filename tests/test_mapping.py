@@ -25,6 +25,10 @@ def taught(mapping: str, student: int, teacher: int) -> list[int]:
         ("uniform", 1, 12, [11]),
         ("skip", 6, 12, [1, 3, 5, 7, 9]),  # BERT-PKD, arXiv:1908.09355, section 3.2: {2, 4, 6, 8, 10} counted from 1
         ("skip", 1, 12, [11]),  # one block has nothing to leave out
+        ("middle", 1, 12, [5]),  # XtremeDistil, arXiv:2004.05686: the sixth of 12, --teacher_layer=-7 in its code
+        ("middle", 1, 4, [1]),
+        ("middle", 2, 12, [2, 8]),
+        ("middle", 3, 3, [0, 1, 2]),
         ("first", 3, 12, [0, 1, 2]),
         ("last", 3, 12, [9, 10, 11]),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ def test_hidden_is_a_mean_over_real_tokens_and_pairs() -> None:
     one, other = student[mask == 1], teacher[mask == 1]
     cosines = (one * other).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
     for kind, expected in (("mse", ((one - other) ** 2).mean()), ("cosine", (1 - cosines).mean())):
-        state = Projections(names, 6, 0)
+        state = Projections(names, [torch.nn.Identity()] * 2)
         terms = Hidden(loss_kind=kind, weight=3.0).loss(state, hidden_tape(student, teacher, mask, names))
         assert list(terms) == ["block.0.hidden", "block.1.hidden"]
         assert sum(terms.values()).item() == pytest.approx(3 * expected, rel=1e-5)
@@ -189,15 +190,38 @@ def test_hidden_distances_are_one_a_token() -> None:
     assert cosine(student, -student).numpy() == pytest.approx(2)
 
 
+def xtremedistil(h: np.ndarray, z: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> float:
+    """KL of one token by the formula: h (H,), z (H',), weight (H', H), bias (H',)."""
+    projected = [sum(w * x for w, x in zip(row, h, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
+    shaped = [x * (1 + math.erf(x / math.sqrt(2))) / 2 for x in projected]
+    there, here = (np.exp(v) / np.exp(v).sum() for v in (np.array(z), np.array(shaped)))
+    return float(sum(p * math.log(p / q) for p, q in zip(there, here, strict=True)))
+
+
+def test_kl_is_between_softmaxes_over_the_width_whatever_the_padding() -> None:
+    student, teacher = DRAW.normal(size=(2, 4, 6)), DRAW.normal(0, 2, size=(2, 4, 9))
+    method, name, lengths = Hidden(loss_kind="kl", weight=3.0), ("block.0.hidden", "block.1.hidden"), (3, 2)
+    torch.manual_seed(0)
+    state = Projections([name], [method._projection(6, 9)])
+    weight, bias = (p.detach().double().numpy() for p in state.parameters())
+    tokens = [(b, i) for b, length in enumerate(lengths) for i in range(length)]
+    expected = 3 * sum(xtremedistil(student[b, i], teacher[b, i], weight, bias) for b, i in tokens) / len(tokens)
+    for width in (3, 4):
+        mask = (np.arange(width) < np.array(lengths)[:, None]).astype(int)
+        here, there = student[:, :width].copy(), teacher[:, :width].copy()
+        here[mask == 0], there[mask == 0] = 1e3, 0  # what padding holds is of no account
+        loss = method.loss(state, hidden_tape(here, there, mask, [name]))["block.0.hidden"]
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in state.parameters())
+
+
 def test_projections_carry_the_student_into_the_teachers_width() -> None:
-    names = [("block.0.hidden", "block.1.hidden"), ("block.1.hidden", "block.3.hidden")]
-    state = Projections(names, 6, 10)
     hidden = torch.randn(2, 3, 6)
-    for i in range(2):
-        assert torch.equal(state.project(i, hidden), hidden @ state.maps[i].weight.T)
-    assert not torch.equal(state.maps[0].weight, state.maps[1].weight)
-    assert torch.equal(Projections(names, 6, 6).project(0, hidden), hidden)  # square: starts as the identity
-    assert Projections(names, 6, 0).project(1, hidden) is hidden
+    wide = Hidden()._projection(6, 10)
+    assert torch.equal(wide(hidden), hidden @ wide.weight.T)
+    assert torch.equal(Hidden(projection="always")._projection(6, 6)(hidden), hidden)  # square: starts as the identity
+    assert Hidden()._projection(6, 6)(hidden) is hidden
 
 
 def context(blocks: int = 2, teacher_blocks: int = 4, teacher_width: int = 32) -> Context:
@@ -210,6 +234,7 @@ def context(blocks: int = 2, teacher_blocks: int = 4, teacher_width: int = 32) -
     [
         ("uniform", ["block.1.hidden", "block.3.hidden"]),
         ("skip", ["block.1.hidden"]),
+        ("middle", ["block.0.hidden", "block.2.hidden"]),
         ("first", ["block.0.hidden", "block.1.hidden"]),
         ("last", ["block.2.hidden", "block.3.hidden"]),
         (((0, 3), (-1, -1)), ["block.3.hidden"]),
@@ -236,11 +261,14 @@ def test_mappings_of_the_papers() -> None:
 
 
 def test_a_projection_where_the_widths_differ_or_where_it_is_asked_for() -> None:
-    assert len(Hidden().begin(context()).maps) == 0
-    assert len(Hidden().begin(context(teacher_width=48)).maps) == 2
-    assert len(Hidden(projection="always").begin(context()).maps) == 2
-    one, other = (Hidden().begin(context(teacher_width=48)).maps[0].weight for _ in range(2))
-    assert torch.equal(one, other)  # they follow from the seed
+    assert list(Hidden().begin(context()).parameters()) == []
+    kinds = ((Hidden(), 48, 2), (Hidden(projection="always"), 32, 2), (Hidden(loss_kind="kl"), 32, 4))
+    for method, width, weights in kinds:
+        one, other = (list(method.begin(context(teacher_width=width)).parameters()) for _ in range(2))
+        assert len(one) == weights
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))  # they follow from the seed
+    first, second = Hidden().begin(context(teacher_width=48)).parameters()
+    assert not torch.equal(first, second)
 
 
 def test_a_teacher_without_anatomy_is_refused() -> None:

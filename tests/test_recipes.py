@@ -60,10 +60,12 @@ def test_a_recipe_runs(name: str, tmp_path: Path) -> None:
     assert all(a["label"] in ("bad", "good") for a in smidgen.load(last.path).predict(["a good film", "bad"]))
 
 
-def test_the_tagger_of_words_and_characters(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cnn-lstm-tagger", "xtremedistil"])
+def test_a_recipe_tags(name: str, tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", rows_of(60, 0))
-    recipe = small(read_recipe("cnn-lstm-tagger", str(model_folder(tmp_path / "model")), Files(train)))
-    done = run(plan(recipe), tmp_path / "stages")
+    bare = write(tmp_path / "bare.jsonl", [{"tokens": row["tokens"]} for row in rows_of(30, 1)])
+    recipe = read_recipe(name, str(model_folder(tmp_path / "model")), Files(train, unlabeled=bare))
+    done = run(plan(replace(small(recipe), task="tag")), tmp_path / "stages")
     found = smidgen.load(done[-1].artefact.path).predict(["so the zadig quix was here", "it was"])
     assert len(found) == 2 and all({"entity_group", "score", "word"} <= set(e) for text in found for e in text)
 

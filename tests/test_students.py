@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,28 +17,36 @@ from tiny import FAMILIES, PAD
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from smidgen.anatomy import anatomy
+from smidgen.anatomy import anatomy, states
 from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.lexicon import SPECIAL, components, count, lexicon, reduced, seen, spellings, word_vectors, words
 from smidgen.method import Context
+from smidgen.methods.distil.attention import Attention
+from smidgen.methods.distil.feature_maps import FeatureMaps
+from smidgen.methods.distil.hidden import Hidden
+from smidgen.methods.distil.relations import Relations
 from smidgen.methods.export.onnx import difference, export
+from smidgen.methods.prune.layers import Layers
 from smidgen.methods.student.bilstm import Bilstm
 from smidgen.methods.student.cnn import Cnn
 from smidgen.methods.student.mobile import Mobile
 from smidgen.methods.student.narrow import Narrow
 from smidgen.methods.student.static import Static, first_scores
+from smidgen.methods.tune.freeze import Freeze
 from smidgen.planner import Plan, plan
 from smidgen.recipe import load
 from smidgen.runner import Done, run
 from smidgen.runtime import load as load_runtime
-from smidgen.source import load_model, resolve, takes_types
+from smidgen.source import load_model, resolve, takes_types, tensor_shapes
 from smidgen.students._parts import BiLstm
 from smidgen.students.cnn import Convolutions
 from smidgen.students.siamese import apart
+from smidgen.tape import listen
 from smidgen.tasks.classify import Classify
 
 VOCAB = 60
+TASK = Classify(LABELS)
 TEXTS, TAGS = AutoModelForSequenceClassification, AutoModelForTokenClassification
 SHAPES: list[tuple[Any, str, dict[str, Any]]] = [
     (TEXTS, "bilstm", {}),
@@ -184,7 +193,7 @@ def test_convolutions_are_those_of_torch() -> None:
         theirs.weight.data = linear.weight.data.view(4, width, 6).transpose(1, 2)
         theirs.bias.data = linear.bias.data
         found.append(theirs(values.transpose(1, 2)).transpose(1, 2))
-    torch.testing.assert_close(ours(values), torch.cat(found, -1))
+    torch.testing.assert_close(ours(values), torch.cat(found, -1).relu())
 
 
 def test_static_is_a_weighted_mean() -> None:
@@ -233,6 +242,99 @@ def test_a_second_text_that_is_not_there_is_one_token_at_any_length(pooling: str
         ids = torch.nn.functional.pad(text, (0, length - 3))
         found = model(ids, (ids != 0).long(), torch.zeros_like(ids)).logits
         torch.testing.assert_close(found, wanted)
+
+
+# The states of their tokens.
+
+WITH_STATES = [shape for shape in SHAPES if shape[1] not in ("siamese", "static")]
+STATES = pytest.mark.parametrize(("auto", "kind", "shape"), WITH_STATES, ids=lambda v: getattr(v, "__name__", str(v)))
+
+
+def heard(model: Any, given: dict[str, torch.Tensor], *taps: str) -> dict[str, torch.Tensor]:
+    with torch.no_grad(), listen(model, taps) as recording:
+        outputs = model(**given)
+    return recording.read(outputs, given["attention_mask"])
+
+
+@STATES
+def test_states_are_what_the_head_reads_whatever_the_padding(auto: Any, kind: str, shape: dict[str, Any]) -> None:
+    model, lengths = tiny(auto, kind, shape), [5, 1, 9]
+    given = inputs(model, lengths, 9)
+    found = heard(model, given, "block.0.hidden", "block.-1.first", "embeddings", "logits")
+    where, real = states(model), given["attention_mask"].bool()
+    hidden = found["block.0.hidden"]
+    assert hidden.shape == (3, 9, where.hidden_size) and found["embeddings"].shape == (3, 9, where.input_size)
+    assert torch.equal(found["block.-1.first"], hidden[:, 0])
+    if auto is TAGS:
+        torch.testing.assert_close(model.classifier(hidden)[real], found["logits"][real])
+    elif kind == "cnn" or shape.get("pooling") == "max":
+        text = hidden.masked_fill(~real.unsqueeze(-1), -1).amax(1)
+        torch.testing.assert_close(model.classifier(text), found["logits"])
+    wide = heard(model, inputs(model, lengths, 100), "block.0.hidden")["block.0.hidden"]
+    torch.testing.assert_close(wide[:, :9][real], hidden[real], rtol=0, atol=1e-6)
+
+
+@STATES
+def test_they_thaw_from_the_head_to_the_embeddings(auto: Any, kind: str, shape: dict[str, Any]) -> None:
+    model = tiny(auto, kind, shape)
+    freeze = Freeze(blocks="all", thaw="top_down")
+    state = freeze.begin(Context(Path(), Path(), TASK, (), 0, model))
+    kinds = {"classifier": 0, "attention": 0, "lstm": 1, "filters": 1}
+    for t in (0, 1, 2):
+        freeze.step(state, t / 3)
+        for name, parameter in model.named_parameters():
+            parts = [kinds[part] for part in name.split(".") if part in kinds and "convolution" not in name]
+            assert parameter.requires_grad == (t >= (parts[0] if parts else 2)), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "tap", "error", "says"),
+    [
+        (
+            "bilstm",
+            "block.0.scores",
+            ModelError,
+            "model_type is 'smidgen-bilstm', which smidgen cannot take apart: its tokens have states, but there are no "
+            "heads and no feed-forwards. Use what asks for states or logits, as distil.hidden and distil.logits do",
+        ),
+        ("bilstm", "pooled", ModelError, "model_type is 'smidgen-bilstm', which smidgen cannot take apart: its tokens"),
+        ("cnn", "block.1.hidden", InputError, "asks for block 1, but this model has 1 blocks: use 0 to 0, or -1 to -1"),
+        (
+            "siamese",
+            "block.0.hidden",
+            ModelError,
+            "model_type is 'smidgen-siamese': smidgen knows no states of its tok",
+        ),
+        ("static", "embeddings", ModelError, "smidgen-cnn-lstm, xlm-roberta, or ask for the logits alone."),
+    ],
+)
+def test_what_they_do_not_have_is_refused(kind: str, tap: str, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=re.escape(says)), listen(tiny(TEXTS, kind, {}), [tap]):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "says"),
+    [
+        (Attention(), ModelError, "cannot take apart: its tokens have states, but there are no heads"),
+        (Relations(), ModelError, "cannot take apart: its tokens have states, but there are no heads"),
+        (Layers(keep=1), ModelError, "cannot take apart: its tokens have states, but there are no heads"),
+        (Hidden(mapping=((1, 0),)), InputError, "[[1, 0]] does not fit a student of 1 and a teacher of 4 blocks"),
+        (FeatureMaps(), InputError, "the student is 20 wide, the teacher 32; wanted equal widths. Use distil.hidden"),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_objectives_say_what_a_bilstm_lacks(method: Any, error: type[Exception], says: str) -> None:
+    ctx = Context(Path(), Path(), TASK, (), 0, tiny(TEXTS, "bilstm", {}), 4, 32, 4)
+    with pytest.raises(error, match=re.escape(says)):
+        method.begin(ctx)
+
+
+def test_each_state_has_a_projection_of_its_own_width() -> None:
+    ctx = Context(Path(), Path(), TASK, (), 0, tiny(TEXTS, "bilstm", {}), 4, 32, 4)
+    state = Hidden(mapping="middle", embeddings=True).begin(ctx)
+    assert state.names == [("embeddings", "embeddings"), ("block.0.hidden", "block.1.hidden")]
+    assert [tuple(p.shape) for p in state.parameters()] == [(32, 16), (32, 20)]
 
 
 # Vectors.
@@ -368,15 +470,15 @@ def test_spellings_number_the_characters() -> None:
 def test_a_lexicon_has_a_vector_a_count_and_a_pad() -> None:
     source = trained("BPE")
     table = np.random.default_rng(0).normal(size=(source.get_vocab_size(), 6)).astype(np.float32)
-    for kind in ("teacher", "words"):
-        found = lexicon(kind, source, table, source.token_to_id("<pad>"), lambda: CORPUS, 1000, 4)
+    padded = np.concatenate([table, np.full((3, 6), 9, np.float32)])  # as some models have it, for speed
+    for kind in ("teacher", "words", "full"):
+        found = lexicon(kind, source, padded, source.token_to_id("<pad>"), lambda: CORPUS, 1000, 4)
         assert found.table.shape == (found.tokenizer.get_vocab_size(), 4) and len(found.counts) == len(found.table)
-        assert found.tokenizer.id_to_token(found.pad_id) == ("<pad>" if kind == "teacher" else "[PAD]")
+        assert found.tokenizer.id_to_token(found.pad_id) == ("[PAD]" if kind == "words" else "<pad>")
+    assert found.tokenizer.to_str() == source.to_str() and np.array_equal(found.table, reduced(table, 4))
 
 
 # Through the methods.
-
-TASK = Classify(LABELS)
 
 
 def context(folder: Path, pairs: bool = False, task: Classify = TASK) -> Context:
@@ -601,6 +703,33 @@ def test_objectives_on_tokens_are_refused(tiny_classifier: Path, tiny_data: dict
         planned(tiny_classifier, tiny_data, student("student.cnn") | {"teacher": "model"}, later)
 
 
+@pytest.mark.parametrize("kind", ["bilstm", "cnn", "cnn_lstm"])
+def test_a_student_with_the_teachers_tokens_learns_its_states(
+    kind: str, tiny_classifier: Path, tiny_data: dict[str, str], tmp_path: Path
+) -> None:
+    first = student(f"student.{kind}", embedding=8, vocabulary="full") | {"teacher": "model", "data": "unlabeled"}
+    first["methods"]["distil.hidden"] = {"loss_kind": "kl", "mapping": "middle"}
+    del first["methods"]["distil.logits"]
+    later = {"name": "later", "teacher": "model", "methods": {"distil.hidden": {"mapping": "last"}}}
+    short = TRAIN | {"epochs": 2}
+    made = planned(tiny_classifier, tiny_data, first | {"train": short}, later | {"train": short})
+    done = run(made, tmp_path)[0]
+    entries = done.artefact.record["history"]["entries"]
+    assert set(entries[-1]["terms"]) == {"distil.hidden.block.0.hidden"} and entries[-1]["loss"] < entries[0]["loss"]
+    found, teacher = resolve(str(done.artefact.path)), resolve(str(tiny_classifier))
+    assert found.tokenizer_id == teacher.tokenizer_id
+    assert not any("maps" in name for name in tensor_shapes(done.artefact.path / "model.safetensors"))
+    given = AutoTokenizer.from_pretrained(done.artefact.path)("a good film", return_tensors="pt")
+    assert given["input_ids"].tolist() == [
+        Tokenizer.from_file(str(teacher.path / "tokenizer.json")).encode("a good film").ids
+    ]
+    assert TEXTS.from_pretrained(done.artefact.path)(**given).logits.shape == (1, 2)
+    other = planned(tiny_classifier, tiny_data, {"name": "s", "methods": {f"student.{kind}": {"vocabulary": "full"}}})
+    fewer = {"train": tiny_data["dev"], "dev": tiny_data["train"]}
+    again = planned(tiny_classifier, fewer, {"name": "s", "methods": {f"student.{kind}": {"vocabulary": "full"}}})
+    assert other.stages[0].id == again.stages[0].id, "nothing of it comes from the texts"
+
+
 def test_two_students_in_a_stage_are_refused(tiny_classifier: Path, tiny_data: dict[str, str]) -> None:
     both = {"name": "s", "methods": {"student.cnn": {}, "student.static": {}}}
     with pytest.raises(RecipeError, match=r"student\.cnn and student\.static each make a model\. Give each a stage"):
@@ -610,7 +739,9 @@ def test_two_students_in_a_stage_are_refused(tiny_classifier: Path, tiny_data: d
 def test_what_needs_blocks_says_so(made: list[Done], tiny_data: dict[str, str], tmp_path: Path) -> None:
     folder = made[1].artefact.path
     cut = {"name": "cut", "methods": {"prune.layers": {"keep": 1}}}
-    with pytest.raises(ModelError, match=r"model_type is 'smidgen-bilstm', which smidgen cannot take apart"):
+    with pytest.raises(
+        ModelError, match=r"model_type is 'smidgen-bilstm', which smidgen cannot take apart: its tokens have"
+    ):
         run(planned(folder, tiny_data, cut), tmp_path)
 
 

@@ -1,7 +1,8 @@
 """Where the parts of a model are: methods speak of heads, widths and blocks, never of a family's attributes.
 
 One file per family beside this one. A file declares `model_types`, the names that a Hugging Face config may have for
-it, and `parts(model) -> Anatomy`. Adding a family is adding a file. Nothing here imports torch before `anatomy` runs.
+it, and `parts(model) -> Anatomy`, or, where tokens have states and there is nothing to take apart, as in an LSTM,
+`states(model) -> States`. Adding a family is adding a file. Nothing here imports torch before one of these runs.
 """
 
 from __future__ import annotations
@@ -12,13 +13,24 @@ import pkgutil
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from smidgen.anatomy._parts import Anatomy, Block
+from smidgen.anatomy._parts import Anatomy, Block, States
 from smidgen.errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["PREFIX", "Anatomy", "Block", "anatomy", "families", "plain_type", "supported"]
+__all__ = [
+    "PREFIX",
+    "Anatomy",
+    "Block",
+    "States",
+    "anatomy",
+    "families",
+    "has_states",
+    "plain_type",
+    "states",
+    "supported",
+]
 
 PREFIX = "smidgen-"  # before the family's own model_type, where a plain config cannot describe the model
 
@@ -33,7 +45,7 @@ def _files() -> dict[str, ModuleType]:
 
 def families() -> tuple[str, ...]:
     """Every model type that can be taken apart, sorted."""
-    return tuple(sorted(_files()))
+    return tuple(sorted(model_type for model_type, module in _files().items() if hasattr(module, "parts")))
 
 
 def plain_type(model_type: str) -> str:
@@ -44,7 +56,28 @@ def plain_type(model_type: str) -> str:
 
 def supported(model_type: str) -> bool:
     """Whether models whose config says this `model_type` can be taken apart."""
+    return plain_type(model_type) in families()
+
+
+def has_states(model_type: str) -> bool:
+    """Whether the states of their tokens are known, which is less."""
     return plain_type(model_type) in _files()
+
+
+def states(model: PreTrainedModel) -> States:
+    """Where the states of a model's tokens are. Read it again after each Edit.
+
+    Raises ModelError when they are not known.
+    """
+    model_type = plain_type(model.config.model_type)
+    if not has_states(model_type):
+        raise ModelError(
+            f"model_type is {model_type!r}: smidgen knows no states of its tokens.{did_you_mean(model_type, _files())} "
+            f"Give a model of one of {', '.join(sorted(_files()))}, or ask for the logits alone."
+        )
+    module = _files()[model_type]
+    found: States = module.states(model) if hasattr(module, "states") else module.parts(model).states
+    return found
 
 
 def anatomy(model: PreTrainedModel) -> Anatomy:
@@ -53,6 +86,12 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     Raises ModelError when the family is not known.
     """
     model_type = plain_type(model.config.model_type)
+    if has_states(model_type) and not supported(model_type):
+        raise ModelError(
+            f"model_type is {model_type!r}, which smidgen cannot take apart: its tokens have states, but there are no "
+            "heads and no feed-forwards. Use what asks for states or logits, as distil.hidden and distil.logits do, or "
+            f"give a model of one of {', '.join(families())}."
+        )
     if not supported(model_type):
         raise ModelError(
             f"model_type is {model_type!r}, which smidgen cannot take apart.{did_you_mean(model_type, families())} "

@@ -72,6 +72,26 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
+class States:
+    """Where the states of a model's tokens are: all that its taps, but those of heads, and its thawing have to know.
+
+    The modules are the model's own. Of the body, what is neither in a layer nor above them is below.
+    """
+
+    family: str
+    body: nn.Module  # all but what makes the logits
+    layers: tuple[nn.Module, ...]  # in order; each gives a state a token, (B, L, hidden_size)
+    hidden_size: int
+    input_size: int  # width of what the first layer gets
+    above: tuple[nn.Module, ...] = ()  # of the body, above the last layer
+    norm: nn.Module | None = None  # one of these: what gives the last layer's state in its place
+
+    def giver(self, index: int) -> nn.Module:
+        """The module whose output is the state that layer `index`, from 0, leaves."""
+        return self.norm if self.norm is not None and index == len(self.layers) - 1 else self.layers[index]
+
+
+@dataclass(frozen=True, eq=False)
 class Anatomy:
     """Where the parts of one model are. The modules are the model's own, not copies.
 
@@ -90,6 +110,18 @@ class Anatomy:
     norm: nn.Module | None = None  # a norm between the last block and `last_hidden_state`
     pinned: tuple[int, ...] = ()  # blocks that cannot be dropped or moved
     width_key: str = "intermediate_size"  # the config's word for the width of the feed-forward
+
+    @property
+    def states(self) -> States:
+        return States(
+            family=self.family,
+            body=self.body,
+            layers=tuple(block.module for block in self.blocks),
+            hidden_size=self.hidden_size,
+            input_size=self.hidden_size,
+            above=tuple(module for module in (self.pooler, self.norm) if module is not None),
+            norm=self.norm,
+        )
 
 
 def last_linear(model: PreTrainedModel) -> nn.Module | None:

@@ -16,7 +16,7 @@ from smidgen.students._parts import Student, head, ones
 
 
 class Convolutions(nn.Module):
-    """Parallel convolutions of several widths, padded with zeros: (B, L, E) -> (B, L, channels * widths)."""
+    """Parallel convolutions of several widths, padded with zeros, then ReLU: (B, L, E) -> (B, L, channels * widths)."""
 
     def __init__(self, size: int, widths: tuple[int, ...], channels: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Convolutions(nn.Module):
         for width, filter_ in zip(self.widths, self.filters, strict=True):
             start = (before - (width - 1) // 2) * self.size
             found.append(filter_(windows[..., start : start + width * self.size]))
-        return torch.cat(found, -1)
+        return torch.cat(found, -1).relu()
 
 
 class CnnForSequenceClassification(Student):
@@ -54,7 +54,7 @@ class CnnForSequenceClassification(Student):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SequenceClassifierOutput:
         values = self.dropout(self.word_embeddings(input_ids))
         real = ones(input_ids, attention_mask).unsqueeze(-1).to(values.dtype)
-        found = self.body(values * real).relu()
+        found = self.body(values * real)
         return SequenceClassifierOutput(logits=self.classifier((found * real).amax(1)))
 
 

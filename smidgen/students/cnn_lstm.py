@@ -42,7 +42,7 @@ class Speller(nn.Module):
     def spelt(self, spellings: Tensor) -> Tensor:
         """Character ids to one vector a token: (N, longest) -> (N, channels)."""
         real = (spellings != 0).unsqueeze(-1).to(self.characters.weight.dtype)
-        found = self.convolution(self.characters(spellings) * real).relu()
+        found = self.convolution(self.characters(spellings) * real)
         return (found * real).amax(1)
 
 

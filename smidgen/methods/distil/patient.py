@@ -20,7 +20,7 @@ from typing import ClassVar, final
 import torch.nn.functional as F
 from torch import Tensor
 
-from smidgen.anatomy import anatomy
+from smidgen.anatomy import states
 from smidgen.errors import NoEffect
 from smidgen.mapping import mapping_faults, matched, need_equal_widths
 from smidgen.method import Context, Method, Needs, above
@@ -45,7 +45,7 @@ class Patient(Method[list[tuple[str, str]]]):
         need_equal_widths(ctx, "distil.patient")
         if isinstance(self.mapping, str):
             assert ctx.model is not None
-            last = len(anatomy(ctx.model).blocks) - 1
+            last = len(states(ctx.model).layers) - 1
             pairs = tuple((s, t) for s, t in pairs if s != last)
         if not pairs:
             raise NoEffect(

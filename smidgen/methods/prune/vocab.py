@@ -20,7 +20,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, final
 
 from smidgen.edits.keep_vocab import KeepVocab, fixed, special_ids
 from smidgen.errors import InputError, NoEffect
@@ -41,7 +41,9 @@ class Vocab(Method[tuple["Tokenizer", "Tokenizer"]]):
     least: int = 1  # times that a token occurs in the texts of the stage, to stay
     characters: str = "all"  # single characters that stay: all | seen, those of the texts; of BPE all stay
 
-    new_tokenizer: ClassVar[bool] = True
+    @property
+    def new_tokenizer(self) -> bool:
+        return True
 
     def faults(self) -> Iterator[str]:
         yield from at_least("least", self.least, 0)

@@ -7,9 +7,11 @@ Idea       x_t the token embeddings, h = BiLSTM(x), z = W relu(V [h_L ahead; h_1
            of the model that the stage starts from, of the tokens that are kept, centred and cut to the width by its SVD
            (Mukherjee and Awadallah 2020, arXiv:2004.05686).
 Takes      A float model of any family, for its table and tokenizer, and the texts that the stage trains on, for the
-           vocabulary: `teacher`, the pieces of that tokenizer that occur, or `words`, which are fewer a text.
+           vocabulary: `teacher`, the pieces of that tokenizer that occur, or `words`, which are fewer a text. `full`
+           keeps the tokenizer, so that tokens compare with the teacher's.
 Leaves     A BiLSTM of its own family, `smidgen-bilstm` (`smidgen-siamese` for pairs), with its own tokenizer.
-Beside     distil.logits with loss_kind mse, from the same stage on, and many unlabelled texts.
+Beside     distil.logits with loss_kind mse, from the same stage on, and many unlabelled texts. With `vocabulary: full`,
+           and `siamese: false` for pairs, distil.hidden before it.
 Fails      Trained on a few hundred labels alone it is worse than TF-IDF. Beyond the cost of two or three Transformer
            blocks those are better.
 """
@@ -20,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from smidgen.lexicon import KINDS
+from smidgen.lexicon import FULL, KINDS
 from smidgen.making import LARGEST, MOST, grow, vocabulary
 from smidgen.method import Context, Method, between, one_of, share
 
@@ -36,11 +38,14 @@ class Bilstm(Method[None]):
     pooling: str = "last"  # last | attention | max
     siamese: bool = True  # read the two texts of a pair apart; false = as one sequence
     dropout: float = 0.1
-    vocabulary: str = "teacher"  # teacher = pieces of the source's tokenizer that occur | words
-    vocabulary_size: int = 30_000  # the most frequent so many
+    vocabulary: str = "teacher"  # teacher = its pieces that occur | words | full = all of its pieces
+    vocabulary_size: int = 30_000  # the most frequent so many; not of full
 
     new_model: ClassVar[bool] = True
-    new_tokenizer: ClassVar[bool] = True
+
+    @property
+    def new_tokenizer(self) -> bool:
+        return self.vocabulary != FULL
 
     def faults(self) -> Iterator[str]:
         yield from between("embedding", self.embedding, 1, LARGEST)
@@ -48,7 +53,7 @@ class Bilstm(Method[None]):
         yield from between("hidden", self.hidden, 0, LARGEST)
         yield from one_of("pooling", self.pooling, POOLINGS)
         yield from share("dropout", self.dropout)
-        yield from one_of("vocabulary", self.vocabulary, KINDS)
+        yield from one_of("vocabulary", self.vocabulary, (*KINDS, FULL))
         yield from between("vocabulary_size", self.vocabulary_size, 1, MOST)
 
     def begin(self, ctx: Context) -> None:

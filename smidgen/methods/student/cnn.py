@@ -3,7 +3,7 @@
 Idea       c_t = relu(W [x_(t-k); ...; x_(t+k)]) for windows of several widths, z = V max_t c_t: Kim 2014,
            arXiv:1408.5882. Embeddings as in student.bilstm.
 Takes      A float model of any family, for its table and tokenizer, and the texts that the stage trains on, for the
-           vocabulary. Single texts; a pair is read as one sequence.
+           vocabulary, see student.bilstm. Single texts; a pair is read as one sequence.
 Leaves     A network of its own family, `smidgen-cnn`, with its own tokenizer. Its products quantise like any other.
 Beside     distil.logits with loss_kind mse, and many unlabelled texts.
 Fails      What hangs on words further apart than the widest window is out of its sight; so are pairs.
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from smidgen.lexicon import KINDS
+from smidgen.lexicon import FULL, KINDS
 from smidgen.making import LARGEST, MOST, grow, vocabulary
 from smidgen.method import Context, Method, between, one_of, share
 
@@ -30,11 +30,14 @@ class Cnn(Method[None]):
     channels: int = 100  # of each convolution
     hidden: int = 0  # of a ReLU layer before the classes; 0 = none
     dropout: float = 0.1
-    vocabulary: str = "teacher"  # teacher = pieces of the source's tokenizer that occur | words
-    vocabulary_size: int = 30_000  # the most frequent so many
+    vocabulary: str = "teacher"  # teacher = its pieces that occur | words | full = all of its pieces
+    vocabulary_size: int = 30_000  # the most frequent so many; not of full
 
     new_model: ClassVar[bool] = True
-    new_tokenizer: ClassVar[bool] = True
+
+    @property
+    def new_tokenizer(self) -> bool:
+        return self.vocabulary != FULL
 
     def faults(self) -> Iterator[str]:
         yield from between("embedding", self.embedding, 1, LARGEST)
@@ -43,7 +46,7 @@ class Cnn(Method[None]):
         yield from between("channels", self.channels, 1, LARGEST)
         yield from between("hidden", self.hidden, 0, LARGEST)
         yield from share("dropout", self.dropout)
-        yield from one_of("vocabulary", self.vocabulary, KINDS)
+        yield from one_of("vocabulary", self.vocabulary, (*KINDS, FULL))
         yield from between("vocabulary_size", self.vocabulary_size, 1, MOST)
 
     def begin(self, ctx: Context) -> None:

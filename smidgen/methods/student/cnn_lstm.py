@@ -4,7 +4,7 @@ Idea       x_t = [e_t; max_j relu(W [c_(j-1); c_j; c_(j+1)])] with the word's ve
            h = BiLSTM(x), z_t = V h_t (Ma and Hovy 2016, arXiv:1603.01354; as a student of BERT: Izsak et al. 2019,
            arXiv:1910.06294). Word vectors as in student.bilstm, characters are learned.
 Takes      A float model of any family, for its table and tokenizer, and the texts that the stage trains on, for the
-           vocabulary. Tags, or classes, which are read from the last states.
+           vocabulary, see student.bilstm. Tags, or classes, which are read from the last states.
 Leaves     A tagger of its own family, `smidgen-cnn-lstm`, with its own tokenizer. In its graph the character network is
            folded into the table of tokens.
 Beside     distil.logits, whose teacher may cut words otherwise: tags are compared word by word.
@@ -21,7 +21,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 import torch
 
-from smidgen.lexicon import KINDS, spellings
+from smidgen.lexicon import FULL, KINDS, spellings
 from smidgen.making import LARGEST, MOST, grow, vocabulary
 from smidgen.method import Context, Method, between, one_of, share
 
@@ -36,19 +36,22 @@ class CnnLstm(Method[None]):
     channels: int = 30  # of the convolution over three characters
     longest: int = 12  # characters of a token that are looked at
     dropout: float = 0.3
-    vocabulary: str = "words"  # teacher = pieces of the source's tokenizer that occur | words
-    vocabulary_size: int = 30_000  # the most frequent so many
+    vocabulary: str = "words"  # teacher = its pieces that occur | words | full = all of its pieces
+    vocabulary_size: int = 30_000  # the most frequent so many; not of full
     lower: bool = False  # lower-case the words; names are told by their capitals
 
     new_model: ClassVar[bool] = True
-    new_tokenizer: ClassVar[bool] = True
+
+    @property
+    def new_tokenizer(self) -> bool:
+        return self.vocabulary != FULL
 
     def faults(self) -> Iterator[str]:
         for name in ("embedding", "width", "character", "channels", "longest"):
             yield from between(name, getattr(self, name), 1, LARGEST)
         yield from between("hidden", self.hidden, 0, LARGEST)
         yield from share("dropout", self.dropout)
-        yield from one_of("vocabulary", self.vocabulary, KINDS)
+        yield from one_of("vocabulary", self.vocabulary, (*KINDS, FULL))
         yield from between("vocabulary_size", self.vocabulary_size, 1, MOST)
 
     def begin(self, ctx: Context) -> None:

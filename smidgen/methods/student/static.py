@@ -37,7 +37,10 @@ class Static(Method[None]):
     vocabulary_size: int = 30_000  # the most frequent so many
 
     new_model: ClassVar[bool] = True
-    new_tokenizer: ClassVar[bool] = True
+
+    @property
+    def new_tokenizer(self) -> bool:
+        return True
 
     def faults(self) -> Iterator[str]:
         yield from between("embedding", self.embedding, 1, LARGEST)

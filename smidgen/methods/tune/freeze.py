@@ -7,8 +7,9 @@ Idea       Train the top alone, then the top and the block below it, and so on: 
 Takes      A float model, and another method with a loss in the same stage; after prune.layers if that is in it too.
 Leaves     The same model; what stayed frozen is the same to the bit.
 Beside     tune.full and every distil.*. MobileBERT's progressive transfer: one stage a block, freezing those below.
-Fails      A linear schedule leaves little of the learning rate to what thaws last: take `schedule: constant`. A model
-           of no known family is grouped by its children in order: the first is the embeddings, the last the head.
+Fails      A linear schedule leaves little of the learning rate to what thaws last: take `schedule: constant`. A BiLSTM
+           is one block. A model of whose tokens no states are known is grouped by its children in order: the first is
+           the embeddings, the last the head.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from torch import nn
 
-from smidgen.anatomy import anatomy, supported
+from smidgen.anatomy import has_states, states
 from smidgen.errors import InputError, NoEffect
 from smidgen.method import Context, Method, Needs, one_of
 
@@ -44,6 +45,7 @@ class Freeze(Method[Frozen]):
     head: bool = False  # and what else is above the blocks: pooler, last norm
     thaw: str = "none"  # none | top_down: head, blocks from the last to the first, embeddings, in equal shares
 
+    version: ClassVar[int] = 2
     needs: ClassVar[Needs] = Needs(training=True)
 
     def faults(self) -> Iterator[str]:
@@ -90,12 +92,12 @@ class Freeze(Method[Frozen]):
 
 def parts(model: PreTrainedModel) -> tuple[Group, list[Group], Group]:
     """All parameters of a model, each once: below the blocks, a group a block, above the blocks."""
-    if not supported(model.config.model_type):
+    if not has_states(model.config.model_type):
         return _in_order(model)
-    found = anatomy(model)
-    blocks = [list(block.module.parameters()) for block in found.blocks]
+    found = states(model)
+    blocks = [list(layer.parameters()) for layer in found.layers]
     inside = {id(p) for group in blocks for p in group}
-    top = {id(p) for module in (found.pooler, found.norm) if module is not None for p in module.parameters()}
+    top = {id(p) for module in found.above for p in module.parameters()}
     body = {id(p) for p in found.body.parameters()} - top
     rest = [p for p in model.parameters() if id(p) not in inside]
     return [p for p in rest if id(p) in body], blocks, [p for p in rest if id(p) not in body]
