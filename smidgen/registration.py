@@ -1,8 +1,8 @@
 """`AutoConfig` and `AutoModelFor...` of transformers know our students and uneven models after `import smidgen`.
 
 Neither torch nor transformers is loaded for it: where transformers is not there yet, the moment is awaited in which
-it loads its tables of configs and of models, and the students are entered into them then. Configs come by themselves:
-transformers loads that table while its base class of models is not there yet.
+it loads its tables of configs, of models and of tokenizers, and ours are entered into them then. Configs come by
+themselves: transformers loads that table while its base class of models is not there yet.
 """
 
 from __future__ import annotations
@@ -34,9 +34,15 @@ def enter_models(auto: ModuleType) -> None:
     importlib.import_module("smidgen.uneven").enter_models(auto)
 
 
+def enter_tokenizers(auto: ModuleType) -> None:
+    """`auto` is transformers.models.auto.tokenization_auto."""
+    importlib.import_module("smidgen.uneven").enter_tokenizers(auto)
+
+
 AWAITED: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.configuration_auto": enter_configs,
     "transformers.models.auto.modeling_auto": enter_models,
+    "transformers.models.auto.tokenization_auto": enter_tokenizers,
 }
 
 

@@ -23,13 +23,15 @@ from smidgen.uneven import read_pruned_heads
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from smidgen.tasks import Task
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".joblib")
 LARGEST = 100_000_000  # no dimension of an encoder is larger
+DEEPEST = 1000  # blocks of a skeleton, which are built before any weight is looked at
+DEPTHS = ("num_hidden_layers", "n_layers")
 SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("dim", "hidden_dim", "n_layers", "n_heads", "embedding_size", "max_position_embeddings"),
@@ -212,7 +214,6 @@ def check_whole(source: Source, task: Task) -> None:
 def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedModel:
     """The model with a head for `task`; on the device `meta` without its weights, after the same checks."""
     import torch
-    from transformers import AutoConfig
 
     quiet()
     name = source.reference
@@ -230,11 +231,9 @@ def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedMo
             "this order. Give a model with the same labels in the same order, or a bare encoder."
         )
     try:
-        config = AutoConfig.from_pretrained(str(source.path), local_files_only=True, **task.config())
-        read_pruned_heads(config)
         model, info = auto_class(task).from_pretrained(
             str(source.path),
-            config=config,
+            config=open_config(source, task.config()),
             output_loading_info=True,
             local_files_only=True,
             use_safetensors=True,
@@ -259,11 +258,9 @@ def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedMo
 def _misfit(source: Source, task: Task) -> str:
     """The first weight of another size than the config says, in a sentence; "" where there is none."""
     import torch
-    from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(source.path), local_files_only=True, **task.config())
-        read_pruned_heads(config)
+        config = open_config(source, task.config())
         with torch.device("meta"):
             model = auto_class(task).from_config(config)
     except Exception:
@@ -279,6 +276,15 @@ def _misfit(source: Source, task: Task) -> str:
 
 def _times(shape: tuple[int, ...] | None) -> str:
     return " x ".join(str(size) for size in shape or ())
+
+
+def open_config(source: Source, settings: Mapping[str, Any] | None = None) -> PreTrainedConfig:
+    """What transformers makes of a folder's config.json with other settings; uneven where heads have been pruned."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(source.path), local_files_only=True, **(settings or {}))
+    read_pruned_heads(config)
+    return config
 
 
 def auto_class(task: Task) -> Any:
@@ -378,13 +384,21 @@ def _refuse_code(path: Path, config: Mapping[str, Any], reference: str) -> None:
 
 
 def _check_sizes(path: Path, config: Mapping[str, Any], reference: str) -> None:
-    for key in SIZES:
-        value = config.get(key)
-        if value is not None and not (isinstance(value, int) and 0 < value <= LARGEST):
-            raise ModelError(
-                f"{reference}: config.json says {key} = {value!r}, wanted a whole number up to {LARGEST:,}. "
-                "Get the folder whole."
-            )
+    skeleton, edits = config.get("skeleton", {}), config.get("edits", [])
+    if not isinstance(skeleton, dict) or not isinstance(edits, list) or not all(isinstance(e, dict) for e in edits):
+        raise ModelError(
+            f"{reference}: config.json has 'edits' or 'skeleton' of another form than smidgen writes. Get the folder "
+            "whole."
+        )
+    for said in (config, skeleton):
+        for key in SIZES:
+            largest = DEEPEST if said is skeleton and key in DEPTHS else LARGEST
+            value = said.get(key)
+            if value is not None and not (isinstance(value, int) and 0 < value <= largest):
+                raise ModelError(
+                    f"{reference}: config.json says {key} = {value!r}, wanted a whole number up to {largest:,}. "
+                    "Get the folder whole."
+                )
     if not (path / "model.safetensors").is_file():
         return
     shapes = tensor_shapes(path / "model.safetensors")

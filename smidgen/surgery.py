@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 INDICES = "tuple[int, ...]"  # the type of fields that may hold many
+MOST = 1_000_000  # indices that are read
 MANY = 8  # indices; more of them are written as runs
 
 
@@ -144,6 +145,8 @@ def _runs(indices: Sequence[int]) -> list[Any]:
 
 def _unrolled(indices: Sequence[Any]) -> list[Any]:
     """What `_runs` wrote, and any other list as it is."""
+    if sum(item[1] - item[0] for item in indices if isinstance(item, list)) > MOST:
+        raise InputError(f"edits: got a run of more than {MOST:,} indices, wanted a model's. Get the file whole.")
     return [i for item in indices for i in (range(item[0], item[1] + 1) if isinstance(item, list) else [item])]
 
 

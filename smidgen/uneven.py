@@ -49,14 +49,14 @@ class Uneven:
 
 
 @functools.cache
-def config_class(family: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
+def config_class(family: Any) -> type[PreTrainedConfig]:
     """Of the uneven models of a family whose own config is this."""
     names = {"model_type": PREFIX + family.model_type, "__module__": __name__}
     return type(f"Uneven{family.__name__}", (family,), names)
 
 
 @functools.cache
-def model_class(family: type[PreTrainedModel]) -> type[PreTrainedModel]:
+def model_class(family: Any) -> type[PreTrainedModel]:
     """Of the uneven models that are of this class otherwise."""
     names = {"config_class": config_class(family.config_class), "__module__": __name__}
     return type(f"Uneven{family.__name__}", (Uneven, family), names)
@@ -73,9 +73,18 @@ def enter_models(auto: ModuleType) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     for name in families():
-        config = CONFIG_MAPPING[name]
+        config: Any = CONFIG_MAPPING[name]
         for kind in (getattr(auto, name) for name in AUTO):
             kind.register(config_class(config), model_class(kind._model_mapping[config]), exist_ok=True)
+
+
+def enter_tokenizers(auto: ModuleType) -> None:
+    """Tell AutoTokenizer, for folders that name no class; `auto` is transformers.models.auto.tokenization_auto."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    for name in families():
+        config: Any = CONFIG_MAPPING[name]
+        auto.TOKENIZER_MAPPING.register(config_class(config), auto.TOKENIZER_MAPPING[config], exist_ok=True)
 
 
 def is_uneven(config: PreTrainedConfig) -> bool:
@@ -98,6 +107,7 @@ def write_down(model: PreTrainedModel, edit: Edit, before: Mapping[str, Any]) ->
     before: `model.config.to_dict()`, from before the edit.
     """
     config: Any = model.config
+    kind: Any = type(model)
     if edit.plain and not is_uneven(config):
         return
     _record(config, edit)
@@ -108,9 +118,9 @@ def write_down(model: PreTrainedModel, edit: Edit, before: Mapping[str, Any]) ->
         parts = anatomy(model)
         setattr(config, parts.width_key, parts.blocks[0].width)
         _to_plain(config)
-        model.__class__ = model.__class__.__mro__[2] if isinstance(model, Uneven) else model.__class__
+        model.__class__ = kind.__mro__[2] if isinstance(model, Uneven) else kind
     elif not isinstance(model, Uneven):
-        model.__class__ = model_class(type(model))
+        model.__class__ = model_class(kind)
 
 
 def read_pruned_heads(config: PreTrainedConfig) -> None:
@@ -124,8 +134,8 @@ def _record(config: Any, edit: Edit) -> None:
     from smidgen.surgery import to_data
 
     if not is_uneven(config):
-        config.edits, config.skeleton = [], {}
-        config.__class__ = config_class(type(config))
+        kind: Any = type(config)
+        config.edits, config.skeleton, config.__class__ = [], {}, config_class(kind)
     if isinstance(edit, KeepWidth):  # which units these were is in the weights
         edit = replace(edit, units=tuple(range(len(edit.units))))
     config.edits = [*config.edits, *to_data([edit])]

@@ -193,9 +193,9 @@ def test_gradient_reaches_every_weight(kind: str, numbers: tuple[int, ...]) -> N
     assert block and all(p.grad is not None and p.grad.abs().max() > 0 for _, p in block)
 
 
-@ALL
+@pytest.mark.parametrize(("kind", "numbers"), KINDS[:2])
 def test_the_graph_holds_for_any_length(kind: str, numbers: tuple[int, ...], tmp_path: Path) -> None:
-    model = apply(tiny("distilbert", attn_implementation="eager"), Swap((0, 1), kind, numbers))
+    model = apply(tiny("distilbert", 1, attn_implementation="eager"), Swap((0,), kind, numbers))
 
     def arrays(*lengths: int) -> dict[str, np.ndarray]:
         found = {name: value.numpy() for name, value in batch(VOCAB, lengths).items()}

@@ -1,4 +1,4 @@
-"""A folder of a model that no plain config describes is read back as it was, cut again, and cut through the whole chain."""
+"""A folder of a model that no plain config describes is read back as it was, cut again, and goes the whole way."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from folders import write_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cut import EACH, WAYS
@@ -23,7 +24,12 @@ from smidgen.edits import Edit
 from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
+from smidgen.errors import InputError, ModelError
+from smidgen.source import check_whole, load_model, resolve
 from smidgen.surgery import apply, from_data, replay, to_data
+from smidgen.tasks import Classify
+from smidgen.teacher import online
+from smidgen.uneven import plain
 
 torch.set_num_threads(1)
 
@@ -75,7 +81,7 @@ def test_read_back(family: str, way: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("head", ["", "ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering"])
 def test_every_head(family: str, head: str, tmp_path: Path) -> None:
     auto = getattr(transformers, f"AutoModel{head}")
-    model = auto.from_config(tiny(family, blocks=3).config).eval()
+    model = auto.from_config(tiny(family, blocks=3, labels=2).config).eval()
     replay(model, ODD).save_pretrained(tmp_path)
     again, info = auto.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
@@ -180,6 +186,65 @@ def test_runs_of_indices_survive_data(indices: tuple[int, ...]) -> None:
     assert from_data(json.loads(json.dumps(to_data(edits)))) == edits
 
 
+def test_a_run_is_not_unrolled_at_any_price() -> None:
+    with pytest.raises(InputError, match=r"got a run of more than 1,000,000 indices"):
+        from_data([{"edit": "KeepWidth", "block": 0, "units": [[0, 10**15]]}])
+
+
 def test_runs_are_short() -> None:
     (data,) = to_data([KeepWidth(1, (*range(40), 42, 44, 45))])
     assert data == {"edit": "KeepWidth", "block": 1, "units": [[0, 39], 42, 44, 45]}
+
+
+def test_the_tokenizer_is_the_familys(tmp_path: Path) -> None:
+    """Also where the folder does not name its class, as the oldest ones do not."""
+    cut("bert").save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer(["a film", "a"], padding=True)["attention_mask"][1] == [1, 1, 1, 0]
+
+
+# Checkpoints of transformers 4, whose `pruned_heads` names the heads that their weights lack.
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
+def test_pruned_heads_are_read(family: str, tmp_path: Path) -> None:
+    model = cut(family, (KeepHeads(0, (1, 3)), KeepHeads(2, (0, 1, 2))))
+    old = tmp_path / "old"
+    model.save_pretrained(old)
+    said = plain(model.config).to_dict() | {"architectures": [type(tiny(family)).__name__]}
+    (old / "config.json").write_text(json.dumps(said | {"pruned_heads": {"0": [0, 2], "2": [3]}}))
+    write_tokenizer(old)
+    source = resolve(str(old))
+    assert source.family == family and not source.even_heads
+    task = Classify(tuple(f"LABEL_{i}" for i in range(3)))
+    check_whole(source, task)
+    again = load_model(source, task, 0)
+    same(again, model)
+    same(online(source, task, ["logits"], torch.device("cpu")).model, model)
+    again.save_pretrained(tmp_path / "new")
+    assert "pruned_heads" not in json.loads((tmp_path / "new" / "config.json").read_text())
+    same(AutoModelForSequenceClassification.from_pretrained(tmp_path / "new"), model)
+
+
+# What a folder may not say.
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"edits": [{"edit": "KeepLegs", "block": 0}]}, "edit is 'KeepLegs'.*Known edits: "),
+        ({"edits": [{"edit": "KeepHeads", "block": 9, "heads": [0]}]}, "KeepHeads got block 9, but this model has 3"),
+        ({"edits": []}, r"is 16 x 32 in model.safetensors, 32 x 32 by config.json"),
+        ({"edits": "all"}, "has 'edits' or 'skeleton' of another form"),
+        ({"skeleton": {"num_hidden_layers": 10**7}}, "num_hidden_layers = 10000000, wanted a whole number up to 1,000"),
+    ],
+)
+def test_a_folder_that_lies(entry: dict[str, Any], said: str, tmp_path: Path) -> None:
+    cut("bert").save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | entry))
+    with pytest.raises(ModelError, match=said):
+        check_whole(resolve(str(tmp_path)), Classify(tuple(f"LABEL_{i}" for i in range(3))))

@@ -62,15 +62,6 @@ def real(attention_mask: Tensor | None, hidden_states: Tensor) -> Tensor:
     return row if row.dtype == torch.bool else row == 0
 
 
-def put(block: Block, old: nn.Module, new: nn.Module) -> None:
-    """Put a module of a block in the place of another one, training or not as that was."""
-    new.train(old.training)
-    for parent in block.module.modules():
-        for name, child in parent.named_children():
-            if child is old:
-                setattr(parent, name, new)
-
-
 def fill(scores: Tensor, seen: Tensor) -> Tensor:
     """Scores with the least number there is where a key is not seen; a query that sees none has even probabilities."""
     return scores.masked_fill(~seen, torch.finfo(scores.dtype).min)

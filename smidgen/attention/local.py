@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smidgen.anatomy import Block
-from smidgen.attention._parts import SelfAttention, fill, put, windows
+from smidgen.attention._parts import SelfAttention, fill, windows
+from smidgen.edits._parts import put
 
 SETTINGS = ("window",)
 
@@ -26,7 +27,7 @@ class Local(nn.Module):
 
 
 def swap(block: Block, window: int) -> None:
-    put(block, block.attend, SelfAttention(block, Local(window)))
+    put(block.module, block.attend, SelfAttention(block, Local(window)))
 
 
 def local(query: Tensor, key: Tensor, value: Tensor, real: Tensor, window: int, dropout: float = 0.0) -> Tensor:

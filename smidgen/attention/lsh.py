@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smidgen.anatomy import Block
-from smidgen.attention._parts import SelfAttention, fill, put, windows
+from smidgen.attention._parts import SelfAttention, fill, windows
+from smidgen.edits._parts import put
 from smidgen.errors import InputError
 
 SETTINGS = ("buckets", "rounds", "chunk")
@@ -37,7 +38,7 @@ def swap(block: Block, buckets: int, rounds: int, chunk: int) -> None:
     if buckets > 1 and buckets % 2:
         raise InputError(f"lsh got buckets {buckets}, wanted 1 or an even number: they come in opposites.")
     mix = Hashed(block.head_size, buckets, rounds, chunk).to(block.query.weight)
-    put(block, block.attend, SelfAttention(block, mix, shared=True))
+    put(block.module, block.attend, SelfAttention(block, mix, shared=True))
 
 
 def hashed(shared: Tensor, value: Tensor, real: Tensor, directions: Tensor, chunk: int, dropout: float = 0.0) -> Tensor:

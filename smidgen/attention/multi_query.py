@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from smidgen.anatomy import Block
-from smidgen.attention._parts import put
+from smidgen.edits._parts import put
 
 SETTINGS = ()
 
@@ -18,7 +18,7 @@ SETTINGS = ()
 def swap(block: Block) -> None:
     heads = block.heads
     for linear in (block.key, block.value):
-        put(block, linear, pooled(linear, block.head_size))
+        put(block.module, linear, pooled(linear, block.head_size))
     block.attend.num_key_value_groups = heads  # how transformers' fused attention knows of it
 
 
