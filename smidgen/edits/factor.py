@@ -68,4 +68,5 @@ class Factor:
                 f"Factor got rank {self.rank} for {self.matrix}, {' x '.join(map(str, old.weight.shape))}, which would "
                 f"not shrink it: use at most {most}."
             )
-        put(root, old, FactoredEmbedding(old, self.rank) if table else FactoredLinear(old, self.rank))
+        made: Any = FactoredLinear if isinstance(old, nn.Linear) else FactoredEmbedding
+        put(root, old, made(old, self.rank))

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
+
+from torch import Tensor, nn
 
 from smidgen.anatomy import anatomy
 from smidgen.edits.factor import MATRICES, TABLE, Factor
@@ -56,13 +58,14 @@ class Lowrank(Method[None]):
     def _chosen(self, ctx: Context) -> Iterator[Factor]:
         """The edits that make a matrix smaller."""
         assert ctx.model is not None
-        matrices = {}
+        found: dict[nn.Module, tuple[int, str]] = {}  # each once: a fused projection is query, key and value
         for block in anatomy(ctx.model).blocks:
             for name in (name for part in self.what for name in WHAT[part] if name != TABLE):
-                matrices.setdefault(id(getattr(block, name)), (block.index, name, getattr(block, name).weight))
-        if "embeddings" in self.what:
-            matrices[-1] = (-1, TABLE, ctx.model.get_input_embeddings().weight)
-        for block_index, name, weight in matrices.values():
+                found.setdefault(getattr(block, name), (block.index, name))
+        if TABLE in self.what:
+            found[ctx.model.get_input_embeddings()] = (-1, TABLE)
+        for module, (index, name) in found.items():
+            weight = cast(Tensor, module.weight)
             rank = needed(weight, self.rank) if isinstance(self.rank, float) else self.rank
-            if rank <= largest_rank(*weight.shape):
-                yield Factor(block_index, name, rank)
+            if rank <= largest_rank(weight.shape[0], weight.shape[1]):
+                yield Factor(index, name, rank)
