@@ -8,8 +8,8 @@ of the step alone, so a step that is cut, several processes and a resumed run se
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class Detours(nn.Module):
     def __init__(
         self,
         blocks: Sequence[Block],
-        ways: Sequence[Sequence[nn.Module]],
+        ways: Sequence[Iterable[nn.Module]],
         stay: Callable[[float], float],
         seed: int,
         taps: Collection[str] = (),
@@ -72,7 +72,7 @@ class Detours(nn.Module):
         self._refuse_inside()
         if self.staying()[i]:
             return own(hidden_states, *args, **kwargs)
-        for module in self.ways[i]:
+        for module in cast(nn.ModuleList, self.ways[i]):
             given = module(hidden_states, *args, **kwargs)
             hidden_states = given[0] if isinstance(given, tuple) else given
         if i == len(self.blocks) - 1 and torch.is_grad_enabled() and not hidden_states.requires_grad:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from smidgen.anatomy import Block
+from smidgen.edits._parts import put
 from smidgen.errors import ModelError
 
 
@@ -18,11 +19,15 @@ class SelfAttention(nn.Module):
           probability of dropout; gives (B, heads, L, head_size)
     """
 
+    dropout: nn.Dropout
+
     def __init__(self, block: Block, mix: nn.Module, shared: bool = False) -> None:
         """`shared`: the query is the key too, and the block's own key is thrown away."""
         super().__init__()
+        assert block.attend is not None
         names = {id(child): name for name, child in block.attend.named_children()}
-        self.parts = {part: names.get(id(getattr(block, part))) for part in ("query", "key", "value", "out")}
+        inside = {part: id(getattr(block, part)) for part in ("query", "key", "value", "out")}
+        self.parts = {part: names[found] for part, found in inside.items() if found in names}
         for name, child in block.attend.named_children():
             if not (shared and child is block.key):
                 self.add_module(name, child)
@@ -38,7 +43,7 @@ class SelfAttention(nn.Module):
         dropout = self.dropout.p if self.training else 0.0
         mixed = self.mix(query, key, value, real(attention_mask, hidden_states), dropout)
         mixed = mixed.transpose(1, 2).flatten(2)
-        return (mixed if self.parts["out"] is None else self.get_submodule(self.parts["out"])(mixed)), None
+        return (self.get_submodule(self.parts["out"])(mixed) if "out" in self.parts else mixed), None
 
     def score(self, *_: Any) -> Tensor:
         raise ModelError(
@@ -62,13 +67,9 @@ def real(attention_mask: Tensor | None, hidden_states: Tensor) -> Tensor:
     return row if row.dtype == torch.bool else row == 0
 
 
-def put(block: Block, old: nn.Module, new: nn.Module) -> None:
-    """Put a module of a block in the place of another one, training or not as that was."""
-    new.train(old.training)
-    for parent in block.module.modules():
-        for name, child in parent.named_children():
-            if child is old:
-                setattr(parent, name, new)
+def take_over(block: Block, attention: SelfAttention) -> None:
+    assert block.attend is not None
+    put(block.module, block.attend, attention)
 
 
 def fill(scores: Tensor, seen: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smidgen.anatomy import Block
-from smidgen.attention._parts import SelfAttention, fill, put, windows
+from smidgen.attention._parts import SelfAttention, fill, take_over, windows
 
 SETTINGS = ("window",)
 
@@ -26,7 +26,7 @@ class Local(nn.Module):
 
 
 def swap(block: Block, window: int) -> None:
-    put(block, block.attend, SelfAttention(block, Local(window)))
+    take_over(block, SelfAttention(block, Local(window)))
 
 
 def local(query: Tensor, key: Tensor, value: Tensor, real: Tensor, window: int, dropout: float = 0.0) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smidgen.anatomy import Block
-from smidgen.attention._parts import SelfAttention, fill, put, windows
+from smidgen.attention._parts import SelfAttention, fill, take_over, windows
 from smidgen.errors import InputError
 
 SETTINGS = ("buckets", "rounds", "chunk")
@@ -22,6 +22,8 @@ ITSELF = -1e5  # the score of a token with itself: far below every other, far ab
 
 class Hashed(nn.Module):
     """The directions are drawn once and kept with the weights, so that the same text always gets the same answer."""
+
+    directions: Tensor
 
     def __init__(self, size: int, buckets: int, rounds: int, chunk: int) -> None:
         super().__init__()
@@ -37,7 +39,7 @@ def swap(block: Block, buckets: int, rounds: int, chunk: int) -> None:
     if buckets > 1 and buckets % 2:
         raise InputError(f"lsh got buckets {buckets}, wanted 1 or an even number: they come in opposites.")
     mix = Hashed(block.head_size, buckets, rounds, chunk).to(block.query.weight)
-    put(block, block.attend, SelfAttention(block, mix, shared=True))
+    take_over(block, SelfAttention(block, mix, shared=True))
 
 
 def hashed(shared: Tensor, value: Tensor, real: Tensor, directions: Tensor, chunk: int, dropout: float = 0.0) -> Tensor:

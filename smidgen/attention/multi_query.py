@@ -6,20 +6,22 @@ later, so what is spared is these two projections, a seventh of a block's produc
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from smidgen.anatomy import Block
-from smidgen.attention._parts import put
+from smidgen.edits._parts import put
 
 SETTINGS = ()
 
 
 def swap(block: Block) -> None:
-    heads = block.heads
+    attend: Any = block.attend
+    attend.num_key_value_groups = block.heads  # how transformers' fused attention knows of it
     for linear in (block.key, block.value):
-        put(block, linear, pooled(linear, block.head_size))
-    block.attend.num_key_value_groups = heads  # how transformers' fused attention knows of it
+        put(block.module, linear, pooled(linear, block.head_size))
 
 
 @torch.no_grad()

@@ -87,3 +87,12 @@ def picked(values: Tensor, axis: int, indices: Sequence[int]) -> Tensor:
     import torch
 
     return values.index_select(axis, torch.tensor(list(indices), dtype=torch.long, device=values.device))
+
+
+def put(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in the place of another one below `root`, training or not as that was."""
+    new.train(old.training)
+    for parent in root.modules():
+        for name, child in parent.named_children():
+            if child is old:
+                setattr(parent, name, new)

@@ -4,8 +4,11 @@ Idea       The model is cut in n groups of blocks, each with a successor of one 
            r ~ Bernoulli(p): y = r successor(x) + (1 - r) group(x). Only successors train, on the stage's own losses;
            blocks replaced, embeddings and head stay as they are. p rises, p = min(1, rate + (1 - rate) t / rising), or
            stays, and in the end the successors are the model (BERT-of-Theseus, Xu et al. 2020, arXiv:2002.02925).
+           Beyond the paper a successor may be of another kind, one a block with groups: 1.0: its attention `local`,
+           `lsh` or `multi_query` (see smidgen/attention), or `narrow`, with the inner units whose weights are largest.
 Takes      A float model that is fine-tuned, of a family with an anatomy, and another method with a loss in the stage.
-Leaves     A model with one block a group that plain Hugging Face classes load. Dev is scored on successors alone.
+Leaves     A model with one block a group that plain Hugging Face classes load; of another kind, one that they load
+           after `import smidgen`. Dev is scored on successors alone.
 Beside     tune.full, as in the paper; distil.logits and distil.hidden too. Fine-tune all of it in the stage after it.
 Fails      A successor trains in a share p of the steps: with a low, constant rate it hardly moves. What looks inside a
            block is refused beside it, and so are groups of ModernBERT that mix local and global blocks.
@@ -20,16 +23,21 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from torch import nn
 
-from smidgen.anatomy import Anatomy, anatomy
+from smidgen.anatomy import Anatomy, Block, anatomy
+from smidgen.attention import kind, kinds
 from smidgen.detours import Detours
 from smidgen.edits.keep_blocks import KeepBlocks
+from smidgen.edits.keep_width import KeepWidth
+from smidgen.edits.swap import Swap
 from smidgen.errors import InputError, ModelError, NoEffect
-from smidgen.method import Context, Method, Needs, one_of, share
+from smidgen.method import Context, Method, Needs, at_least, one_of, share
 from smidgen.source import resolve
 from smidgen.surgery import RULES, choose
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+KINDS = ("same", *kinds(), "narrow")
 
 
 @final
@@ -39,6 +47,12 @@ class Theseus(Method[Detours]):
     start: str = "first"  # blocks that successors start from: first | uniform | skip | ends | last
     rate: float = 0.5  # probability that a successor runs, when the stage begins
     rising: float = 0.5  # share of the stage in which it rises to 1; 0 = it stays as it is
+    successor: str = "same"  # same | local | lsh | multi_query | narrow
+    window: int = 64  # local: how many tokens away a token sees
+    buckets: int = 16  # lsh: how many, 1 or even; a text of L tokens wants about 2 L / chunk
+    rounds: int = 2  # lsh: times that tokens are put in buckets
+    chunk: int = 64  # lsh: tokens that meet each other and as many before them
+    width: float = 0.5  # narrow: share of the inner units that stay
 
     needs: ClassVar[Needs] = Needs(training=True)
 
@@ -54,6 +68,13 @@ class Theseus(Method[Detours]):
         yield from one_of("start", self.start, RULES)
         yield from share("rate", self.rate)
         yield from share("rising", self.rising)
+        yield from one_of("successor", self.successor, KINDS)
+        for name in ("window", "buckets", "rounds", "chunk"):
+            yield from at_least(name, getattr(self, name), 1)
+        if self.buckets > 1 and self.buckets % 2:
+            yield f"buckets: got {self.buckets}, wanted 1 or an even number: they come in opposites."
+        if not 0 < self.width < 1:
+            yield f"width: got {self.width}, wanted a share between 0 and 1."
         if self.rate == self.rising == 0:
             yield "rate: got 0.0, wanted more, or rising above 0: no successor would ever train."
 
@@ -66,15 +87,17 @@ class Theseus(Method[Detours]):
             )
         parts = anatomy(ctx.model)
         sizes = grouped(len(parts.blocks), self.groups)
-        if len(sizes) == len(parts.blocks):
+        if len(sizes) == len(parts.blocks) and self.successor == "same":
             raise NoEffect(
                 f"replace.theseus: groups {self.groups} puts a block in the place of each of {len(sizes)} blocks. "
-                "Write fewer groups."
+                "Write fewer groups, or another successor."
             )
         kept = choose(len(parts.blocks), len(sizes), self.start)
         _refuse_mixed(parts, sizes, kept)
         predecessor = _copied(ctx.model, parts).train()
-        ctx.edit(KeepBlocks(kept))
+        if len(kept) < len(parts.blocks):
+            ctx.edit(KeepBlocks(kept))
+        self._change(ctx, len(kept))
         for parameter in (*ctx.model.parameters(), *predecessor.parameters()):
             parameter.requires_grad = False
         for parameter in (successors := anatomy(ctx.model)).block_list.parameters():
@@ -83,6 +106,15 @@ class Theseus(Method[Detours]):
         state = Detours(successors.blocks, ways, self.probability, ctx.seed, ctx.student_taps)
         state.attach()
         return state
+
+    def _change(self, ctx: Context, count: int) -> None:
+        """Make successors of the kind that is asked."""
+        assert ctx.model is not None
+        if self.successor in kinds():
+            numbers = tuple(getattr(self, name) for name in kind(self.successor).SETTINGS)
+            ctx.edit(Swap(tuple(range(count)), self.successor, numbers))
+        for block in anatomy(ctx.model).blocks if self.successor == "narrow" else ():
+            ctx.edit(KeepWidth(block.index, largest(block, max(1, round(self.width * block.width)))))
 
     def probability(self, t: float) -> float:
         return replacing(t, self.rate, self.rising)
@@ -119,6 +151,14 @@ def grouped(blocks: int, groups: int | float | tuple[int, ...]) -> tuple[int, ..
     if count > blocks:
         raise InputError(f"replace.theseus: groups is {groups}, but this model has {blocks} blocks: use 1 to {blocks}.")
     return tuple((i + 1) * blocks // count - i * blocks // count for i in range(count))
+
+
+def largest(block: Block, keep: int) -> tuple[int, ...]:
+    """The inner units of a block with the largest |weights in| * |weights out|."""
+    weight = block.up.weight.detach()
+    into = weight.unflatten(0, (-1, block.width)).square().sum((0, 2)) if block.gated else weight.square().sum(1)
+    score = into * block.down.weight.detach().square().sum(0)
+    return tuple(sorted(score.topk(keep).indices.tolist()))
 
 
 def _slices(sizes: tuple[int, ...]) -> list[slice]:
