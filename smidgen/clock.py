@@ -53,8 +53,11 @@ Times = Mapping[Point, float]
 
 @dataclass(frozen=True)
 class Clock:
-    """A meter (`smidgen.prices.Meter`) in milliseconds: of each text the lower quartile of its calls, since what disturbs
-    a machine only ever adds; then the mean over texts of the data's lengths."""
+    """A meter (`smidgen.prices.Meter`) in milliseconds.
+
+    Of each text the lower quartile of its calls, since what disturbs a machine only ever adds; of texts of the data's
+    lengths the mean.
+    """
 
     task: Task
     home: Path  # of the tokenizer

@@ -108,7 +108,7 @@ class Fisher(Method[None]):
 
 
 def slopes(model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Each, Each]:
-    """Gradients of each row's loss by the gates: of the heads (rows, heads) and units (rows, width) a block, float32."""
+    """Gradients of each row's loss by the gates: heads (rows, heads) and units (rows, width) a block, float32."""
     found: list[list[np.ndarray]] = []
     with Gates(model) as gates:
         for batch in batches:
