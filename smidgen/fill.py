@@ -12,7 +12,7 @@ import numpy as np
 
 from smidgen.encoded import Encoded
 from smidgen.errors import ModelError
-from smidgen.source import Source, quiet, takes_types
+from smidgen.source import Source, open_config, quiet, takes_types
 from smidgen.speech import is_content, spans
 from smidgen.tokens import length_limit, mask_token, pad_id
 from smidgen.vectors import whole_words
@@ -181,7 +181,12 @@ def _load(source: Source) -> PreTrainedModel:
     quiet()
     try:
         model, info = AutoModelForMaskedLM.from_pretrained(
-            str(source.path), output_loading_info=True, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            str(source.path),
+            config=open_config(source),
+            output_loading_info=True,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
         )
     except Exception as error:
         said = str(error).strip().partition("\n")[0][:200] or type(error).__name__

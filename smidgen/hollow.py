@@ -62,8 +62,8 @@ def hollow(
     for module, hollow_kind in (*((linear, Nothing) for linear in before), (norm, nn.Identity)):
         if module is not None:
             module._parameters.clear()
-            module.__class__ = hollow_kind  # type: ignore[assignment]
+            module.__class__ = hollow_kind
     del after.weight
     after.__class__ = Constant  # type: ignore[assignment]
-    whole.then = then  # type: ignore[assignment]
     whole.__class__ = kind
+    whole.then = then  # type: ignore[assignment]

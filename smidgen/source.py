@@ -23,7 +23,7 @@ from smidgen.uneven import read_pruned_heads
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from smidgen.tasks import Task
 
@@ -214,7 +214,6 @@ def check_whole(source: Source, task: Task) -> None:
 def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedModel:
     """The model with a head for `task`; on the device `meta` without its weights, after the same checks."""
     import torch
-    from transformers import AutoConfig
 
     quiet()
     name = source.reference
@@ -232,11 +231,9 @@ def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedMo
             "this order. Give a model with the same labels in the same order, or a bare encoder."
         )
     try:
-        config = AutoConfig.from_pretrained(str(source.path), local_files_only=True, **task.config())
-        read_pruned_heads(config)
         model, info = auto_class(task).from_pretrained(
             str(source.path),
-            config=config,
+            config=open_config(source, task.config()),
             output_loading_info=True,
             local_files_only=True,
             use_safetensors=True,
@@ -261,11 +258,9 @@ def _open(source: Source, task: Task, device: str | None = None) -> PreTrainedMo
 def _misfit(source: Source, task: Task) -> str:
     """The first weight of another size than the config says, in a sentence; "" where there is none."""
     import torch
-    from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(source.path), local_files_only=True, **task.config())
-        read_pruned_heads(config)
+        config = open_config(source, task.config())
         with torch.device("meta"):
             model = auto_class(task).from_config(config)
     except Exception:
@@ -281,6 +276,15 @@ def _misfit(source: Source, task: Task) -> str:
 
 def _times(shape: tuple[int, ...] | None) -> str:
     return " x ".join(str(size) for size in shape or ())
+
+
+def open_config(source: Source, settings: Mapping[str, Any] | None = None) -> PreTrainedConfig:
+    """What transformers makes of a folder's config.json with other settings; uneven where heads have been pruned."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(source.path), local_files_only=True, **(settings or {}))
+    read_pruned_heads(config)
+    return config
 
 
 def auto_class(task: Task) -> Any:

@@ -29,7 +29,7 @@ from smidgen.artefact import identity, write_atomic
 from smidgen.data import Split
 from smidgen.encoded import Encoded
 from smidgen.errors import ArtefactError, ModelError
-from smidgen.source import Source, auto_class, takes_types
+from smidgen.source import Source, auto_class, open_config, takes_types
 from smidgen.tape import SQUARE, listen
 from smidgen.tasks import Task
 from smidgen.tokens import encode, pad_id
@@ -324,7 +324,11 @@ def _load(teacher: Source, task: Task) -> PreTrainedModel:
             f"give a model that was trained to {task.name}."
         )
     model = auto_class(task).from_pretrained(
-        str(teacher.path), local_files_only=True, use_safetensors=True, dtype=torch.float32
+        str(teacher.path),
+        config=open_config(teacher),
+        local_files_only=True,
+        use_safetensors=True,
+        dtype=torch.float32,
     )
     if task.labels and model.config.num_labels != len(task.labels):
         raise ModelError(

@@ -49,23 +49,34 @@ class Uneven:
 
 
 @functools.cache
-def config_class(family: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
+def config_class(family: Any) -> type[PreTrainedConfig]:
     """Of the uneven models of a family whose own config is this."""
     names = {"model_type": PREFIX + family.model_type, "__module__": __name__}
     return type(f"Uneven{family.__name__}", (family,), names)
 
 
 @functools.cache
-def model_class(family: type[PreTrainedModel]) -> type[PreTrainedModel]:
+def model_class(family: Any) -> type[PreTrainedModel]:
     """Of the uneven models that are of this class otherwise."""
     names = {"config_class": config_class(family.config_class), "__module__": __name__}
     return type(f"Uneven{family.__name__}", (Uneven, family), names)
 
 
+def door(name: str, auto: ModuleType) -> type[PreTrainedConfig]:
+    """What leads to the config class of a family, which cannot be loaded while transformers' own tables are."""
+    from transformers.configuration_utils import PreTrainedConfig
+
+    def from_dict(cls: type, data: dict[str, Any], **more: Any) -> Any:
+        return config_class(auto.CONFIG_MAPPING[name]).from_dict(data, **more)
+
+    names = {"model_type": PREFIX + name, "from_dict": classmethod(from_dict), "__module__": __name__}
+    return type("UnevenConfig", (PreTrainedConfig,), names)
+
+
 def enter_configs(auto: ModuleType) -> None:
     """Tell AutoConfig; `auto` is transformers.models.auto.configuration_auto."""
     for name in families():
-        auto.CONFIG_MAPPING.register(PREFIX + name, config_class(auto.CONFIG_MAPPING[name]), exist_ok=True)
+        auto.CONFIG_MAPPING.register(PREFIX + name, door(name, auto), exist_ok=True)
 
 
 def enter_models(auto: ModuleType) -> None:
@@ -73,7 +84,8 @@ def enter_models(auto: ModuleType) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     for name in families():
-        config = CONFIG_MAPPING[name]
+        config: Any = CONFIG_MAPPING[name]
+        CONFIG_MAPPING.register(PREFIX + name, config_class(config), exist_ok=True)
         for kind in (getattr(auto, name) for name in AUTO):
             kind.register(config_class(config), model_class(kind._model_mapping[config]), exist_ok=True)
 
@@ -83,8 +95,8 @@ def enter_tokenizers(auto: ModuleType) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     for name in families():
-        tokenizer = auto.TOKENIZER_MAPPING[CONFIG_MAPPING[name]]
-        auto.TOKENIZER_MAPPING.register(config_class(CONFIG_MAPPING[name]), tokenizer, exist_ok=True)
+        config: Any = CONFIG_MAPPING[name]
+        auto.TOKENIZER_MAPPING.register(config_class(config), auto.TOKENIZER_MAPPING[config], exist_ok=True)
 
 
 def is_uneven(config: PreTrainedConfig) -> bool:
@@ -107,6 +119,7 @@ def write_down(model: PreTrainedModel, edit: Edit, before: Mapping[str, Any]) ->
     before: `model.config.to_dict()`, from before the edit.
     """
     config: Any = model.config
+    kind: Any = type(model)
     if edit.plain and not is_uneven(config):
         return
     _record(config, edit)
@@ -117,9 +130,9 @@ def write_down(model: PreTrainedModel, edit: Edit, before: Mapping[str, Any]) ->
         parts = anatomy(model)
         setattr(config, parts.width_key, parts.blocks[0].width)
         _to_plain(config)
-        model.__class__ = model.__class__.__mro__[2] if isinstance(model, Uneven) else model.__class__
+        model.__class__ = kind.__mro__[2] if isinstance(model, Uneven) else kind
     elif not isinstance(model, Uneven):
-        model.__class__ = model_class(type(model))
+        model.__class__ = model_class(kind)
 
 
 def read_pruned_heads(config: PreTrainedConfig) -> None:
@@ -133,8 +146,8 @@ def _record(config: Any, edit: Edit) -> None:
     from smidgen.surgery import to_data
 
     if not is_uneven(config):
-        config.edits, config.skeleton = [], {}
-        config.__class__ = config_class(type(config))
+        kind: Any = type(config)
+        config.edits, config.skeleton, config.__class__ = [], {}, config_class(kind)
     if isinstance(edit, KeepWidth):  # which units these were is in the weights
         edit = replace(edit, units=tuple(range(len(edit.units))))
     config.edits = [*config.edits, *to_data([edit])]

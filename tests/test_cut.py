@@ -172,6 +172,22 @@ def test_a_block_is_not_left_with_nothing(edits: tuple[Any, Any]) -> None:
         apply(model, second)
 
 
+def test_what_is_gone_cannot_be_kept() -> None:
+    model = apply(tiny("bert"), KeepHeads(0, ()))
+    with pytest.raises(InputError, match="KeepHeads got head 0, but block 0 has 0 heads: it has none to keep"):
+        apply(model, KeepHeads(0, (0,)))
+    assert apply(model, KeepHeads(0, ())) is model
+
+
+def test_a_swapped_projection_is_not_cut() -> None:
+    model = tiny("bert")
+    swapped: Any = torch.nn.Sequential()
+    swapped.in_features = 64
+    model.base_model.encoder.layer[0].output.dense = swapped
+    with pytest.raises(ModelError, match="KeepWidth: block 0 has Sequential in place of a Linear"):
+        apply(model, KeepWidth(0, (1,)))
+
+
 def test_fields_are_judged_without_a_model() -> None:
     with pytest.raises(InputError, match=r"KeepHeads got heads=\(1, 0\), wanted a tuple .* or \(\) for none"):
         KeepHeads(0, (1, 0))

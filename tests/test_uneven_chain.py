@@ -13,6 +13,7 @@ from test_run import TRAIN, logits_of, planned
 from transformers import AutoModelForSequenceClassification
 
 from smidgen.anatomy import anatomy
+from smidgen.costs import costs
 from smidgen.edits import Edit
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
@@ -61,7 +62,9 @@ def test_the_whole_way(family: str, tiny_data: dict[str, str], tmp_path: Path, m
     cutting(monkeypatch, KeepHeads(0, (1,)), KeepWidth(2, (3, 4)))
     learn = {"tune.full": {}, "distil.logits": {}, "distil.hidden": {}}
     again = {"name": "again", "teacher": "model", "methods": {"prune.layers": {}} | learn, "train": ONCE}
-    (student,) = run(planned(moved, tiny_data, again), tmp_path / "later")
+    later = planned(moved, tiny_data, again)
+    assert costs(later, tmp_path)[0]["to_label"] == len(later.data.train)
+    (student,) = run(later, tmp_path / "later")
     assert shapes(student.artefact.path) == [(1, 32), (0, 40), (4, 2)]
 
 

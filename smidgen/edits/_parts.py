@@ -36,6 +36,8 @@ def block_of(model: PreTrainedModel, edit: str, index: int) -> Block:
     """The block, if its inside can be cut."""
     from torch import nn
 
+    from smidgen.hollow import Constant, Nothing
+
     parts = anatomy(model)
     count = len(parts.blocks)
     if index >= count:
@@ -49,8 +51,8 @@ def block_of(model: PreTrainedModel, edit: str, index: int) -> Block:
             f"whole blocks with KeepBlocks, or take a model of another family."
         )
     whole = (block.out, block.query, block.key, block.value) if edit == "KeepHeads" else (block.up, block.down)
-    others = sorted({type(part).__name__ for part in whole if part.in_features and not isinstance(part, nn.Linear)})
-    if others and block.heads * block.width:
+    others = sorted({type(p).__name__ for p in whole if not isinstance(p, (nn.Linear, Nothing, Constant))})
+    if others:
         raise ModelError(f"{edit}: block {index} has {', '.join(others)} in place of a Linear. Cut first, swap after.")
     return block
 
@@ -58,10 +60,8 @@ def block_of(model: PreTrainedModel, edit: str, index: int) -> Block:
 def check_range(edit: str, index: int, what: str, kept: Sequence[int], count: int, other: int) -> None:
     """Refuse what is not there, and a block that would have nothing left. `other` is the size of its other sublayer."""
     if kept and kept[-1] >= count:
-        raise InputError(
-            f"{edit} got {what[:-1]} {kept[-1]}, but block {index} has {count} {what}: use indices from 0 to "
-            f"{count - 1}."
-        )
+        last = f"use indices from 0 to {count - 1}" if count else "it has none to keep"
+        raise InputError(f"{edit} got {what[:-1]} {kept[-1]}, but block {index} has {count} {what}: {last}.")
     if not kept and not other:
         raise InputError(f"{edit} leaves block {index} with nothing: drop the block with KeepBlocks.")
 
@@ -70,7 +70,7 @@ def cut(linear: nn.Linear, outputs: Sequence[int] | None = None, inputs: Sequenc
     """Keep these rows of a Linear's weight and bias, or these columns of its weight, in place."""
     from torch import nn
 
-    def keep(values: nn.Parameter, axis: int, indices: Sequence[int]) -> nn.Parameter:
+    def keep(values: Tensor, axis: int, indices: Sequence[int]) -> nn.Parameter:
         return nn.Parameter(picked(values.detach(), axis, indices), requires_grad=values.requires_grad)
 
     if outputs is not None:
