@@ -276,7 +276,7 @@ def _resolve(name: str, tap: Tap, found: States | None, parts: Anatomy | None) -
             f"tap {name!r} asks for block {tap.block}, but this model has {count} blocks: use 0 to {count - 1}, or "
             f"{-count} to -1 from the end."
         )
-    if tap.part not in ("hidden", "first") and not parts.blocks[tap.block].heads:
+    if tap.part not in ("hidden", "first") and parts is not None and not parts.blocks[tap.block].heads:
         raise ModelError(
             f"tap {name!r} asks for the attention of block {tap.block}, which has no heads left: ask for its 'hidden', "
             f"or for another block."

@@ -14,11 +14,12 @@ model_types = ("smidgen-cnn",)
 
 def states(model: PreTrainedModel) -> States:
     layer: Any = model.base_model
+    classifier: Any = model.classifier
     return States(
         family="cnn",
         body=model,
         layers=(layer,),
         hidden_size=sum(one.out_features for one in layer.filters),
         input_size=layer.size,
-        above=(model.classifier,),
+        above=(classifier,),
     )

@@ -83,10 +83,10 @@ class Fisher(Method[None]):
         if kept.shape == shape:
             raise NoEffect(f"prune.fisher: speedup {self.speedup} cuts nothing. Ask for more, or a lower multiple.")
         uncut, fitted = copy.deepcopy(model), 0
-        factors = [each.astype(float) for each in kept.heads], [each.astype(float) for each in kept.units]
+        heads, units = ([each.astype(float) for each in masks] for masks in (kept.heads, kept.units))
         if self.tune:
-            *factors, fitted = refit(model, lambda: ctx.sample(min(self.rows, FITTED)), kept.heads, kept.units)
-        cut(ctx, *(shared(each) for each in factors))
+            heads, units, fitted = refit(model, lambda: ctx.sample(min(self.rows, FITTED)), kept.heads, kept.units)
+        cut(ctx, shared(heads), shared(units))
         measured = meter.measure({"before": uncut, "after": model})
         ctx.found["prune.fisher"] = told(meter.unit, costs, shape, shape_of(model), measured) | {"fitted": fitted}
 
