@@ -13,12 +13,13 @@ model_types = ("smidgen-cnn",)
 
 
 def states(model: PreTrainedModel) -> States:
-    layer: Any = model.base_model
+    whole: Any = model
+    layer = whole.body
     return States(
         family="cnn",
-        body=model,
+        body=whole,
         layers=(layer,),
         hidden_size=sum(one.out_features for one in layer.filters),
         input_size=layer.size,
-        above=(model.classifier,),
+        above=(whole.classifier,),
     )
