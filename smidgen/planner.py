@@ -451,7 +451,10 @@ def _prints(read: tuple[str, ...], beside: tuple[str, ...], data: Data) -> dict[
 
 def _tokenizer_faults(task: Task, stages: tuple[Planned, ...], models: Mapping[str, Source]) -> list[str]:
     faults = []
-    advice = "Use distil.logits, which compares answers."
+    advice = (
+        "Use distil.logits, which compares answers, or a student that keeps its teacher's tokens, as student.bilstm "
+        "does with vocabulary: full."
+    )
     tokens = task.name in ("answer", "mask_language")  # are what is answered
     if tokens:
         advice = "Take a student that starts from its teacher."

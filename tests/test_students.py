@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from folders import LABELS, model_folder, sentences, vocabulary, write_csv
+from folders import LABELS, model_folder, sentences, vocabulary, write_csv, write_tokenizer
 from tiny import FAMILIES, PAD
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
@@ -689,7 +689,7 @@ def test_its_id_is_of_its_texts_and_its_seed(tiny_classifier: Path, tiny_data: d
     assert len({id_of(tiny_data), id_of(other), id_of(tiny_data, seed=1), id_of(tiny_data, data="unlabeled")}) == 4
 
 
-def test_objectives_on_tokens_are_refused(tiny_classifier: Path, tiny_data: dict[str, str]) -> None:
+def test_objectives_on_tokens_are_refused(tiny_classifier: Path, tiny_data: dict[str, str], tmp_path: Path) -> None:
     own = student("student.bilstm")
     own["methods"]["distil.hidden"] = {}
     says = (
@@ -698,6 +698,15 @@ def test_objectives_on_tokens_are_refused(tiny_classifier: Path, tiny_data: dict
     )
     with pytest.raises(RecipeError, match=says):
         planned(tiny_classifier, tiny_data, own | {"teacher": "model"})
+    write_tokenizer(model_folder(tmp_path / "other", labels=LABELS), drop=("film",))
+    full = own | {
+        "teacher": str(tmp_path / "other"),
+        "methods": own["methods"] | {"student.bilstm": {"vocabulary": "full"}},
+    }
+    with pytest.raises(
+        RecipeError, match=r"\(.+other\) and student \(.+classifier.*\) cut texts differently\. Use dis"
+    ):
+        planned(tiny_classifier, tiny_data, full)
     later = {"name": "later", "teacher": "model", "methods": {"distil.hidden": {}}}
     with pytest.raises(RecipeError, match=r"stage later: distil\.hidden compares tokens"):
         planned(tiny_classifier, tiny_data, student("student.cnn") | {"teacher": "model"}, later)

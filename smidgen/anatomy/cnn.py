@@ -13,13 +13,13 @@ model_types = ("smidgen-cnn",)
 
 
 def states(model: PreTrainedModel) -> States:
-    layer: Any = model.base_model
-    classifier: Any = model.classifier
+    whole: Any = model
+    layer = whole.body
     return States(
         family="cnn",
-        body=model,
+        body=whole,
         layers=(layer,),
         hidden_size=sum(one.out_features for one in layer.filters),
         input_size=layer.size,
-        above=(classifier,),
+        above=(whole.classifier,),
     )
