@@ -62,10 +62,21 @@ def model_class(family: Any) -> type[PreTrainedModel]:
     return type(f"Uneven{family.__name__}", (Uneven, family), names)
 
 
+def door(name: str, auto: ModuleType) -> type[PreTrainedConfig]:
+    """What leads to the config class of a family, which cannot be loaded while transformers' own tables are."""
+    from transformers.configuration_utils import PreTrainedConfig
+
+    def from_dict(cls: type, data: dict[str, Any], **more: Any) -> Any:
+        return config_class(auto.CONFIG_MAPPING[name]).from_dict(data, **more)
+
+    names = {"model_type": PREFIX + name, "from_dict": classmethod(from_dict), "__module__": __name__}
+    return type("UnevenConfig", (PreTrainedConfig,), names)
+
+
 def enter_configs(auto: ModuleType) -> None:
     """Tell AutoConfig; `auto` is transformers.models.auto.configuration_auto."""
     for name in families():
-        auto.CONFIG_MAPPING.register(PREFIX + name, config_class(auto.CONFIG_MAPPING[name]), exist_ok=True)
+        auto.CONFIG_MAPPING.register(PREFIX + name, door(name, auto), exist_ok=True)
 
 
 def enter_models(auto: ModuleType) -> None:
@@ -74,6 +85,7 @@ def enter_models(auto: ModuleType) -> None:
 
     for name in families():
         config: Any = CONFIG_MAPPING[name]
+        CONFIG_MAPPING.register(PREFIX + name, config_class(config), exist_ok=True)
         for kind in (getattr(auto, name) for name in AUTO):
             kind.register(config_class(config), model_class(kind._model_mapping[config]), exist_ok=True)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from test_surgery import logits, skeleton
 from tiny import tiny
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-import smidgen  # noqa: F401  the Auto classes know uneven models after it
+import smidgen  # the Auto classes know uneven models after it
 from smidgen.anatomy import anatomy
 from smidgen.edits import Edit
 from smidgen.edits.keep_blocks import KeepBlocks
@@ -248,3 +251,27 @@ def test_a_folder_that_lies(entry: dict[str, Any], said: str, tmp_path: Path) ->
     (tmp_path / "config.json").write_text(json.dumps(config | entry))
     with pytest.raises(ModelError, match=said):
         check_whole(resolve(str(tmp_path)), Classify(tuple(f"LABEL_{i}" for i in range(3))))
+
+
+@pytest.mark.parametrize(
+    ("first", "auto"),
+    [("smidgen", "AutoConfig"), ("smidgen", "AutoModelForSequenceClassification"), ("transformers", "AutoTokenizer")],
+)
+def test_in_a_fresh_process(first: str, auto: str, tmp_path: Path) -> None:
+    """Whichever is imported first, and whichever Auto class is asked first."""
+    cut("bert").save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    second = {"smidgen": "transformers", "transformers": "smidgen"}[first]
+    code = f"""
+import {first}
+import {second}
+from transformers import {auto}
+{auto}.from_pretrained({str(tmp_path)!r})
+config = transformers.AutoConfig.from_pretrained({str(tmp_path)!r})
+model = transformers.AutoModelForSequenceClassification.from_pretrained({str(tmp_path)!r})
+assert type(config) is type(model.config) and type(config).__name__ == "UnevenBertConfig"
+assert transformers.AutoTokenizer.from_pretrained({str(tmp_path)!r}).pad_token == "[PAD]"
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(smidgen.__file__).parent.parent)}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert ran.returncode == 0, ran.stderr
