@@ -79,9 +79,7 @@ class Context:
     every_token: bool = False  # `logits` at all real tokens, also where the task decides about some (mask_language)
     training_texts: Callable[[], Iterable[str]] = tuple  # what the stage trains on, second texts of pairs too
     sample: Callable[[int], Iterable[Batch]] = lambda count: ()  # at most so many rows of it, drawn by the seed
-    meter: Callable[[str], Meter] = lambda unit: Macs(
-        128
-    )  # of what a model costs: macs | float32 | int8, see prices.py
+    meter: Callable[[str], Meter] = lambda unit: Macs(128)  # macs | float32 | int8: see prices.py
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None
     corpus: Corpus | None = None  # what a data step grows

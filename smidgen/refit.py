@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LARGEST = 10.0  # a factor beyond it says that the rows do not tell the parts of a sublayer apart
-DAMPING = 1e-3  # of the mean of A's diagonal
+DAMPING = 1e-2  # of the mean of A's diagonal
 
 
 def refit(
@@ -101,8 +101,9 @@ class _Enough(Exception):
 
 
 def _reads(model: PreTrainedModel, block: Block, kind: str, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Of the real tokens of a batch, what the sublayer's last Linear reads (T, columns), and what is added to what it
-    says (T, hidden): the block's input, or, of a feed-forward, what the attention made of it. No block after it runs."""
+    """Of the real tokens of a batch, what the sublayer's last Linear reads, (T, columns), and what is added to what it
+    says, (T, hidden): the block's input, or, of a feed-forward, what the attention made of it. Nothing after it runs.
+    """
     seen: dict[str, Tensor] = {}
 
     def input_of(name: str) -> Callable[..., None]:

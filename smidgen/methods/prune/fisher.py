@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LEAST = 32  # rows that say anything
+TINY = 1e-6  # of a block's whole Fisher information: an exchange that gains less is none
 FITTED = 512  # rows at most that factors are fitted on: each token of them is an equation for every hidden unit
 
 
@@ -71,11 +72,6 @@ class Fisher(Method[None]):
         costs = meter.costs(model)
         limit = self._limit(costs, shape)
         heads, units = slopes(model, ctx.sample(self.rows))
-        if len(heads[0]) < LEAST:
-            raise InputError(
-                f"prune.fisher: got {len(heads[0])} rows to measure on, wanted at least {LEAST}. Give more rows of "
-                "training data, or unlabelled texts and a teacher."
-            )
         kept = keep(squares(heads), squares(units), costs, limit, self.multiple)
         assert kept is not None, "the limit is above the floor"
         if self.rearrange:
@@ -108,15 +104,23 @@ class Fisher(Method[None]):
 
 
 def slopes(model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Each, Each]:
-    """Gradients of each row's loss by the gates: of the heads (rows, heads) and units (rows, width) a block, float32."""
+    """Gradients of each row's loss by the gates: heads (rows, heads) and units (rows, width) a block, float32.
+
+    Raises InputError where there are fewer rows than LEAST.
+    """
     found: list[list[np.ndarray]] = []
+    rows = 0
     with Gates(model) as gates:
         for batch in batches:
             filled = [*gates.fill("heads", len(batch)), *gates.fill("units", len(batch))]
             loss = batch.losses(model).sum()
+            rows += len(batch)
             found.append([g.cpu().numpy() for g in torch.autograd.grad(loss, filled, materialize_grads=True)])
-    if not found:
-        raise InputError("prune.fisher: there are no rows to measure on. Give some training data.")
+    if rows < LEAST:
+        raise InputError(
+            f"prune.fisher: got {rows} rows to measure on, wanted at least {LEAST}. Give more rows of training data, "
+            "or unlabelled texts and a teacher."
+        )
     both = [np.concatenate(each) for each in zip(*found, strict=True)]
     return both[: len(both) // 2], both[len(both) // 2 :]
 
@@ -132,22 +136,17 @@ def rearranged(slopes: Each, kept: Each) -> Each:
 
 
 def _exchanged(slopes: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Those that stay are offered in turn, the least first, each for the best of those that go, until a round changes
-    nothing. slopes: (rows, parts)."""
+    """The best exchange, again and again, until none is left. slopes: (rows, parts)."""
     fisher, kept = slopes.T @ slopes, kept.copy()
-    own, gone = fisher.diagonal(), ~kept
-    with_gone = fisher[:, gone].sum(1)  # of each part with the sum of what goes
-    changed = bool(gone.any())
-    while changed:
-        changed = False
-        for new in sorted(np.flatnonzero(kept), key=own.__getitem__):
-            gain = own[new] + own + 2 * (with_gone[new] - with_gone - fisher[new])
-            gain[kept] = np.inf
-            old = int(gain.argmin())
-            if gain[old] < -1e-9 * own.sum():
-                kept[new], kept[old] = False, True
-                with_gone += fisher[:, new] - fisher[:, old]
-                changed = True
+    own, with_gone = fisher.diagonal(), fisher[:, ~kept].sum(1)  # of each part with the sum of what goes
+    while kept.any() and not kept.all():
+        new, old = np.flatnonzero(kept), np.flatnonzero(~kept)  # what may go, and what may stay for it
+        gain = (own + 2 * with_gone)[new, None] + (own - 2 * with_gone)[old] - 2 * fisher[np.ix_(new, old)]
+        i, j = np.unravel_index(gain.argmin(), gain.shape)
+        if gain[i, j] >= -TINY * own.sum():
+            break
+        kept[new[i]], kept[old[j]] = False, True
+        with_gone = with_gone + fisher[:, new[i]] - fisher[:, old[j]]
     return kept
 
 

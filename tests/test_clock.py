@@ -1,0 +1,139 @@
+"""Tables of what sublayers cost: of operations, and of milliseconds with a clock that is told what to say."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from folders import model_folder
+from tiny import FAMILIES, VOCAB, batch, tiny
+from torch.utils.flop_counter import FlopCounterMode
+
+import smidgen.clock
+from smidgen.anatomy import anatomy
+from smidgen.clock import Clock, points, shaped, skeleton, table
+from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_width import KeepWidth
+from smidgen.prices import Costs, Macs, shape_of
+from smidgen.surgery import apply
+from smidgen.tasks import Classify
+
+torch.set_num_threads(1)
+EACH = pytest.mark.parametrize("family", [family for family in FAMILIES if family != "mobilebert"])
+
+
+def uneven(family: str) -> Any:
+    model = tiny(family)
+    for edit in (KeepHeads(0, (1, 2)), KeepWidth(1, tuple(range(40)))):
+        apply(model, edit)
+    return model
+
+
+@EACH
+@torch.no_grad()
+def test_operations_are_those_that_the_blocks_make(family: str) -> None:
+    """What a cut takes away, against torch's own count of a forward (two operations each)."""
+    model, cut, length = tiny(family, attn_implementation="eager"), uneven(family), 12
+    cut.set_attn_implementation("eager")
+    counted = []
+    for each in (model, cut):
+        with FlopCounterMode(display=False) as flops:
+            each(**batch(VOCAB, [length]))
+        counted.append(flops.get_total_flops() / 2)
+    meter = Macs(length)
+    costs = meter.costs(model)
+    assert costs.predict(shape_of(model)) - costs.predict(shape_of(cut)) == counted[0] - counted[1]
+    assert costs == meter.costs(cut)
+    assert meter.measure({"a": model, "b": cut}) == {
+        "a": costs.predict(shape_of(model)),
+        "b": costs.predict(shape_of(cut)),
+    }
+
+
+def test_a_table_is_what_the_times_were_made_of() -> None:
+    true = Costs(
+        "ms",
+        0.25,
+        ((0, 0.02), (1, 0.1), (6, 0.2), (12, 0.4)),
+        ((0, 0.02), (384, 0.11), (768, 0.2), (1536, 0.4)),
+    )
+    for blocks in (2, 3, 6, 12):
+        wanted = points(blocks, 12, 1536)
+        found = table({p: true.predict([p[1:]] * p[0]) for p in wanted}, blocks, 12, 1536)
+        assert len(wanted) == 8
+        assert found.fixed == pytest.approx(true.fixed)
+        np.testing.assert_allclose(found.heads, true.heads)
+        np.testing.assert_allclose(found.widths, true.widths)
+    alone = table({p: true.predict([p[1:]] * p[0]) for p in points(1, 12, 1536)}, 1, 12, 1536)
+    assert alone.heads[0] == (0, 0.0), "of one block, what is left of an empty one cannot be told from the rest"
+    assert alone.predict([(12, 1536)]) == pytest.approx(true.predict([(12, 1536)]))
+
+
+def test_noise_does_not_make_more_cost_less() -> None:
+    times = {p: 1.0 + 0.1 * p[0] for p in points(6, 12, 1536)}
+    times[2, 6, 1536], times[2, 12, 384] = 1.4, 0.9
+    found = table(times, 6, 12, 1536)
+    for row in (found.heads, found.widths):
+        costs = [cost for _, cost in row]
+        assert costs == sorted(costs) and costs[0] >= 0
+
+
+@EACH
+def test_small_models_have_the_shape_of_their_point(family: str) -> None:
+    model = uneven(family)
+    whole = skeleton(model)
+    assert shape_of(whole) == [(4, 64)] * 2 and type(whole) is type(tiny(family))
+    for point in points(2, 4, 64):
+        made = shaped(whole, point)
+        assert shape_of(made) == [point[1:]] * point[0]
+        assert len(anatomy(made).blocks) == point[0]
+        made(**batch(VOCAB, [5, 7]))
+
+
+class Told(Clock):
+    """A clock that says what a table says, and which models it was shown."""
+
+    seen: list[list[tuple[int, int]]] = []
+
+    def _time(self, models: Mapping[str, Any]) -> dict[str, float]:
+        costs = Costs("ms", 1.0, ((0, 0.5), (4, 2.5)), ((0, 0.5), (64, 4.5)))
+        Told.seen += [shape_of(model) for model in models.values()]
+        return {name: costs.predict(shape_of(model)) for name, model in models.items()}
+
+
+def clock(cls: type[Clock], tmp_path: Path, precision: str = "float32", **more: Any) -> Clock:
+    home = model_folder(tmp_path / "home", labels=("bad", "good"))
+    texts = [("the film was good", None), ("bad", None), ("so very very dull and sad", None)]
+    return cls(Classify(("bad", "good")), home, texts, 32, tmp_path / "kept", precision, **more)
+
+
+def test_a_table_is_measured_once(tmp_path: Path) -> None:
+    Told.seen.clear()
+    model = tiny("bert")
+    torch.manual_seed(1)
+    found = clock(Told, tmp_path).costs(model)
+    first = torch.rand(1)
+    assert found.predict([(4, 64), (2, 32)]) == pytest.approx(1 + 2.5 + 4.5 + 1.5 + 2.5)
+    count = len(Told.seen)
+    torch.manual_seed(1)
+    assert clock(Told, tmp_path).costs(uneven("bert")) == found, "the same geometry before it was cut"
+    assert torch.rand(1) == first, "what is drawn afterwards does not hang on it"
+    assert len(Told.seen) == count
+    clock(Told, tmp_path, "int8").costs(model)
+    clock(Told, tmp_path, threads=7).costs(model)
+    clock(Told, tmp_path).costs(tiny("bert", blocks=3))
+    assert len(list((tmp_path / "kept").glob("costs-*.json"))) == 4
+
+
+def test_models_are_timed_as_they_would_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smidgen.clock, "TEXTS", 2)
+    model = uneven("bert")
+    before = copy.deepcopy(model.state_dict())
+    found = clock(Clock, tmp_path, "int8").measure({"cut": model})
+    assert set(found) == {"cut"} and 0 < found["cut"] < 1000
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
