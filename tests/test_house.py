@@ -27,7 +27,7 @@ LAYERS = (
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
     "data edits.* edits surgery uneven source runtime.model runtime",
-    "distances prices method tape batch gates keeping refit tokens masking mapping vectors",
+    "distances concrete prices method tape batch gates gating keeping refit tokens masking mapping vectors",
     "teacher fill shapes making measure.* measure",
     "methods.* methods clock loop sampling planner",
     "runner costs benching predicting verification",
