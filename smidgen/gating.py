@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FAR = 200.0  # log a of what has no gate
 OPEN = 3.0  # log a of a new gate: z is 1 in four draws of five, 0 in one of a hundred
+STEEP, SLOW = 30.0, 0.3  # l2 at the start, and the multipliers' rate beside the gates': without, the share swings
 NARROW = (("heads", "attention"), ("units", "feed_forward"))  # the parts of a sublayer, and the sublayer
 
 
@@ -39,7 +40,7 @@ class Cut:
     """What stays, and what is multiplied into it.
 
     kept      bool by kind, `heads` and `units`, of each block: (heads,) and (width,)
-    factors   the same in float32, 0 for what goes; the sublayer's own gate is inside
+    factors   the same, 0 for what goes; the sublayer's own gate is inside
     shift     by how much all gates were opened (or shut, below 0) to meet the price; 0 = training had met it
     """
 
@@ -49,7 +50,9 @@ class Cut:
 
 
 class Gating(nn.Module):
-    """A method's state. See the module's text.
+    """A method's state. See the module's text. All of it is float64: the price of a unit is small beside the whole.
+
+    stands: how many steps are done, and the share of the stage.
 
     Args:
         on: kinds of `smidgen.gates` that have gates.
@@ -57,8 +60,10 @@ class Gating(nn.Module):
         keep: the share of the model's price that may stay.
         multiple: widths are multiples of it in the end.
         warmup: the share of training in which the target falls from 1 to `keep`.
-        rate: the learning rate of the gates and of the multipliers.
+        rate: the learning rate of the gates.
     """
+
+    stands: Tensor
 
     def __init__(
         self,
@@ -80,29 +85,22 @@ class Gating(nn.Module):
         self.sizes = dict(zip(KINDS, (heads, widths, blocks, blocks), strict=True))
         rng = np.random.default_rng(seed)  # a little apart: equal gates would all be shut in one moment
         start = {kind: OPEN + 0.01 * rng.standard_normal(sum(self.sizes[kind])) for kind in KINDS if kind in on}
-        self.log_alpha = nn.ParameterDict({kind: torch.from_numpy(each).float() for kind, each in start.items()})
-        self.multipliers = nn.Parameter(torch.zeros(2))
-        self.stands: dict[str, Any] = {"step": 0, "t": 0.0}
+        self.log_alpha = nn.ParameterDict({kind: torch.from_numpy(each) for kind, each in start.items()})
+        self.multipliers = nn.Parameter(torch.tensor([0.0, STEEP], dtype=torch.double))
+        self.register_buffer("stands", torch.zeros(2, dtype=torch.double))
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._cut: Cut | None = None  # of the weights as they are
 
     def groups(self) -> list[dict[str, Any]]:
-        """Of the optimiser. What a gate is worth is small beside its moments' usual floor; multipliers climb."""
-        own = {"lr": self.rate, "weight_decay": 0.0, "eps": 1e-12}
-        return [
-            {"params": list(self.log_alpha.values()), **own},
-            {"params": [self.multipliers], "maximize": True, **own},
-        ]
-
-    def get_extra_state(self) -> dict[str, Any]:
-        return self.stands
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.stands, self._cut = dict(state), None
+        """Of the optimiser; multipliers climb. What one gate costs is small beside Adam's usual eps."""
+        own = {"weight_decay": 0.0, "betas": (0.9, 0.99), "eps": 1e-12}
+        gates = {"params": list(self.log_alpha.values()), "lr": self.rate, **own}
+        return [gates, {"params": [self.multipliers], "lr": SLOW * self.rate, "maximize": True, **own}]
 
     def step(self, t: float) -> None:
         """One step of training is done, and this share of the stage."""
-        self.stands, self._cut = {"step": self.stands["step"] + 1, "t": t}, None
+        self.stands.copy_(torch.tensor([float(self.stands[0]) + 1, t]))
+        self._cut = None
 
     # While the model runs.
 
@@ -125,7 +123,7 @@ class Gating(nn.Module):
 
     def drawn(self) -> dict[str, list[Tensor]]:
         """The gates of this step, as `smidgen.gates` takes them."""
-        rng = np.random.default_rng([self.seed, self.stands["step"]])
+        rng = np.random.default_rng([self.seed, int(self.stands[0])])
         found = {}
         for kind, log_alpha in self.log_alpha.items():
             noise = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, len(log_alpha))).to(log_alpha)
@@ -149,11 +147,11 @@ class Gating(nn.Module):
 
     def target(self) -> float:
         """The share of the price that may stand in this step."""
-        return 1 - (1 - self.keep) * min(1.0, self.stands["t"] / self.warmup if self.warmup else 1.0)
+        return 1 - (1 - self.keep) * (min(1.0, float(self.stands[1]) / self.warmup) if self.warmup else 1.0)
 
     def share(self) -> Tensor:
         """The share of the price that stands on average over draws. A scalar with a gradient."""
-        total = torch.tensor(self.costs.fixed / self.whole, device=self.multipliers.device)
+        total = self.multipliers.new_tensor(self.costs.fixed / self.whole)
         for i, ((part, sublayer), row) in enumerate(zip(NARROW, (self.costs.heads, self.costs.widths), strict=True)):
             counts = total.new_tensor([counts[i] for counts in self.shape])
             if part in self.log_alpha:
@@ -193,23 +191,25 @@ class Gating(nn.Module):
         """Heads and widths that stay where all gates are opened by `shift`. A block cannot be empty."""
         many = []
         for part, sublayer in NARROW:
-            is_open = chance(torch.stack(self._of(sublayer)) + shift) >= 0.5
+            is_open = chance(torch.stack(self._of(sublayer)) + shift)
+            if part not in self.log_alpha:
+                is_open = (is_open >= 0.5).double()
             many.append([float(chance(a + shift).sum() * o) for a, o in zip(self._of(part), is_open, strict=True)])
         found = []
         for (heads, width), few, narrow in zip(self.shape, *many, strict=True):
-            both = int(few + 0.5), rounded(narrow, self.multiple, width)
-            found.append(both if any(both) else self._least(heads, width))
+            units = rounded(narrow, self.multiple, width) if narrow >= min(self.multiple, width) / 2 else 0
+            found.append((int(few + 0.5), units) if units or few >= 0.5 else self._least(heads, width))
         return found
 
     def _of(self, kind: str) -> list[Tensor]:
         """log a by block in float64; far open where there are no gates of that kind."""
         if kind in self.log_alpha:
-            return self._each(kind, self.log_alpha[kind].detach().double().cpu())
+            return self._each(kind, self.log_alpha[kind].detach().cpu())
         return self._each(kind, torch.full((sum(self.sizes[kind]),), FAR, dtype=torch.double))
 
     def _least(self, heads: int, width: int) -> tuple[int, int]:
         if width:
-            return 0, min(self.multiple, width) if "units" in self.log_alpha else width
+            return 0, (min(self.multiple, width) if "units" in self.log_alpha else width)
         return 1 if "heads" in self.log_alpha else heads, 0
 
     def _shift(self) -> float:

@@ -433,7 +433,7 @@ def make_optimizer(model: nn.Module, extra: nn.Module, settings: Training) -> to
     Frozen parameters are in it, for they may thaw later: without a gradient they neither move nor decay. What a state
     gives as `groups()` comes last, as it gives it.
     """
-    own = [group for state in extra.children() if hasattr(state, "groups") for group in state.groups()]
+    own = [group for state in extra.children() for group in getattr(state, "groups", list)()]
     apart = {id(p) for group in own for p in group["params"]}
     trained = [p for m in (model, extra) for p in m.parameters() if id(p) not in apart]
     groups = [

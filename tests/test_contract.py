@@ -171,7 +171,7 @@ class Ran:
 
 
 def go(world: World, method: Method[Any], steps: int = 3, seed: int = SEED) -> Ran:
-    """One stage, as `smidgen.runner` runs it; a method without a loss, or that needs another's, has tune.full beside it."""
+    """One stage, as `smidgen.runner` runs it; what has no loss, or needs another's, has tune.full beside it."""
     torch.manual_seed(time.monotonic_ns() % 2**31)  # nothing may depend on what came before
     alone = trains(method) and not method.needs.training
     methods = [method] if alone else [method, find("tune.full")()]

@@ -75,7 +75,7 @@ class Hidden(Method["Projections"]):
     def _mean(self, state: Projections, tape: Tape, i: int, student: str) -> Tensor:
         """How far what a student's tap gives is from what the teacher's of pair i does."""
         distance = cosine if self.loss_kind == "cosine" else mse
-        here, there = state.project(i, tape.student[student].float()), tape.teacher[state.names[i][1]].float()
+        here, there = state.project(i, tape.student[student].float()), tape.teacher[state.pairs[i][1]].float()
         return tape.mean(distance(here, there))
 
     def step(self, state: Projections, t: float) -> None:
@@ -92,30 +92,35 @@ class Projections(nn.Module):
     """
 
     heard: Tensor  # (pairs, blocks): how far all blocks were from each tap of the teacher, in this step so far
+    taken: Tensor  # (chosen,): the numbers of the blocks that are paired now
 
     def __init__(
         self,
-        names: list[tuple[str, str]],
+        pairs: list[tuple[str, str]],
         width: int,
         wide: int,
         blocks: Sequence[str] = (),
         live: Callable[[], Collection[int]] = tuple,
     ) -> None:
         super().__init__()
-        self.names, self.blocks, self.live = names, blocks, live
-        self.chosen = [i for i, (_, teacher) in enumerate(names) if blocks and teacher != "embeddings"]
-        maps = [nn.Linear(width, wide, bias=False) for _ in names] if wide else []
+        self.pairs, self.blocks, self.live = pairs, blocks, live
+        maps = [nn.Linear(width, wide, bias=False) for _ in pairs] if wide else []
         for linear in maps:
             if width == wide:
                 nn.init.eye_(linear.weight)
         self.maps = nn.ModuleList(maps)
-        self.register_buffer("heard", torch.zeros(len(names), len(blocks)), persistent=False)
+        self.chosen = [i for i, (student, _) in enumerate(pairs) if student in blocks]
+        taken = torch.tensor([blocks.index(pairs[i][0]) for i in self.chosen])
+        self.register_buffer("taken", taken, persistent=bool(self.chosen))
+        self.register_buffer("heard", torch.zeros(len(pairs), len(blocks)), persistent=False)
 
-    def get_extra_state(self) -> list[tuple[str, str]]:
-        return list(self.names)
-
-    def set_extra_state(self, state: list[tuple[str, str]]) -> None:
-        self.names = list(state)
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        """The pairs as they are in this step."""
+        found = list(self.pairs)
+        for i, block in zip(self.chosen, self.taken.tolist(), strict=True):
+            found[i] = (self.blocks[block], found[i][1])
+        return found
 
     def project(self, i: int, hidden: Tensor) -> Tensor:
         return self.maps[i](hidden) if len(self.maps) else hidden
@@ -124,8 +129,7 @@ class Projections(nn.Module):
         """Pair the teacher's blocks anew, by the whole step that is done."""
         distances = summed(self.heard).tolist()
         found = in_order([distances[i] for i in self.chosen], self.live())
-        for i, student in zip(self.chosen, found, strict=True):
-            self.names[i] = (self.blocks[student], self.names[i][1])
+        self.taken.copy_(torch.tensor(found))
         self.heard.zero_()
 
 

@@ -4,9 +4,9 @@ Idea       Each part has a hard-concrete gate z, drawn anew in each step, with a
            (Louizos, Welling, Kingma 2018, arXiv:1712.01312), on heads and inner units of feed-forwards (McCarley,
            Chakravarti, Sil 2019, arXiv:1910.06360) and on sublayers (CoFi, Xia, Zhong, Chen 2022, arXiv:2204.00408).
            With the share s of the price that stands on average and a target t that falls linearly from 1, the stage's
-           losses get l1 (s - t) + l2 (s - t)^2; the multipliers l climb. In the end each sublayer keeps as many parts
-           as are open on average, all gates shifted alike until the price is met, and what is left of z goes into the
-           weights.
+           losses get l1 (s - t) + l2 (s - t)^2. The multipliers climb, l2 from 30, without which s swings about t. In
+           the end each sublayer keeps as many parts as are open on average, the most open ones, all gates shifted
+           alike until the price is met, and what is left of z goes into the weights.
 Takes      A float model of a family with an anatomy, trained for its task, and another method with a loss.
 Leaves     A float model with fewer heads and units, not as many in each block; `found` in its record has the shape, the
            share of the price, and the shift: far from 0, the gates had not reached the target, and more epochs help.
@@ -45,7 +45,7 @@ class Gates(Method[Gating]):
     price: str = "macs"  # weights, or macs, or the milliseconds of a graph: float32 | int8
     multiple: int = 32  # widths of feed-forwards are multiples of it
     warmup: float = 0.4  # share of the stage in which the target falls from 1
-    rate: float = 0.1  # learning rate of gates and multipliers
+    rate: float = 0.1  # learning rate of the gates
 
     needs: ClassVar[Needs] = Needs(training=True, last=True)
 
@@ -79,7 +79,7 @@ class Gates(Method[Gating]):
             raise InputError(
                 f"prune.gates: {self._asked(keep)} of the price leaves a block with nothing: with all gates shut on "
                 f"{', '.join(self.parts)} and {self.multiple} units in a block without heads, {least:.2f} of it "
-                "stands. Write a larger share, a lower multiple, more `parts`, or drop blocks first with prune.layers."
+                "stands. Write a larger share, a lower multiple, more parts, or drop blocks first with prune.layers."
             )
         state.attach()
         ctx.shut = state.shut
