@@ -1,10 +1,9 @@
 """Milliseconds by the shape of the blocks, measured on the graphs that would serve: text in, logits out, batch 1.
 
-Idea: small models of the geometry, each with another number of heads or another width in all its blocks, are exported
-as the real one will be and timed side by side on the data's texts. Two blocks are enough to see a difference and too
-many for the nearest cache to hold; the whole depth, once, tells what the rest costs. What is between the points is on
-straight lines: products grow in steps that a table of a few points cannot see, so the model that is cut in the end is
-measured too.
+Idea: models of the geometry, each with another number of heads or another width in all its blocks, are exported as the
+real one will be and timed side by side on the data's texts. All have the real depth: fewer blocks would stay in caches
+that the real ones do not fit, where a block takes less. What is between the points is on straight lines:
+products grow in steps that a few points cannot see, so the model that is cut in the end is measured too.
 
 A table is kept in a file named by all that it depends on: geometry, lengths, precision, threads, processor, versions.
 """
@@ -24,15 +23,12 @@ import torch
 
 from smidgen.anatomy import anatomy
 from smidgen.artefact import identity, write_atomic
-from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.measure import environment
 from smidgen.measure.entries import Row, two_lists
 from smidgen.measure.speed import latency
-from smidgen.method import Context
-from smidgen.methods.export.onnx import export, single_output
-from smidgen.methods.quant.dynamic import Dynamic
+from smidgen.method import Context, find
 from smidgen.prices import Costs, shape_of, widest
 from smidgen.runtime.model import open_session, usable_cores
 from smidgen.surgery import apply
@@ -44,10 +40,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TEXTS, CALLS = 16, 40  # timed: texts, from the shortest to the longest, and calls of each
-SHALLOW = 2  # blocks of the small models
 TOKENS = 1024  # of the vocabulary; what is looked up costs the same in a table of any size
 
-Point = tuple[int, int, int]  # blocks, and the heads and width of each
+Point = tuple[int, int]  # the heads and the width of every block
 Times = Mapping[Point, float]
 
 
@@ -74,10 +69,9 @@ class Clock:
         fewer_tokens(whole)
         file = self.kept / f"costs-{identity(self._key(whole))}.json"
         if not file.is_file():
-            blocks, (heads, width) = len(anatomy(whole).blocks), widest(whole)
-            wanted = points(blocks, heads, width)
+            wanted = points(*widest(whole))
             times = self._time({str(point): shaped(whole, point) for point in wanted})
-            found = table({point: times[str(point)] for point in wanted}, blocks, heads, width)
+            found = table({point: times[str(point)] for point in wanted}, len(shape_of(whole)))
             write_atomic(file, json.dumps(found.to_data()))
         return Costs.from_data(json.loads(file.read_text(encoding="utf-8")))
 
@@ -102,7 +96,7 @@ class Clock:
     def _time(self, models: dict[str, PreTrainedModel]) -> dict[str, float]:
         """Of each model's graph, all in one run. The models are spent."""
         with tempfile.TemporaryDirectory() as folder:
-            calls = {}
+            calls: dict[str, Callable[[Row], object]] = {}
             for number, name in enumerate(list(models)):
                 graph = self._graph(models.pop(name), Path(folder) / str(number))
                 calls[name] = self._served(graph)
@@ -118,6 +112,8 @@ class Clock:
 
     def _graph(self, model: PreTrainedModel, folder: Path) -> Path:
         """A model's graph in the precision that will serve, of few tokens."""
+        from smidgen.methods.export.onnx import export, single_output
+
         file = folder / "float32" / "onnx" / "model.onnx"
         file.parent.mkdir(parents=True)
         fewer_tokens(model)
@@ -128,7 +124,8 @@ class Clock:
         export(single_output(model), batch, file, self.max_length)
         if self.precision == "float32":
             return file
-        Dynamic().run(Context(folder / "float32", folder / "int8", self.task, (), 0))
+        quantise: Any = find("quant.dynamic")()
+        quantise.run(Context(folder / "float32", folder / "int8", self.task, (), 0))
         return folder / "int8" / "onnx" / "model.onnx"
 
     def _served(self, graph: Path) -> Callable[[Row], object]:
@@ -145,35 +142,30 @@ class Clock:
         return call
 
 
-def points(blocks: int, heads: int, width: int) -> list[Point]:
-    """Which small models are timed: none, one, half or all of the heads; none, a quarter, half or all of the width."""
-    depth = max(1, min(SHALLOW, blocks - 1))
-    by_heads = [(depth, count, width) for count in sorted({0, 1, heads // 2, heads})]
-    by_width = [(depth, heads, count) for count in sorted({0, width // 4, width // 2, width})]
-    return list(dict.fromkeys([*by_heads, *by_width, (blocks, heads, width)]))
+def points(heads: int, width: int) -> list[Point]:
+    """What is timed: none, one, half or all of the heads; none, a quarter, half or all of the width."""
+    by_heads = [(count, width) for count in sorted({0, 1, heads // 2, heads})]
+    by_width = [(heads, count) for count in sorted({0, width // 4, width // 2})]
+    return [*by_heads, *by_width]
 
 
-def table(times: Times, blocks: int, heads: int, width: int) -> Costs:
-    """What the sublayers cost, from the milliseconds of `points`.
+def table(times: Times, blocks: int) -> Costs:
+    """What the sublayers cost, from the milliseconds of `points` for models of so many blocks.
 
-    Differences between models of one depth give a sublayer's cost above that of an empty one, which still has a norm
-    and a residual sum; the difference between the depths gives what a whole block costs, hence what two empty sublayers
-    do, half of it each. Rows are made to rise where noise has them fall.
+    A sublayer costs what it takes above an empty one. Empty ones still have a norm and a sum: that is in the fixed
+    part, which is of models of this depth. Where noise has a row fall it is made level, and where it has the sublayers
+    take more than the whole, they are made to take less.
     """
-    depth = max(1, min(SHALLOW, blocks - 1))
-    base = times[depth, heads, width]
-    counts = [sorted({point[axis] for point in times if point[0] == depth}) for axis in (1, 2)]
-    by_heads = [(times[depth, count, width] - times[depth, 0, width]) / depth for count in counts[0]]
-    by_width = [(times[depth, heads, count] - times[depth, heads, 0]) / depth for count in counts[1]]
-    inside = by_heads[-1] + by_width[-1]
-    block = (times[blocks, heads, width] - base) / (blocks - depth) if blocks > depth else inside
-    empty = max(min(block, times[blocks, heads, width] / blocks) - inside, 0.0) / 2
+    whole = max(times)
+    by_heads = {heads: (ms - times[0, whole[1]]) / blocks for (heads, width), ms in times.items() if width == whole[1]}
+    by_width = {width: (ms - times[whole[0], 0]) / blocks for (heads, width), ms in times.items() if heads == whole[0]}
     rows = [
-        tuple(zip(count, (np.maximum.accumulate(np.maximum(row, 0)) + empty).tolist(), strict=True))
-        for count, row in zip(counts, (by_heads, by_width), strict=True)
+        (sorted(row), np.maximum.accumulate([max(row[n], 0.0) for n in sorted(row)])) for row in (by_heads, by_width)
     ]
-    fixed = times[blocks, heads, width] - blocks * (rows[0][-1][1] + rows[1][-1][1])
-    return Costs("ms", max(fixed, 0.0), *rows)
+    inside = blocks * sum(float(costs[-1]) for _, costs in rows)
+    scale = min(1.0, times[whole] / inside) if inside else 1.0
+    heads, widths = (tuple(zip(counts, (costs * scale).tolist(), strict=True)) for counts, costs in rows)
+    return Costs("ms", max(times[whole] - inside, 0.0), heads, widths)
 
 
 def skeleton(model: PreTrainedModel) -> PreTrainedModel:
@@ -183,16 +175,13 @@ def skeleton(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def shaped(whole: PreTrainedModel, point: Point) -> PreTrainedModel:
-    """A copy with so many blocks, all of them with so many heads and inner units."""
-    depth, heads, width = point
+    """A copy whose blocks all have so many heads and inner units."""
     model = copy.deepcopy(whole)
-    if depth < len(anatomy(model).blocks):
-        apply(model, KeepBlocks(tuple(range(depth))))
-    for index, (all_heads, all_units) in enumerate(shape_of(model)):
-        if heads < all_heads:
-            apply(model, KeepHeads(index, tuple(range(heads))))
-        if width < all_units:
-            apply(model, KeepWidth(index, tuple(range(width))))
+    for index, (heads, width) in enumerate(shape_of(model)):
+        if point[0] < heads:
+            apply(model, KeepHeads(index, tuple(range(point[0]))))
+        if point[1] < width:
+            apply(model, KeepWidth(index, tuple(range(point[1]))))
     return model
 
 

@@ -31,7 +31,7 @@ class Costs:
     """A table of what the sublayers of one geometry cost. All is in `unit`."""
 
     unit: str  # MACs | ms | weights
-    fixed: float  # what no cut inside a block changes: embeddings, head, tokenizer
+    fixed: float  # what no cut inside a block changes: embeddings, head, tokenizer, sums and norms between sublayers
     heads: Row  # an attention by its heads, from 0 to all
     widths: Row  # a feed-forward by its width, from 0 to all
 

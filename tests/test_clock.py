@@ -15,7 +15,6 @@ from tiny import FAMILIES, VOCAB, batch, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 import smidgen.clock
-from smidgen.anatomy import anatomy
 from smidgen.clock import Clock, points, shaped, skeleton, table
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
@@ -56,31 +55,25 @@ def test_operations_are_those_that_the_blocks_make(family: str) -> None:
 
 
 def test_a_table_is_what_the_times_were_made_of() -> None:
-    true = Costs(
-        "ms",
-        0.25,
-        ((0, 0.02), (1, 0.1), (6, 0.2), (12, 0.4)),
-        ((0, 0.02), (384, 0.11), (768, 0.2), (1536, 0.4)),
-    )
-    for blocks in (2, 3, 6, 12):
-        wanted = points(blocks, 12, 1536)
-        found = table({p: true.predict([p[1:]] * p[0]) for p in wanted}, blocks, 12, 1536)
-        assert len(wanted) == 8
+    heads, widths = ((0, 0.0), (1, 0.1), (6, 0.2), (12, 0.4)), ((0, 0.0), (384, 0.11), (768, 0.2), (1536, 0.4))
+    true, wanted = Costs("ms", 0.25, heads, widths), points(12, 1536)
+    assert len(wanted) == 7
+    for blocks in (1, 6):
+        found = table({p: true.predict([p] * blocks) for p in wanted}, blocks)
         assert found.fixed == pytest.approx(true.fixed)
-        np.testing.assert_allclose(found.heads, true.heads)
-        np.testing.assert_allclose(found.widths, true.widths)
-    alone = table({p: true.predict([p[1:]] * p[0]) for p in points(1, 12, 1536)}, 1, 12, 1536)
-    assert alone.heads[0] == (0, 0.0), "of one block, what is left of an empty one cannot be told from the rest"
-    assert alone.predict([(12, 1536)]) == pytest.approx(true.predict([(12, 1536)]))
+        np.testing.assert_allclose(found.heads, true.heads, atol=1e-12)
+        np.testing.assert_allclose(found.widths, true.widths, atol=1e-12)
 
 
 def test_noise_does_not_make_more_cost_less() -> None:
-    times = {p: 1.0 + 0.1 * p[0] for p in points(6, 12, 1536)}
-    times[2, 6, 1536], times[2, 12, 384] = 1.4, 0.9
-    found = table(times, 6, 12, 1536)
+    times = {p: 1.0 + 0.1 * p[0] + 0.001 * p[1] for p in points(12, 1536)}
+    times[6, 1536], times[12, 384] = 9.0, 0.5
+    found = table(times, 6)
     for row in (found.heads, found.widths):
         costs = [cost for _, cost in row]
-        assert costs == sorted(costs) and costs[0] >= 0
+        assert costs == sorted(costs) and costs[0] == 0
+    times = {p: 3.0 if 0 not in p else 0.5 for p in points(12, 1536)}
+    assert table(times, 6).fixed == 0 and table(times, 6).predict([(12, 1536)] * 6) == pytest.approx(3.0)
 
 
 @EACH
@@ -88,10 +81,9 @@ def test_small_models_have_the_shape_of_their_point(family: str) -> None:
     model = uneven(family)
     whole = skeleton(model)
     assert shape_of(whole) == [(4, 64)] * 2 and type(whole) is type(tiny(family))
-    for point in points(2, 4, 64):
+    for point in points(4, 64):
         made = shaped(whole, point)
-        assert shape_of(made) == [point[1:]] * point[0]
-        assert len(anatomy(made).blocks) == point[0]
+        assert shape_of(made) == [point] * 2
         made(**batch(VOCAB, [5, 7]))
 
 

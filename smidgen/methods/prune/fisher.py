@@ -79,10 +79,11 @@ class Fisher(Method[None]):
         if kept.shape == shape:
             raise NoEffect(f"prune.fisher: speedup {self.speedup} cuts nothing. Ask for more, or a lower multiple.")
         uncut, fitted = copy.deepcopy(model), 0
-        factors = [each.astype(float) for each in kept.heads], [each.astype(float) for each in kept.units]
+        of_heads, of_units = ([each.astype(float) for each in flags] for flags in (kept.heads, kept.units))
         if self.tune:
-            *factors, fitted = refit(model, lambda: ctx.sample(min(self.rows, FITTED)), kept.heads, kept.units)
-        cut(ctx, *(shared(each) for each in factors))
+            fit_on = min(self.rows, FITTED)
+            of_heads, of_units, fitted = refit(model, lambda: ctx.sample(fit_on), kept.heads, kept.units)
+        cut(ctx, shared(of_heads), shared(of_units))
         measured = meter.measure({"before": uncut, "after": model})
         ctx.found["prune.fisher"] = told(meter.unit, costs, shape, shape_of(model), measured) | {"fitted": fitted}
 
