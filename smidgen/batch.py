@@ -55,3 +55,12 @@ def agreed(values: Tensor) -> Tensor:
     sent = values.cuda() if "nccl" in torch.distributed.get_backend() else values
     torch.distributed.broadcast(sent, 0)
     return sent.to(values.device)
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum over all processes, on each."""
+    if not torch.distributed.is_initialized():
+        return values
+    sent = values.cuda() if "nccl" in torch.distributed.get_backend() else values.clone()
+    torch.distributed.all_reduce(sent)
+    return sent.to(values.device)

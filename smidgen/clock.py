@@ -112,7 +112,7 @@ class Clock:
 
     def _graph(self, model: PreTrainedModel, folder: Path) -> Path:
         """A model's graph in the precision that will serve, of few tokens."""
-        from smidgen.methods.export.onnx import export, single_output
+        from smidgen.graph import export, single_output
 
         file = folder / "float32" / "onnx" / "model.onnx"
         file.parent.mkdir(parents=True)

@@ -184,7 +184,10 @@ class _Run:
         self.total = len(self.plan)
         self.parameters = [p for m in (self.model, self.extra) for p in m.parameters()]  # some may be frozen, for now
         self.optimizer = make_optimizer(self.model, self.extra, settings)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda t: rate(t, self.total, settings))
+        ours, own = self.optimizer.param_groups[:2], self.optimizer.param_groups[2:]
+        self.clipped = [p for group in ours for p in group["params"]]
+        scale = [lambda t: rate(t, self.total, settings)] * len(ours) + [lambda t: 1.0] * len(own)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, scale)
         per_epoch = self.total / max(settings.epochs, 1e-9)
         count = max(1, round(settings.epochs * settings.evaluations))
         self.evaluations = {
@@ -215,7 +218,7 @@ class _Run:
                     self.sums[name] = self.sums.get(name, torch.zeros(())) + value.detach().float().cpu()
         self.sum_gradients()
         if self.settings.clip:
-            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip, foreach=True)
+            nn.utils.clip_grad_norm_(self.clipped, self.settings.clip, foreach=True)
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -429,16 +432,16 @@ def rate(step: int, total: int, settings: Training) -> float:
 def make_optimizer(model: nn.Module, extra: nn.Module, settings: Training) -> torch.optim.AdamW:
     """AdamW in one fused pass; no decay for biases and normalisations (every tensor of one dimension).
 
-    Frozen parameters are in it, for they may thaw later: without a gradient they neither move nor decay. A state in
-    `extra` that has a `learning_rate` trains at that one, and does not decay.
+    Frozen parameters are in it, for they may thaw later: without a gradient they neither move nor decay. What a state
+    gives as `groups()` comes last, as it gives it.
     """
-    apart = [state for state in extra.children() if hasattr(state, "learning_rate")]
-    others = [state for state in extra.children() if not hasattr(state, "learning_rate")]
-    trained = [p for m in (model, *others) for p in m.parameters()]
+    own = [group for state in extra.children() for group in getattr(state, "groups", list)()]
+    apart = {id(p) for group in own for p in group["params"]}
+    trained = [p for m in (model, extra) for p in m.parameters() if id(p) not in apart]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-        *({"params": list(s.parameters()), "weight_decay": 0.0, "lr": s.learning_rate} for s in apart),
+        *own,
     ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 

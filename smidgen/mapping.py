@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from smidgen.anatomy import anatomy, states
@@ -96,3 +96,18 @@ def pairs(mapping: Pairing, student: int, teacher: int) -> tuple[tuple[int, int]
     if mapping == "middle":
         return tuple((m, ((2 * m + 1) * teacher - 1) // (2 * student)) for m in range(student))
     return tuple(enumerate(choose(teacher, student, mapping)))
+
+
+def in_order(distances: Sequence[Sequence[float]], allowed: Collection[int]) -> list[int]:
+    """For each of some teacher blocks, in order, the nearest student block that keeps the order.
+
+    The last teacher block chooses first among those allowed, and each before it among those below the one chosen after
+    it; where there is none left it takes that one too (CoFi, Xia, Zhong, Chen 2022, arXiv:2204.00408).
+
+    distances: of teacher block i and student block j.
+    """
+    found: list[int] = []
+    for row in reversed(distances):
+        below = [j for j in sorted(allowed) if not found or j < found[-1]]
+        found.append(min(below, key=row.__getitem__) if below else found[-1])
+    return found[::-1]

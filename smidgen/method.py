@@ -6,9 +6,10 @@
     end(state, ctx)              take down what `begin` set up
 
 A method is a frozen dataclass of settings, final, and keeps no state on itself: state is what `begin` returns. A
-state that is an `nn.Module` trains along with the model, at its own `learning_rate` and without decay if it has one, is
-kept in checkpoints and with the best weights, and is thrown away at the end. A
-method whose work is not a training step defines `run(ctx)` instead and owns its stage. A data step is such a method
+state that is an `nn.Module` trains along with the model, is kept in checkpoints and with the best weights, and is thrown
+away at the end. What it gives as `groups()` are groups of torch's AdamW with settings of their own (`lr`, `maximize` ...):
+their rate is constant, and their gradients are not clipped with the others.
+A method whose work is not a training step defines `run(ctx)` instead and owns its stage. A data step is such a method
 that leaves `texts`: it grows `ctx.corpus`, and `most(rows)` says how many texts come of so many rows, at most. A
 method's name is its path: `prune.layers` is `smidgen/methods/prune/layers.py`.
 """
@@ -19,7 +20,7 @@ import ast
 import copy
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -87,6 +88,7 @@ class Context:
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None
     corpus: Corpus | None = None  # what a data step grows
+    shut: Callable[[], Collection[int]] = tuple  # blocks whose feed-forward the stage has shut, at this moment
     found: dict[str, dict[str, Any]] = field(default_factory=dict)  # by method, what it saw on its way, for the record
 
     def edit(self, edit: Edit) -> None:

@@ -256,7 +256,7 @@ def _stage_faults(recipe: Recipe, stage: Stage, methods: tuple[Method[Any], ...]
                 f"{where}: {name_of(method)} looks inside the teacher, got {len(stage.teachers)} of them. Only "
                 "logits can be averaged: name one teacher, or use distil.logits alone."
             )
-        if method.needs.training and not any(trains(other) for other in methods):
+        if method.needs.training and not any(trains(other) for other in methods if other is not method):
             faults.append(f"{where}: {name_of(method)} acts while a stage trains. Add what has a loss, as tune.full.")
         if method.needs.labels and "train" not in parts and recipe.task != "mask_language":
             faults.append(f"{where}: {name_of(method)} needs labels, the stage trains on unlabeled texts.")

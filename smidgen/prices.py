@@ -30,7 +30,7 @@ Row = tuple[tuple[int, float], ...]  # (how many, cost), rising in both; straigh
 class Costs:
     """A table of what the sublayers of one geometry cost. All is in `unit`."""
 
-    unit: str  # MACs | ms
+    unit: str  # MACs | ms | weights
     fixed: float  # what no cut inside a block changes: embeddings, head, tokenizer, sums and norms between sublayers
     heads: Row  # an attention by its heads, from 0 to all
     widths: Row  # a feed-forward by its width, from 0 to all
@@ -93,6 +93,15 @@ class Macs:
 
     def measure(self, models: Mapping[str, PreTrainedModel]) -> dict[str, float]:
         return {name: self.costs(model).predict(shape_of(model)) for name, model in models.items()}
+
+
+def weights(model: PreTrainedModel) -> Costs:
+    """Weights that the blocks multiply with, biases left out: 4 d s of a head, 2 d of an inner unit, 3 d if gated."""
+    parts = anatomy(model)
+    block, hidden = parts.blocks[0], parts.hidden_size
+    heads, width = widest(model)
+    head, unit = 4 * hidden * block.head_size, (3 if block.gated else 2) * hidden
+    return Costs("weights", 0.0, ((0, 0.0), (heads, heads * head)), ((0, 0.0), (width, width * unit)))
 
 
 def shape_of(model: PreTrainedModel) -> list[tuple[int, int]]:

@@ -26,9 +26,9 @@ from smidgen import report
 from smidgen.data import load_data
 from smidgen.encoded import objects
 from smidgen.errors import DataError, InputError, RecipeError
+from smidgen.graph import single_output
 from smidgen.measure import entries
 from smidgen.measure.peers import TorchModel
-from smidgen.methods.export.onnx import single_output
 from smidgen.planner import plan
 from smidgen.recipe import load as load_recipe
 from smidgen.runner import run

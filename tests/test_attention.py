@@ -24,7 +24,7 @@ from smidgen.attention.lsh import buckets_of, hashed
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.swap import Swap
 from smidgen.errors import InputError, ModelError
-from smidgen.methods.export.onnx import difference, export
+from smidgen.graph import difference, export
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import run

@@ -27,7 +27,8 @@ LAYERS = (
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
     "data attention.* attention factors edits.* edits surgery uneven source runtime.model runtime",
-    "distances detours prices method sparsity tape batch gates keeping refit tokens masking mapping vectors",
+    "distances detours concrete prices method sparsity tape batch gates gating graph keeping refit tokens masking "
+    "mapping vectors",
     "teacher fill shapes making measure.* measure",
     "methods.* methods clock loop sampling planner",
     "runner costs benching predicting verification",

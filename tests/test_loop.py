@@ -33,6 +33,7 @@ TASK = Classify(("a", "b", "c"))
 TEACHER_BLOCKS, TEACHER_WIDTH = 4, 48
 SETTINGS = Training(learning_rate=1e-3, batch_size=8, warmup=0.2, precision="float32", epochs=1)
 ALL = ("tune.full", "distil.logits", "distil.hidden")
+GATED = ("tune.full", "prune.gates", "dynamic")
 
 
 def make_rows(count: int, seed: int = 0, shortest: int = 3, longest: int = 20) -> Rows:
@@ -59,8 +60,13 @@ def make_model(dropout: float = 0.0, seed: int = 0) -> Any:
 
 
 def methods(names: Sequence[str]) -> list[Method[Any]]:
-    given = {"distil.hidden": {"embeddings": True}, "distil.logits": {"hard": 0.3}}
-    return [find(name)(**given.get(name, {})) for name in names]
+    given: dict[str, dict[str, Any]] = {
+        "distil.hidden": {"embeddings": True},
+        "distil.logits": {"hard": 0.3},
+        "prune.gates": {"parts": ("heads", "units", "sublayers"), "multiple": 8},
+        "dynamic": {"mapping": "dynamic"},
+    }
+    return [find(name.replace("dynamic", "distil.hidden"))(**given.get(name, {})) for name in names]
 
 
 def trained(
@@ -173,7 +179,7 @@ def test_rate_starts_at_zero_peaks_after_warm_up_and_ends_at_zero() -> None:
 # Cut into micro-batches.
 
 
-@pytest.mark.parametrize("names", [("tune.full",), ("distil.logits",), ("distil.hidden",), ALL])
+@pytest.mark.parametrize("names", [("tune.full",), ("distil.logits",), ("distil.hidden",), ALL, GATED])
 @pytest.mark.parametrize("micro_tokens", [1, 64])
 def test_micro_batches_equal_one_batch(names: tuple[str, ...], micro_tokens: int, tmp_path: Path) -> None:
     rows = taught(make_rows(45))
@@ -274,15 +280,22 @@ def newest(work: Path) -> dict[str, Any]:
     return {file.name: torch.load(file, weights_only=True) for file in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("stops", [(2,), (3, 4, 9, 14)])
-def test_resumed_equals_uninterrupted_in_every_bit(precision: str, stops: tuple[int, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "precision", "stops"),
+    [
+        *((ALL, precision, stops) for precision in ("float32", "bfloat16") for stops in ((2,), (3, 4, 9, 14))),
+        (GATED, "bfloat16", (3, 9)),
+    ],
+)
+def test_resumed_equals_uninterrupted_in_every_bit(
+    names: tuple[str, ...], precision: str, stops: tuple[int, ...], tmp_path: Path
+) -> None:
     rows, dev = taught(make_rows(40)), make_rows(20, 7)
     training = replace(SETTINGS, epochs=2.5, evaluations=2, precision=precision, micro_tokens=100)
 
     def go(work: Path, seed: int, watch: Any = None) -> tuple[dict[str, torch.Tensor], History]:
         torch.manual_seed(seed)
-        return trained(ALL, rows, dev, work, training, make_model(0.3, seed), watch=watch, checkpoint_seconds=0)
+        return trained(names, rows, dev, work, training, make_model(0.3, seed), watch=watch, checkpoint_seconds=0)
 
     whole, told = go(tmp_path / "a", 0)
     for i, stop in enumerate(stops):
@@ -356,7 +369,7 @@ def on_two(folder: Path, names: tuple[str, ...], stop: float = np.inf) -> list[i
     return [process.exitcode for process in both]
 
 
-@pytest.mark.parametrize("names", [ALL, ("distil.hidden",)])
+@pytest.mark.parametrize("names", [ALL, ("distil.hidden",), GATED])
 def test_two_processes_equal_one(names: tuple[str, ...], tmp_path: Path) -> None:
     rows = taught(make_rows(41))
     rows.labels[::5] = NO_LABEL

@@ -21,8 +21,8 @@ from smidgen.edits.factor import MATRICES, Factor
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.errors import InputError, ModelError, NoEffect
 from smidgen.factors import FactoredEmbedding, FactoredLinear, largest_rank, needed
+from smidgen.graph import difference
 from smidgen.method import Context
-from smidgen.methods.export.onnx import difference
 from smidgen.methods.replace.lowrank import Lowrank
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use

@@ -20,13 +20,13 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoMod
 from smidgen.anatomy import anatomy, states
 from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
+from smidgen.graph import difference, export
 from smidgen.lexicon import SPECIAL, components, count, lexicon, reduced, seen, spellings, word_vectors, words
 from smidgen.method import Context
 from smidgen.methods.distil.attention import Attention
 from smidgen.methods.distil.feature_maps import FeatureMaps
 from smidgen.methods.distil.hidden import Hidden
 from smidgen.methods.distil.relations import Relations
-from smidgen.methods.export.onnx import difference, export
 from smidgen.methods.prune.layers import Layers
 from smidgen.methods.student.bilstm import Bilstm
 from smidgen.methods.student.cnn import Cnn

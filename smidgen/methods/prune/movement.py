@@ -39,6 +39,9 @@ class Scores(Masks):
         self.scores = nn.ParameterList(torch.zeros_like(linear.weight) for linear in targets)
         self.handles: list[torch.utils.hooks.RemovableHandle] = []
 
+    def groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.parameters()), "lr": self.learning_rate, "weight_decay": 0.0}]
+
     def attach(self) -> None:
         """From here on each Linear reads its weight masked; its own weight stays whole, so that it can come back."""
         for i, linear in enumerate(self.targets):
@@ -65,7 +68,7 @@ class Movement(Method[Scores]):
     scope: str = "global"  # of topk: global = the lowest of all matrices together | matrix = the same share of each
     threshold: float = 0.1  # tau of soft; scores start at sigmoid(0) = 0.5
     penalty: float = 400.0  # lambda of soft: the larger, the more zeros
-    learning_rate: float = 1e-2  # of the scores, with the stage's warm-up and schedule
+    learning_rate: float = 1e-2  # of the scores, from the first step to the last
     start: float = 0.1  # share of the stage at which the first weights become zero
     until: float = 0.7  # share of the stage at which as many are zero as shall be; the others go on training
 

@@ -1,0 +1,239 @@
+"""Gates that are learnt while a model trains, under a price that falls; in the end what they have shut can be cut.
+
+    state = Gating(model, ("heads", "units"), costs, keep=0.5, multiple=32, warmup=0.3, rate=0.05, seed=0)
+    state.attach()                 drawn gates while the model trains, settled ones while it is judged
+    loss = loss + state.penalty()
+    state.step(t)                  after each step; t = the share of the training that is done
+    state.detach()
+    cut = state.decide()           what stays, and the factors to fold into it
+
+The gates of a step follow from the seed and the number of the step alone, so a step that is cut, several processes and
+a resumed run see the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from smidgen.concrete import chance, draw, settled
+from smidgen.gates import KINDS, Gates
+from smidgen.prices import Costs, Row, shape_of
+from smidgen.surgery import rounded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FAR = 200.0  # log a of what has no gate
+OPEN = 3.0  # log a of a new gate: z is 1 in four draws of five, 0 in one of a hundred
+STEEP, SLOW = 30.0, 0.3  # l2 at the start, and the multipliers' rate beside the gates': without, the share swings
+NARROW = (("heads", "attention"), ("units", "feed_forward"))  # the parts of a sublayer, and the sublayer
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """What stays, and what is multiplied into it.
+
+    kept      bool by kind, `heads` and `units`, of each block: (heads,) and (width,)
+    factors   the same, 0 for what goes; the sublayer's own gate is inside
+    shift     by how much all gates were opened (or shut, below 0) to meet the price; 0 = training had met it
+    """
+
+    kept: dict[str, list[Tensor]]
+    factors: dict[str, list[Tensor]]
+    shift: float
+
+
+class Gating(nn.Module):
+    """A method's state. See the module's text. All of it is float64: the price of a unit is small beside the whole.
+
+    stands: how many steps are done, and the share of the stage.
+
+    Args:
+        on: kinds of `smidgen.gates` that have gates.
+        costs: of the model's geometry.
+        keep: the share of the model's price that may stay.
+        multiple: widths are multiples of it in the end.
+        warmup: the share of training in which the target falls from 1 to `keep`.
+        rate: the learning rate of the gates.
+    """
+
+    stands: Tensor
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        on: Collection[str],
+        costs: Costs,
+        keep: float,
+        multiple: int,
+        warmup: float,
+        rate: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.gates, self.shape, self.costs = Gates(model), shape_of(model), costs
+        self.keep, self.multiple, self.warmup, self.rate, self.seed = keep, multiple, warmup, rate, seed
+        self.whole = costs.predict(self.shape)
+        blocks = [1] * len(self.shape)
+        heads, widths = ([counts[i] for counts in self.shape] for i in (0, 1))
+        self.sizes = dict(zip(KINDS, (heads, widths, blocks, blocks), strict=True))
+        rng = np.random.default_rng(seed)  # a little apart: equal gates would all be shut in one moment
+        start = {kind: OPEN + 0.01 * rng.standard_normal(sum(self.sizes[kind])) for kind in KINDS if kind in on}
+        self.log_alpha = nn.ParameterDict({kind: torch.from_numpy(each) for kind, each in start.items()})
+        self.multipliers = nn.Parameter(torch.tensor([0.0, STEEP], dtype=torch.double))
+        self.register_buffer("stands", torch.zeros(2, dtype=torch.double))
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._cut: Cut | None = None  # of the weights as they are
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Of the optimiser; multipliers climb. What one gate costs is small beside Adam's usual eps."""
+        own = {"weight_decay": 0.0, "betas": (0.9, 0.99), "eps": 1e-12}
+        gates = {"params": list(self.log_alpha.values()), "lr": self.rate, **own}
+        return [gates, {"params": [self.multipliers], "lr": SLOW * self.rate, "maximize": True, **own}]
+
+    def step(self, t: float) -> None:
+        """One step of training is done, and this share of the stage."""
+        self.stands.copy_(torch.tensor([float(self.stands[0]) + 1, t]))
+        self._cut = None
+
+    # While the model runs.
+
+    def attach(self) -> None:
+        self.gates.attach()
+        self._handles.append(self.gates.model.register_forward_pre_hook(lambda model, args: self._set(model.training)))
+
+    def detach(self) -> None:
+        self.gates.remove()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _set(self, training: bool) -> None:
+        if not training:
+            self._cut = self._cut or self.decide()
+        found = self.drawn() if training or self._cut is None else self._cut.factors
+        for kind in KINDS:
+            setattr(self.gates, kind, found.get(kind) or [None] * len(self.shape))
+
+    def drawn(self) -> dict[str, list[Tensor]]:
+        """The gates of this step, as `smidgen.gates` takes them."""
+        rng = np.random.default_rng([self.seed, int(self.stands[0])])
+        found = {}
+        for kind, log_alpha in self.log_alpha.items():
+            noise = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, len(log_alpha))).to(log_alpha)
+            found[kind] = self._each(kind, draw(log_alpha, noise))
+        return found
+
+    def _each(self, kind: str, values: Tensor) -> list[Tensor]:
+        """Of each block: (heads,) or (width,), or () of a sublayer."""
+        return list(values.split(self.sizes[kind]) if kind in ("heads", "units") else values.unbind())
+
+    def shut(self) -> list[int]:
+        """Blocks whose feed-forward is shut, by its own gate or by those of all its units."""
+        found = set()
+        for kind in ("units", "feed_forward"):
+            if kind in self.log_alpha:
+                each = self._each(kind, settled(self.log_alpha[kind]))
+                found |= {b for b, gates in enumerate(each) if not gates.any()}
+        return sorted(found)
+
+    # The price.
+
+    def target(self) -> float:
+        """The share of the price that may stand in this step."""
+        return 1 - (1 - self.keep) * (min(1.0, float(self.stands[1]) / self.warmup) if self.warmup else 1.0)
+
+    def share(self) -> Tensor:
+        """The share of the price that stands on average over draws. A scalar with a gradient."""
+        total = self.multipliers.new_tensor(self.costs.fixed / self.whole)
+        for i, ((part, sublayer), row) in enumerate(zip(NARROW, (self.costs.heads, self.costs.widths), strict=True)):
+            counts = total.new_tensor([counts[i] for counts in self.shape])
+            if part in self.log_alpha:
+                counts = torch.stack([each.sum() for each in self._each(part, chance(self.log_alpha[part]))])
+            cost, empty = line(row, counts), line(row, torch.zeros_like(counts))
+            if sublayer in self.log_alpha:
+                cost = empty + chance(self.log_alpha[sublayer]) * (cost - empty)
+            total = total + cost.sum() / self.whole
+        return total
+
+    def least(self) -> float:
+        """The share that stands with all gates shut."""
+        return self.costs.predict(self.shape_at(-FAR / 2)) / self.whole
+
+    def penalty(self) -> Tensor:
+        """The Lagrangian l1 (s - t) + l2 (s - t)^2 of the share s and the target t; l1 and l2 climb."""
+        gap = self.share() - self.target()
+        return self.multipliers[0] * gap + self.multipliers[1] * gap**2
+
+    # What stays.
+
+    def decide(self) -> Cut:
+        """The most that the price allows: in each sublayer as many parts as its gates have open on average, those that
+        are open the most, all gates moved by the same shift until the price is met."""
+        shift = self._shift()
+        stays = list(zip(*self.shape_at(shift), strict=True))
+        kept, factors = {}, {}
+        for (part, sublayer), counts in zip(NARROW, stays, strict=True):
+            each = self._of(part)
+            kept[part] = [_first(alphas, count) for alphas, count in zip(each, counts, strict=True)]
+            whole = settled(torch.stack(self._of(sublayer)))
+            values = [k * settled(a) * z for k, a, z in zip(kept[part], each, whole, strict=True)]
+            factors[part] = [value.to(self.multipliers) for value in values]
+        return Cut(kept, factors, shift)
+
+    def shape_at(self, shift: float) -> list[tuple[int, int]]:
+        """Heads and widths that stay where all gates are opened by `shift`. A block cannot be empty."""
+        many = []
+        for part, sublayer in NARROW:
+            is_open = chance(torch.stack(self._of(sublayer)) + shift)
+            if part not in self.log_alpha:
+                is_open = (is_open >= 0.5).double()
+            many.append([float(chance(a + shift).sum() * o) for a, o in zip(self._of(part), is_open, strict=True)])
+        found = []
+        for (heads, width), few, narrow in zip(self.shape, *many, strict=True):
+            units = rounded(narrow, self.multiple, width) if narrow >= min(self.multiple, width) / 2 else 0
+            found.append((int(few + 0.5), units) if units or few >= 0.5 else self._least(heads, width))
+        return found
+
+    def _of(self, kind: str) -> list[Tensor]:
+        """log a by block in float64; far open where there are no gates of that kind."""
+        if kind in self.log_alpha:
+            return self._each(kind, self.log_alpha[kind].detach().cpu())
+        return self._each(kind, torch.full((sum(self.sizes[kind]),), FAR, dtype=torch.double))
+
+    def _least(self, heads: int, width: int) -> tuple[int, int]:
+        if width:
+            return 0, (min(self.multiple, width) if "units" in self.log_alpha else width)
+        return 1 if "heads" in self.log_alpha else heads, 0
+
+    def _shift(self) -> float:
+        """The largest under which the price is met, by halving."""
+        low, high = -FAR / 2, FAR / 2
+        while high - low > 1e-9:
+            middle = (low + high) / 2
+            if self.costs.predict(self.shape_at(middle)) > self.keep * self.whole:
+                high = middle
+            else:
+                low = middle
+        return low
+
+
+def line(row: Row, at: Tensor) -> Tensor:
+    """A row of costs at some counts, straight between its points: (n,) -> (n,), with a gradient."""
+    counts, costs = (at.new_tensor(each) for each in zip(*row, strict=True))
+    after = torch.searchsorted(counts, at.detach()).clamp(1, len(row) - 1)
+    slope = (costs[after] - costs[after - 1]) / (counts[after] - counts[after - 1])
+    return costs[after - 1] + slope * (at - counts[after - 1])
+
+
+def _first(alphas: Tensor, count: int) -> Tensor:
+    """Flags of the highest so many."""
+    kept = torch.zeros(len(alphas), dtype=torch.bool)
+    kept[alphas.argsort(descending=True, stable=True)[:count]] = True
+    return kept

@@ -1,0 +1,65 @@
+"""A model as an ONNX graph: traced by the exporter of transformers, and compared with the model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from smidgen.source import quiet, takes_types
+from smidgen.tape import logits_of
+
+FOLDED = 1 << 30  # bytes of the largest constant that is worked out beforehand
+
+
+def export(model: PreTrainedModel, batch: dict[str, np.ndarray], file: Path, limit: int) -> None:
+    """Trace the model on a batch of at least two rows, with free batch size and length, and save the graph."""
+    import onnx_ir
+    from onnxscript.optimizer import fold_constants
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
+
+    quiet()
+    inputs: dict[str, Any] = {name: torch.from_numpy(value) for name, value in batch.items()}
+    if not takes_types(model):
+        del inputs["token_type_ids"]
+    if len(inputs["input_ids"]) == 1:
+        inputs = {name: value.repeat(2, 1) for name, value in inputs.items()}
+    least = 3 if model.config.model_type == "mobilebert" else 2  # it slices length - 1, which must not look like 1
+    free = {0: torch.export.Dim("batch", min=1, max=65536), 1: torch.export.Dim("length", min=least, max=limit)}
+    config = OnnxConfig(dynamic=True, dynamic_shapes=dict.fromkeys(inputs, free))
+    with contextlib.redirect_stdout(io.StringIO()):  # the exporter tells its steps there
+        program = OnnxExporter().export(model, inputs, config=config).program
+    if any(node.op_type == "LSTM" for node in program.graph):
+        fold_constants(program, input_size_limit=FOLDED, output_size_limit=FOLDED)  # its gates were put in order
+    onnx_ir.save(program, str(file))
+
+
+def single_output(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself; one that finds spans as a tagger with the outputs start and end, with the same weights, so that
+    every graph has one output."""
+    from transformers import AutoModelForTokenClassification
+
+    if not type(model).__name__.endswith("ForQuestionAnswering"):
+        return model
+    tagger = AutoModelForTokenClassification.from_config(model.config, attn_implementation="eager")
+    tagger.load_state_dict({name.replace("qa_outputs", "classifier"): v for name, v in model.state_dict().items()})
+    return tagger.eval()
+
+
+def difference(model: torch.nn.Module, file: Path, batch: dict[str, np.ndarray]) -> float:
+    """The largest difference of a logit between a model and its graph on one batch."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    graph = session.run(["logits"], {name: batch[name] for name in names})[0]
+    with torch.inference_mode():
+        logits = logits_of(model(**{name: torch.from_numpy(batch[name]) for name in names})).numpy()
+    real = slice(None) if logits.ndim == 2 else batch["attention_mask"] > 0
+    return float(np.abs(graph[real] - logits[real]).max())
