@@ -6,12 +6,12 @@
     end(state, ctx)              take down what `begin` set up
 
 A method is a frozen dataclass of settings, final, and keeps no state on itself: state is what `begin` returns. A
-state that is an `nn.Module` trains along with the model, is kept in checkpoints and with the best weights, and is thrown
-away at the end. What it gives as `groups()` are groups of torch's AdamW with settings of their own (`lr`, `maximize` ...):
-their rate is constant, and their gradients are not clipped with the others.
-A method whose work is not a training step defines `run(ctx)` instead and owns its stage. A data step is such a method
-that leaves `texts`: it grows `ctx.corpus`, and `most(rows)` says how many texts come of so many rows, at most. A
-method's name is its path: `prune.layers` is `smidgen/methods/prune/layers.py`.
+state that is an `nn.Module` trains along with the model, is kept in checkpoints and with the best weights, and is
+thrown away at the end. What it gives as `groups()` are groups of torch's AdamW with settings of their own (`lr`,
+`maximize` ...): their rate is constant, and their gradients are not clipped with the others. A method whose work is
+not a training step defines `run(ctx)` instead and owns its stage. A data step is such a method that leaves `texts`: it
+grows `ctx.corpus`, and `most(rows)` says how many texts come of so many rows, at most. A method's name is its path:
+`prune.layers` is `smidgen/methods/prune/layers.py`.
 """
 
 from __future__ import annotations
