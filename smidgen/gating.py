@@ -79,7 +79,7 @@ class Gating(nn.Module):
         super().__init__()
         self.gates, self.shape, self.costs = Gates(model), shape_of(model), costs
         self.keep, self.multiple, self.warmup, self.rate, self.seed = keep, multiple, warmup, rate, seed
-        self.whole = costs.predict(self.shape)
+        self.whole, self.rows = costs.predict(self.shape), (hull(costs.heads), hull(costs.widths))
         blocks = [1] * len(self.shape)
         heads, widths = ([counts[i] for counts in self.shape] for i in (0, 1))
         self.sizes = dict(zip(KINDS, (heads, widths, blocks, blocks), strict=True))
@@ -150,9 +150,9 @@ class Gating(nn.Module):
         return 1 - (1 - self.keep) * (min(1.0, float(self.stands[1]) / self.warmup) if self.warmup else 1.0)
 
     def share(self) -> Tensor:
-        """The share of the price that stands on average over draws. A scalar with a gradient."""
+        """The share of the price that stands where as many parts are open as on average. A scalar with a gradient."""
         total = self.multipliers.new_tensor(self.costs.fixed / self.whole)
-        for i, ((part, sublayer), row) in enumerate(zip(NARROW, (self.costs.heads, self.costs.widths), strict=True)):
+        for i, ((part, sublayer), row) in enumerate(zip(NARROW, self.rows, strict=True)):
             counts = total.new_tensor([counts[i] for counts in self.shape])
             if part in self.log_alpha:
                 counts = torch.stack([each.sum() for each in self._each(part, chance(self.log_alpha[part]))])
@@ -230,6 +230,19 @@ def line(row: Row, at: Tensor) -> Tensor:
     after = torch.searchsorted(counts, at.detach()).clamp(1, len(row) - 1)
     slope = (costs[after] - costs[after - 1]) / (counts[after] - counts[after - 1])
     return costs[after - 1] + slope * (at - counts[after - 1])
+
+
+def hull(row: Row) -> Row:
+    """The lower convex hull of a row of costs: where a measured row is flat, no gate would be worth shutting."""
+    kept: list[tuple[int, float]] = []
+    for at, cost in row:
+        while len(kept) > 1:
+            (first, low), (middle, cost_there) = kept[-2:]
+            if (cost_there - low) * (at - first) < (cost - low) * (middle - first):
+                break
+            kept.pop()
+        kept.append((at, cost))
+    return tuple(kept)
 
 
 def _first(alphas: Tensor, count: int) -> Tensor:

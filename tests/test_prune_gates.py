@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from smidgen.concrete import BETA, GAMMA, ZETA, chance, draw, settled
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
-from smidgen.gating import Gating, line
+from smidgen.gating import Gating, hull, line
 from smidgen.loop import make_optimizer, train
 from smidgen.mapping import in_order
 from smidgen.method import Context
@@ -25,7 +25,7 @@ from smidgen.methods.distil.hidden import Hidden, thirds
 from smidgen.methods.prune.gates import Gates
 from smidgen.methods.tune.full import Full
 from smidgen.planner import plan
-from smidgen.prices import Costs, Macs, shape_of, weights
+from smidgen.prices import Costs, shape_of, weights
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.students.bilstm import BilstmForSequenceClassification
 from smidgen.surgery import apply
@@ -88,22 +88,26 @@ def test_costs_lie_on_straight_lines() -> None:
     np.testing.assert_allclose(at.grad, [0.3, 0.3, 0.3, 0.2, 0.2])
 
 
+def test_a_flat_step_of_a_row_is_bent_so_that_each_part_costs_something() -> None:
+    assert hull(((0, 0.0), (16, 3.0), (32, 5.0), (64, 5.0))) == ((0, 0.0), (64, 5.0))
+    assert hull(((0, 0.0), (16, 1.0), (32, 3.0), (64, 9.0))) == ((0, 0.0), (16, 1.0), (32, 3.0), (64, 9.0))
+    assert hull(MS.heads) == ((0, 0.1), (4, 1.0)) and hull(((0, 0.0), (4, 2.0))) == ((0, 0.0), (4, 2.0))
+
+
 # The share of the price.
 
 
 def test_the_share_is_the_mean_over_draws() -> None:
-    """Of what costs are even: a part's cost times the chance that it and its sublayer are open."""
     model = tiny("bert")
     _, state, _ = begun(model, parts=ALL_PARTS)
     stirred(state)
-    costs, total = Macs(20).costs(model), 0.0
+    costs, total = state.costs, 0.0
     for step in range(400):
         state.stands[0] = step
         drawn = {kind: [(z != 0).double() for z in each] for kind, each in state.drawn().items()}
         heads = [float(h.sum() * a) for h, a in zip(drawn["heads"], drawn["attention"], strict=True)]
         units = [float(u.sum() * f) for u, f in zip(drawn["units"], drawn["feed_forward"], strict=True)]
         total += sum(costs.attention(h) + costs.feed_forward(u) for h, u in zip(heads, units, strict=True))
-    state.costs, state.whole = costs, costs.predict(shape_of(model))
     assert float(state.share().detach()) == pytest.approx(total / 400 / state.whole, abs=0.02)
 
 

@@ -90,3 +90,15 @@ def test_the_student_of_several_tasks(tmp_path: Path) -> None:
     assert done[-1].artefact.form == "int8"
     found = model.predict(["a good film", "bad"], ["", "a sad play"])
     assert [list(each) for each in found] == [["mood", "same"]] * 2
+
+
+def test_gates_cut_to_the_share_that_is_asked(tmp_path: Path) -> None:
+    files, model = data_files(tmp_path / "data"), model_folder(tmp_path / "model", blocks=4)
+    recipe = small(read_recipe("cofi", str(model), Files(files["train"], files["dev"])))
+    recipe = replace(recipe, stages=tuple(s for s in recipe.stages if s.name in ("teacher", "pruned")))
+    *_, pruned = run(plan(recipe), tmp_path / "stages")
+    told = pruned.artefact.record["found"]["prune.gates"]
+    assert told["before"] == [[4, 64]] * 4 and told["unit"] == "weights" and 0.3 < told["share"] <= 0.4
+    assert {edit["edit"] for edit in pruned.artefact.record["edits"]} <= {"KeepHeads", "KeepWidth"}
+    terms = pruned.artefact.record["history"]["entries"][-1]["terms"]
+    assert {name.rpartition(".")[0] for name in terms} >= {"prune.gates", "distil.logits"}
