@@ -19,7 +19,8 @@ demo: setup
 	$(VENV)/bin/smidgen demo
 
 test: setup
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m 'not alone' -n auto --maxprocesses 4 --dist worksteal
+	$(VENV)/bin/python -m pytest -m alone
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -327,6 +327,7 @@ def test_it_is_compressed(compressed: tuple[Path, dict[str, Any]]) -> None:
     assert 'predict(["question"], ["context"])' in card
 
 
+@pytest.mark.alone
 def test_it_is_verified_and_timed(
     compressed: tuple[Path, dict[str, Any]], chain: tuple[Path, dict[str, str], list[Any]]
 ) -> None:

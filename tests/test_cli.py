@@ -27,6 +27,8 @@ from smidgen.measure.speed import Latency
 from smidgen.method import find, names
 from smidgen.runtime import Model, deployed_bytes
 
+pytestmark = pytest.mark.alone
+
 TIME_ALL = entries.time_all
 COMMANDS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
 RECIPE = """

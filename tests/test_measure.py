@@ -23,6 +23,8 @@ from smidgen.measure.speed import BLOCK, SETTLE, latency, order_interval, ratio,
 from smidgen.runtime import load
 from smidgen.tasks.classify import Classify
 
+pytestmark = pytest.mark.alone
+
 TASK = Classify(("no", "yes"))
 
 
