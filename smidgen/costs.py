@@ -9,7 +9,8 @@ from typing import Any
 from smidgen.artefact import Store
 from smidgen.loop import batches
 from smidgen.planner import Plan, Planned, resolved_model
-from smidgen.runner import describe, training_split
+from smidgen.reading import training_split
+from smidgen.runner import describe
 from smidgen.tokens import encode
 
 

@@ -23,7 +23,7 @@ def vocabulary(ctx: Context, kind: str, most: int, width: int, lower: bool = Tru
     source = Tokenizer.from_file(str(ctx.source / "tokenizer.json"))
     table: Any = ctx.model.get_input_embeddings()
     pad_id = int(ctx.model.config.pad_token_id or 0)
-    return lexicon(kind, source, table.weight.detach().numpy(), pad_id, ctx.training_texts, most, width, lower)
+    return lexicon(kind, source, table.weight.detach().numpy(), pad_id, ctx.sight.training_texts, most, width, lower)
 
 
 def make(ctx: Context, config: PreTrainedConfig, method: str) -> PreTrainedModel:

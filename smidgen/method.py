@@ -20,6 +20,7 @@ import ast
 import copy
 import dataclasses
 import importlib
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +55,19 @@ class Needs:
     inside: bool = False  # of the teacher: other taps than `logits`
     online: bool = False  # the teacher runs in each step, on the step's own inputs; nothing of it is kept on disk
     training: bool = False  # another method of the stage has a loss
-    examples: bool = False  # `ctx.sample`: rows with labels, or with a teacher's decisions
+    examples: bool = False  # `ctx.sight.sample`: rows with labels, or with a teacher's decisions
     task: str = ""  # the only one that it is for
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a method may look at besides the model. All of it is made when it is asked for."""
+
+    training_texts: Callable[[], Iterable[str]] = tuple  # what the stage trains on, second texts of pairs too
+    dev_texts: Callable[[], Iterable[str]] = tuple  # all of dev, likewise
+    sample: Callable[[int], Iterable[Batch]] = lambda count: ()  # at most so many rows of the stage, drawn by the seed
+    dev_loss: Callable[[], float] = lambda: math.nan  # the task's loss of `model`, as it stands, on dev
+    meter: Callable[[str], Meter] = lambda unit: Macs(128)  # of what a model costs: macs | float32 | int8
 
 
 @dataclass
@@ -80,11 +92,7 @@ class Context:
     student_taps: set[str] = field(default_factory=lambda: {"logits"})
     teacher_taps: set[str] = field(default_factory=set)
     every_token: bool = False  # `logits` at all real tokens, also where the task decides about some (mask_language)
-    training_texts: Callable[[], Iterable[str]] = tuple  # what the stage trains on, second texts of pairs too
-    sample: Callable[[int], Iterable[Batch]] = lambda count: ()  # at most so many rows of it, drawn by the seed
-    dev_texts: Callable[[], Iterable[str]] = tuple  # all of dev, likewise
-    dev_loss: Callable[[], float] | None = None  # the task's loss of `model`, as it stands, on some rows of dev
-    meter: Callable[[str], Meter] = lambda unit: Macs(128)  # of what a model costs: macs | float32 | int8
+    sight: Sight = Sight()
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None
     corpus: Corpus | None = None  # what a data step grows

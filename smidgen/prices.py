@@ -6,7 +6,7 @@
     costs = meter.costs(model)                       a table, of blocks of the model's geometry
     costs.predict([(12, 1536), (3, 512)])            of a model with two such blocks
 
-A method that cuts to a price takes `ctx.meter(unit)` and does not know which of the two it has.
+A method that cuts to a price takes `ctx.sight.meter(unit)` and does not know which of the two it has.
 """
 
 from __future__ import annotations

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
-import itertools
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,24 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smidgen.artefact import Artefact, Store, alone, open_artefact, publish
-from smidgen.corpus import Corpus, read_grown
+from smidgen.corpus import Corpus
 from smidgen.errors import SmidgenError
-from smidgen.masking import masker
 from smidgen.method import Context, makes_texts, name_of, owns_stage, settings_of, trains
 from smidgen.planner import Plan, Planned
-from smidgen.prices import Macs, Meter
-from smidgen.source import Source, resolve
-from smidgen.tasks import MaskLanguage, Tag
+from smidgen.reading import dev_rows, sight, source_of, training_rows, training_split
+from smidgen.source import Source
 from smidgen.tokens import encode, pad_id, write_tokenizer
 from smidgen.watch import Silent, Watch
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from smidgen.batch import Batch
-    from smidgen.data import Split
-    from smidgen.loop import History, Rows, Running
-    from smidgen.teacher import Labels, Teacher
+    from smidgen.loop import History, Running
 
 CHECKED_ROWS = 64  # rows of dev that exports and reloads are compared on
 
@@ -94,11 +84,6 @@ def describe(planned: Planned) -> str:
     return " + ".join(words)
 
 
-def source_of(plan: Plan, store: Store, reference: str) -> Source:
-    """The folder behind a planned stage's id or a model's reference."""
-    return plan.models[reference] if reference in plan.models else resolve(str(store.path(reference)))
-
-
 def run_stage(
     plan: Plan,
     planned: Planned,
@@ -147,11 +132,7 @@ def _train_stage(
     started, work = time.monotonic(), store.work(planned.id)
     ctx = _context(plan, planned, source, store.root)
     ctx.model = load_model(source, plan.data.task, planned.seed)
-    ctx.training_texts = lambda: _texts_of(training_split(plan, planned, store))
-    ctx.sample = lambda count: _sample(plan, planned, store, home_of(ctx, source, work / "student"), ctx, count, watch)
-    ctx.dev_texts = lambda: _texts_of(plan.data.dev)
-    ctx.dev_loss = _dev_loss(plan, ctx, source, work)
-    ctx.meter = lambda unit: _meter(plan, store, home_of(ctx, source, work / "student"), unit)
+    ctx.sight = sight(plan, planned, store, ctx, lambda: home_of(ctx, source, work / "student"), watch)
     if len(planned.teachers) == 1:
         teacher = source_of(plan, store, planned.teachers[0])
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = _shape(teacher)
@@ -166,8 +147,8 @@ def _train_stage(
         if trackers:
             accelerator.init_trackers("smidgen", config={"stage": planned.stage.name, "id": planned.id})
         split = training_split(plan, planned, store)
-        rows = _rows(plan, planned, store, home, split, ctx.teacher_taps, accelerator, watch)
-        dev = _dev_rows(plan, home)
+        rows = training_rows(plan, planned, store, home, split, ctx.teacher_taps, accelerator, watch)
+        dev = dev_rows(plan, home)
         history = train(running, ctx, rows, dev, planned.stage.train, work, watch, checkpoint_seconds, accelerator)
         if trackers:
             accelerator.end_training()
@@ -238,130 +219,6 @@ def _check_reload(plan: Plan, source: Source, ctx: Context, target: Path) -> Non
             raise SmidgenError(f"{name} gives other outputs (by {worst:.2g}); nothing was written. This is a bug.")
 
 
-def _rows(
-    plan: Plan,
-    planned: Planned,
-    store: Store,
-    source: Source,
-    split: Split,
-    taps: set[str],
-    accelerator: Accelerator,
-    watch: Watch,
-) -> Rows:
-    """Rows of a split that the stage reads, with the teacher where it is asked something."""
-    from smidgen.teacher import Mean, online, too_big
-
-    rows, task = _plain_rows(plan, split, source), plan.data.task
-    if isinstance(task, MaskLanguage):
-        rows = dataclasses.replace(rows, masker=masker(source.path, planned.seed))
-    if not planned.teachers or not taps:
-        return rows
-    sources = [source_of(plan, store, reference) for reference in planned.teachers]
-    fresh = rows.masker is not None or any(method.needs.online for method in planned.methods)
-    if fresh or too_big(taps):
-        found: list[Teacher] = [online(s, task, taps, accelerator.device) for s in sources]
-    else:
-        found = []
-        for teacher in sources:
-            labels = label_rows(plan, teacher, store, split, taps, accelerator, watch)
-            rows, said = _by_word(plan, rows, split, source, teacher, labels)
-            found.append(said)
-    return dataclasses.replace(rows, teacher=found[0] if len(found) == 1 else Mean(tuple(found)))
-
-
-def _sample(
-    plan: Plan, planned: Planned, store: Store, source: Source, ctx: Context, count: int, watch: Watch
-) -> Iterable[Batch]:
-    """Of the labelled rows where the stage reads some, else of all rows, with the teacher's decisions as labels."""
-    from smidgen.loop import make_accelerator
-    from smidgen.sampling import batches, draw
-
-    assert ctx.model is not None
-    labelled = isinstance(ctx.task, MaskLanguage) or "train" in planned.parts
-    pool = plan.data.train if "train" in planned.parts else training_split(plan, planned, store)
-    accelerator = make_accelerator(planned.stage.train.precision)
-    split, taps = draw(pool, count, planned.seed), set() if labelled else {"logits"}
-    rows = _rows(plan, planned, store, source, split, taps, accelerator, watch)
-    return batches(rows, ctx.task, ctx.model, accelerator.device)
-
-
-def _meter(plan: Plan, store: Store, source: Source, unit: str) -> Meter:
-    """Of texts as long as those of dev."""
-    from smidgen.clock import Clock
-    from smidgen.measure.entries import timed_texts, two_lists
-
-    rows, task = timed_texts(plan.data.dev), plan.data.task
-    if unit == "macs":
-        return Macs(float(encode(task, source.path, *two_lists(rows), plan.max_length).lengths.mean()))
-    return Clock(task, source.path, rows, plan.max_length, store.root, unit)
-
-
-def _by_word(
-    plan: Plan, rows: Rows, split: Split, source: Source, teacher: Source, labels: Labels
-) -> tuple[Rows, Teacher]:
-    """A tagger's labels for a student with another tokenizer; words that the teacher cut off are not learnt."""
-    from smidgen.teacher import Words
-
-    task = plan.data.task
-    if not isinstance(task, Tag) or source.tokenizer_id == teacher.tokenizer_id:
-        return rows, labels
-    theirs = encode(task, teacher.path, split.texts, split.pairs, plan.max_length)
-    at = task.aligned(rows.encoded, theirs, split.texts)
-    rows = dataclasses.replace(rows, encoded=dataclasses.replace(rows.encoded, units=at >= 0))
-    return rows, Words(labels, rows.encoded, at)
-
-
-def label_rows(
-    plan: Plan, teacher: Source, store: Store, split: Split, taps: set[str], accelerator: Accelerator, watch: Watch
-) -> Labels:
-    """The teacher's labels for a split: the main process makes what is missing, the others read."""
-    import torch
-
-    from smidgen.teacher import label
-
-    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-    found: Labels | None = None
-    with accelerator.main_process_first(), watch.bar("labelling", len(split)) as bar:
-        found = label(
-            teacher,
-            plan.data.task,
-            split,
-            taps,
-            plan.max_length,
-            store.root,
-            _to(bar.to, len(split)),
-            precision=dtype,
-        )
-    return found
-
-
-def training_split(plan: Plan, planned: Planned, store: Store) -> Split:
-    """The rows a stage trains on or grows; those without a label last."""
-    from smidgen.data import Split
-
-    splits = {"train": plan.data.train, "unlabeled": plan.data.unlabeled}
-    parts = []
-    for part in sorted(planned.parts, key="train".__ne__):
-        split, step = splits.get(part), plan.by_id(part)
-        parts.append(split or read_grown(store.path(part), step.stage.name if step else part))
-    if len(parts) == 1:
-        return parts[0]
-    return Split(
-        name=planned.stage.data,
-        texts=tuple(text for part in parts for text in part.texts),
-        pairs=_all_pairs(parts),
-        labels=np.concatenate([p.labels if p.labels is not None else plan.data.task.no_labels(len(p)) for p in parts]),
-        source=" + ".join(part.source for part in parts),
-    )
-
-
-def _all_pairs(parts: Sequence[Split]) -> tuple[str, ...] | None:
-    """The second texts of all parts; "" for the rows of one without any, where a task mixes both."""
-    if all(part.pairs is None for part in parts):
-        return None
-    return tuple(itertools.chain.from_iterable(part.pairs or ("",) * len(part) for part in parts))
-
-
 def home_of(ctx: Context, source: Source, folder: Path) -> Source:
     """Where the tokenizer of the stage's model is: the source, or `folder`, into which a new one is written."""
     from smidgen.source import takes_types
@@ -382,40 +239,6 @@ def home_of(ctx: Context, source: Source, folder: Path) -> Source:
 def _corpus(plan: Plan, planned: Planned, store: Store, watch: Watch) -> Corpus:
     keep_out = tuple(split for split in (plan.data.dev, plan.data.test) if split is not None)
     return Corpus(training_split(plan, planned, store), keep_out, store.work(planned.id), watch)
-
-
-def _texts_of(split: Split) -> Iterable[str]:
-    return itertools.chain(split.texts, split.pairs or ())
-
-
-def _plain_rows(plan: Plan, split: Split, source: Source) -> Rows:
-    from smidgen.loop import Rows
-
-    task = plan.data.task
-    encoded = encode(task, source.path, split.texts, split.pairs, plan.max_length)
-    return Rows(encoded, task.targets(encoded, split.texts, split.labels), pad_id(source.path), split=split)
-
-
-def _dev_rows(plan: Plan, source: Source) -> Rows:
-    """What a stage is judged by; where tokens are to be found, they are masked once and for all."""
-    rows = _plain_rows(plan, plan.data.dev, source)
-    if not isinstance(plan.data.task, MaskLanguage):
-        return rows
-    encoded, labels = masker(source.path, 0).once(rows.encoded)
-    return dataclasses.replace(rows, encoded=encoded, labels=labels)
-
-
-def _dev_loss(plan: Plan, ctx: Context, source: Source, work: Path) -> Callable[[], float]:
-    """What measures the loss of the stage's model on dev; the rows are made when it is first asked."""
-    from smidgen.loop import mean_loss
-
-    rows = functools.cache(lambda: _dev_rows(plan, home_of(ctx, source, work / "student")))
-
-    def loss() -> float:
-        assert ctx.model is not None
-        return mean_loss(ctx.model, ctx.task, rows())
-
-    return loss
 
 
 def _context(plan: Plan, planned: Planned, source: Source, target: Path) -> Context:
@@ -477,11 +300,6 @@ def _record(plan: Plan, planned: Planned, source: Source) -> dict[str, Any]:
         "edits": list(parent.get("edits", [])),
         "lineage": [*parent.get("lineage", []), own],
     }
-
-
-def _to(update: Callable[[float], None], total: int) -> Callable[[int, int], None]:
-    """Labelling counts only what is missing; the bar counts every row."""
-    return lambda done, missing: update(total - missing + done)
 
 
 def _main_process() -> bool:

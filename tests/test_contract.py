@@ -34,7 +34,7 @@ from smidgen.data import Data, load_data
 from smidgen.errors import NoEffect, RecipeError, SmidgenError
 from smidgen.loop import History, Rows, train
 from smidgen.masking import masker
-from smidgen.method import Context, Method, find, name_of, names, owns_stage, page, settings_of, trains
+from smidgen.method import Context, Method, Sight, find, name_of, names, owns_stage, page, settings_of, trains
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use, build, dump, load
 from smidgen.runner import Done, home_of, run
@@ -105,9 +105,11 @@ class World:
         texts = tuple((text, None) for text in self.data.dev.texts)
         ctx = Context(self.student.path, self.root / "target", self.data.task, texts, seed)
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = 4, 32, 4
-        ctx.training_texts = lambda: self.data.train.texts
-        ctx.sample = lambda count: batches(self.rows(ctx), self.data.task, ctx.model, torch.device("cpu"))
-        ctx.dev_loss = lambda: float(torch.cat([p.flatten() for p in ctx.model.parameters()]).std())
+        ctx.sight = Sight(
+            training_texts=lambda: self.data.train.texts,
+            sample=lambda count: batches(self.rows(ctx), self.data.task, ctx.model, torch.device("cpu")),
+            dev_loss=lambda: float(torch.cat([p.flatten() for p in ctx.model.parameters()]).std()),
+        )
         ctx.model = load_model(self.student, self.data.task, seed)
         torch.manual_seed(seed)
         return ctx

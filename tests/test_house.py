@@ -31,7 +31,7 @@ LAYERS = (
     "mapping vectors",
     "teacher fill shapes making measure.* measure",
     "methods.* methods clock loop sampling planner",
-    "runner costs benching predicting verification",
+    "reading runner costs benching predicting verification",
     "search",
     "outcome",
     "api console",

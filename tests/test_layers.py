@@ -24,8 +24,9 @@ from smidgen.method import Context
 from smidgen.methods.prune import layers
 from smidgen.methods.prune.layers import Layers, only, searched
 from smidgen.planner import plan
+from smidgen.reading import dev_rows
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
-from smidgen.runner import _dev_rows, run
+from smidgen.runner import run
 from smidgen.source import load_model, resolve
 from smidgen.surgery import apply
 
@@ -97,7 +98,7 @@ def test_a_stage_keeps_the_blocks_with_the_least_loss_on_dev(task: str, tmp_path
     source, losses = resolve(str(folder)), {}
     for kept in itertools.combinations(range(4), 2):
         model = apply(load_model(source, planned.data.task, 0), KeepBlocks(kept))
-        losses[kept] = mean_loss(model, planned.data.task, _dev_rows(planned, source))
+        losses[kept] = mean_loss(model, planned.data.task, dev_rows(planned, source))
     assert tuple(edit["blocks"]) == min(losses, key=losses.__getitem__)
     assert len(set(losses.values())) == 6
 

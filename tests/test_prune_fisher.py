@@ -6,7 +6,7 @@ import copy
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from smidgen.batch import Batch
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.gates import Gates
-from smidgen.method import Context
+from smidgen.method import Context, Sight
 from smidgen.methods.prune.fisher import Fisher, rearranged, slopes, squares
 from smidgen.planner import Plan, plan
 from smidgen.prices import Costs, Macs, shape_of
@@ -48,8 +48,7 @@ def rows(count: int = 36, size: int = 12, pad_to: int | None = None) -> Iterator
 
 def context(model: Any, meter: Any = None) -> Context:
     ctx = Context(Path(), Path(), TASK, (), 0)
-    ctx.model, ctx.sample = model, lambda count: rows()
-    ctx.meter = lambda unit: meter or Macs(9)
+    ctx.model, ctx.sight = model, Sight(sample=lambda count: rows(), meter=lambda unit: meter or Macs(9))
     return ctx
 
 
@@ -248,7 +247,7 @@ def test_nothing_is_refused() -> None:
 @pytest.mark.parametrize("count", [0, 20])
 def test_too_few_rows_are_refused(count: int) -> None:
     ctx = context(tiny("bert"))
-    ctx.sample = lambda _: rows(count)
+    ctx.sight = replace(ctx.sight, sample=lambda _: rows(count))
     with pytest.raises(InputError, match=rf"prune\.fisher: got {count} rows to measure on, wanted at least 32\. Give"):
         Fisher().begin(ctx)
     assert not ctx.edits
@@ -256,7 +255,7 @@ def test_too_few_rows_are_refused(count: int) -> None:
 
 def test_a_family_that_cannot_be_cut_is_refused_before_it_is_measured() -> None:
     ctx = context(tiny("mobilebert"))
-    ctx.sample = lambda count: pytest.fail("it asked for rows")
+    ctx.sight = replace(ctx.sight, sample=lambda count: pytest.fail("it asked for rows"))
     with pytest.raises(ModelError, match="KeepHeads cannot cut inside a block of mobilebert"):
         Fisher().begin(ctx)
 

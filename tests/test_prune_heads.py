@@ -19,7 +19,7 @@ from smidgen.batch import Batch
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.gates import Gates
-from smidgen.method import Context
+from smidgen.method import Context, Sight
 from smidgen.methods.prune.heads import Heads, PerHead, cut, importance, normalised
 from smidgen.planner import Plan, plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
@@ -128,7 +128,7 @@ def test_heads_stay_in_each_block() -> None:
 
 def context(model: Any, seed: int = 0) -> Context:
     ctx = Context(Path(), Path(), TASK, (), seed)
-    ctx.model, ctx.sample = model, lambda count: rows()
+    ctx.model, ctx.sight = model, Sight(sample=lambda count: rows())
     return ctx
 
 
@@ -156,7 +156,7 @@ def test_what_goes_is_what_matters_least(family: str) -> None:
 def test_random_needs_no_rows_and_follows_the_seed() -> None:
     def edits(seed: int) -> list[Any]:
         ctx = context(tiny("bert", blocks=4), seed)
-        ctx.sample = lambda count: pytest.fail("it asked for rows")
+        ctx.sight = Sight(sample=lambda count: pytest.fail("it asked for rows"))
         Heads(share=0.5, by="random").begin(ctx)
         assert ctx.found == {"prune.heads": {"before": [4] * 4, "after": [b.heads for b in anatomy(ctx.model).blocks]}}
         return ctx.edits
@@ -189,7 +189,7 @@ def test_nothing_is_refused() -> None:
 
 def test_no_rows_are_refused() -> None:
     ctx = context(tiny("bert"))
-    ctx.sample = lambda count: ()
+    ctx.sight = Sight(sample=lambda count: ())
     with pytest.raises(InputError, match=r"prune\.heads: there are no rows to measure importance on\. Give some"):
         Heads().begin(ctx)
     assert not ctx.edits
@@ -205,7 +205,7 @@ def test_a_loss_that_no_head_moves_is_refused() -> None:
 
 def test_a_family_that_cannot_be_cut_is_refused_before_it_is_measured() -> None:
     ctx = context(tiny("mobilebert"))
-    ctx.sample = lambda count: pytest.fail("it asked for rows")
+    ctx.sight = Sight(sample=lambda count: pytest.fail("it asked for rows"))
     with pytest.raises(ModelError, match="KeepHeads cannot cut inside a block of mobilebert"):
         Heads().begin(ctx)
 

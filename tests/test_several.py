@@ -29,8 +29,9 @@ from smidgen.measure import entries
 from smidgen.measure.peers import TfIdfs, TorchModel
 from smidgen.methods.distil.logits import Logits
 from smidgen.planner import plan
+from smidgen.reading import training_split
 from smidgen.recipe import load as load_recipe
-from smidgen.runner import CHECKED_ROWS, _context, run, training_split
+from smidgen.runner import CHECKED_ROWS, _context, run
 from smidgen.source import load_model, resolve
 from smidgen.tape import Tape
 from smidgen.tasks import Classify, Several, from_data, head_of

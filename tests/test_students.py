@@ -22,7 +22,7 @@ from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.graph import difference, export
 from smidgen.lexicon import SPECIAL, components, count, lexicon, reduced, seen, spellings, word_vectors, words
-from smidgen.method import Context
+from smidgen.method import Context, Sight
 from smidgen.methods.distil.attention import Attention
 from smidgen.methods.distil.feature_maps import FeatureMaps
 from smidgen.methods.distil.hidden import Hidden
@@ -484,7 +484,7 @@ def test_a_lexicon_has_a_vector_a_count_and_a_pad() -> None:
 def context(folder: Path, pairs: bool = False, task: Classify = TASK) -> Context:
     source, texts = resolve(str(folder)), [text for text, _ in sentences(20, 5)]
     ctx = Context(folder, folder, task, tuple((text, text if pairs else None) for text in texts), 0)
-    ctx.model, ctx.training_texts = load_model(source, task, 0), lambda: texts
+    ctx.model, ctx.sight = load_model(source, task, 0), Sight(lambda: texts)
     return ctx
 
 
@@ -516,7 +516,7 @@ def test_pairs_make_it_siamese_unless_asked_otherwise(tiny_classifier: Path) -> 
 def test_static_starts_from_the_frequencies(tiny_classifier: Path) -> None:
     ctx = context(tiny_classifier)
     Static(smooth=0.01, vocabulary="words").begin(ctx)
-    counts = count(ctx.tokenizer, ctx.training_texts())
+    counts = count(ctx.tokenizer, ctx.sight.training_texts())
     np.testing.assert_allclose(ctx.model.scores.weight[:, 0].detach(), first_scores(counts, 0.01), rtol=1e-5)
 
 

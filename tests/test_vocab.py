@@ -24,7 +24,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 from smidgen.edits.keep_vocab import KeepVocab
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.lexicon import count, cut, inside_unknown
-from smidgen.method import Context
+from smidgen.method import Context, Sight
 from smidgen.methods.prune.vocab import Vocab, changed
 from smidgen.runner import run
 from smidgen.surgery import apply, from_data, replay, to_data
@@ -334,7 +334,7 @@ def test_ids_change_with_the_texts(teacher: Path, tiny_data: dict[str, str]) -> 
 
 def context(folder: Path, texts: Sequence[str]) -> Context:
     ctx = Context(folder, folder, Classify(LABELS), (), 0, AutoModelForSequenceClassification.from_pretrained(folder))
-    ctx.training_texts = lambda: texts
+    ctx.sight = Sight(lambda: texts)
     return ctx
 
 

@@ -68,10 +68,10 @@ class Fisher(Method[None]):
         assert model is not None
         shape = shape_of(model)
         KeepHeads(0, tuple(range(shape[0][0]))).apply_to(model)  # refuses what cannot be cut before it is measured
-        meter = ctx.meter(self.price)
+        meter = ctx.sight.meter(self.price)
         costs = meter.costs(model)
         limit = self._limit(costs, shape)
-        heads, units = slopes(model, ctx.sample(self.rows))
+        heads, units = slopes(model, ctx.sight.sample(self.rows))
         kept = keep(squares(heads), squares(units), costs, limit, self.multiple)
         assert kept is not None, "the limit is above the floor"
         if self.rearrange:
@@ -82,7 +82,7 @@ class Fisher(Method[None]):
         of_heads, of_units = ([each.astype(float) for each in flags] for flags in (kept.heads, kept.units))
         if self.tune:
             fit_on = min(self.rows, FITTED)
-            of_heads, of_units, fitted = refit(model, lambda: ctx.sample(fit_on), kept.heads, kept.units)
+            of_heads, of_units, fitted = refit(model, lambda: ctx.sight.sample(fit_on), kept.heads, kept.units)
         cut(ctx, shared(of_heads), shared(of_units))
         measured = meter.measure({"before": uncut, "after": model})
         ctx.found["prune.fisher"] = told(meter.unit, costs, shape, shape_of(model), measured) | {"fitted": fitted}

@@ -72,7 +72,7 @@ class Gates(Method[Gating]):
             raise NoEffect(
                 f"prune.gates: parts {list(self.parts)} finds nothing to gate: none are left. Name others, or drop it."
             )
-        costs = weights(model) if self.price == "weights" else ctx.meter(self.price).costs(model)
+        costs = weights(model) if self.price == "weights" else ctx.sight.meter(self.price).costs(model)
         keep = 1 / self.speedup if self.speedup else self.keep
         state = Gating(model, kinds, costs, keep, self.multiple, self.warmup, self.rate, ctx.seed)
         if (least := state.least()) > keep:

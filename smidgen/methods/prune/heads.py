@@ -89,7 +89,7 @@ class Heads(Method[None]):
 
     def _importance(self, ctx: Context, kept: PerHead) -> PerHead:
         assert ctx.model is not None
-        found = importance(ctx.model, ctx.sample(self.rows), kept)
+        found = importance(ctx.model, ctx.sight.sample(self.rows), kept)
         if not sum(each.sum() for each in found):
             raise InputError(
                 f"prune.heads: on the rows that were drawn (rows: {self.rows}) the loss moves with no head, so none is "

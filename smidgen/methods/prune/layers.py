@@ -105,13 +105,13 @@ class Layers(Method[Detours | None]):
         ctx.edit(KeepBlocks(kept))
 
     def _searched(self, ctx: Context, keep: int) -> tuple[int, ...]:
-        assert ctx.model is not None and ctx.dev_loss is not None
+        assert ctx.model is not None
         if not self.drop and resolve(str(ctx.source)).head != ctx.task.name:
             raise InputError(
                 f"prune.layers: rule search compares losses, and the model has no trained head for {ctx.task.name}. "
                 "Fine-tune it in a stage before this one, or take another rule."
             )
-        parts, measure = anatomy(ctx.model), ctx.dev_loss
+        parts, measure = anatomy(ctx.model), ctx.sight.dev_loss
 
         def loss(kept: tuple[int, ...]) -> float:
             with only(parts.block_list, kept):

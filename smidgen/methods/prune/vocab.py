@@ -59,14 +59,14 @@ class Vocab(Method[tuple["Tokenizer", "Tokenizer"]]):
 
         assert ctx.model is not None
         before = endless(ctx.tokenizer or Tokenizer.from_file(str(ctx.source / "tokenizer.json")))
-        counts = count(before, ctx.training_texts())
+        counts = count(before, ctx.sight.training_texts())
         if not counts.any():
             raise InputError(
                 "prune.vocab: the texts of this stage have no token. Give it texts: data: train+unlabeled."
             )
         wanted = {int(i) for i in (counts >= self.least).nonzero()[0]}
         if self.least == 1:
-            wanted |= inside_unknown(before, ctx.training_texts())
+            wanted |= inside_unknown(before, ctx.sight.training_texts())
         table: Any = ctx.model.get_input_embeddings()
         wanted |= {i for i in special_ids(ctx.model.config).values() if i < table.num_embeddings}
         wanted |= set(range(fixed(ctx.model)))
@@ -86,7 +86,7 @@ class Vocab(Method[tuple["Tokenizer", "Tokenizer"]]):
         before, after = state
         sizes = [before.get_vocab_size(), after.get_vocab_size()]
         bytes_ = [sum((where / name).stat().st_size for name in FILES) / 1e6 for where in (ctx.source, folder)]
-        words, cut_otherwise, unknown = changed(before, after, ctx.dev_texts())
+        words, cut_otherwise, unknown = changed(before, after, ctx.sight.dev_texts())
         told = (
             f"{sizes[1]:,} of {sizes[0]:,} tokens are left; {' and '.join(FILES)} went from {bytes_[0]:.1f} to "
             f"{bytes_[1]:.1f} MB. Of {words:,} words of dev {cut_otherwise / max(words, 1):.2%} are cut otherwise than "
