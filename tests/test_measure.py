@@ -83,6 +83,7 @@ def test_agreement_counts_equal_decisions(rows):
 def test_wilson_equals_scipy(hits, n):
     reference = stats.binomtest(hits, n).proportion_ci(method="wilson")
     assert wilson(hits, n) == pytest.approx((reference.low, reference.high), abs=1e-12)
+    assert wilson(n, n)[1] == 1 and wilson(0, n)[0] == 0, "what was measured lies in its interval"
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 0), (5, 5), (3, 12), (40, 18), (900, 1000), (0, 3000)])

@@ -78,7 +78,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     share, shrink = hits / n, 1 + Z**2 / n
     middle = (share + Z**2 / (2 * n)) / shrink
     half = Z / shrink * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # rounding leaves the share in it
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
