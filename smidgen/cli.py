@@ -212,9 +212,10 @@ def plan(
     if json:
         console.print_json({"stages": found, "max_length": checked.max_length, "warnings": list(checked.data.warnings)})
         return
-    columns = ["stage", "methods", "from", "rows", "steps", "texts seen", "to label", ""]
-    keys = ("name", "methods", "source", "rows", "steps", "examples", "to_label", "state")
+    columns = ["stage", "from", "rows", "steps", "texts seen", "to label", ""]
+    keys = ("name", "source", "rows", "steps", "examples", "to_label", "state")
     console.table("", columns, [[_count(stage, key) for key in keys] for stage in found])
+    console.pairs((stage["name"], stage["methods"].replace(" + ", "\n")) for stage in found)
     _warn([*checked.data.warnings, *(f"{s['name']}, {remark}" for s in found for remark in s["remarks"])])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,6 +63,17 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         found.add_row(*(escape(cell) for cell in row))
     out.print(found)
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> None:
+    """A name and what is to be said of it, which may take several lines."""
+    grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=True)
+    grid.add_column()
+    grid.add_column(overflow="fold")
+    for name, said in rows:
+        grid.add_row(f"  {escape(name)}", escape(said))
+    out.print(grid)
+    out.print()
 
 
 def entries_table(title: str, entries: Sequence[Mapping[str, Any]]) -> None:
