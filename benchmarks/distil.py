@@ -74,6 +74,7 @@ STUDENTS: dict[str, tuple[tuple[Use, ...], Training]] = {
     "MiniLM, 1 block": ((Use("prune.layers", {"keep": 1}),), LONG),
     "BiLSTM": ((Use("student.bilstm"),), SMALL),
     "CNN": ((Use("student.cnn"),), SMALL),
+    "CNN of one width": ((Use("student.cnn", {"widths": [3], "channels": 128}),), SMALL),
     "static": ((Use("student.static"),), SMALL),
 }
 

@@ -125,10 +125,11 @@ def students(found: dict[str, Any]) -> str:
         ways = {how: [r for r in found["runs"] if (r["student"], r["how"]) == (name, how)] for how in WAYS}
         with_, without = (ways[how] for how in WAYS)
         shares = [r["kept"]["value"] for r in with_]
-        adds = found["adds"][name]
+        gain = sum(a["test"]["value"] - b["test"]["value"] for a, b in zip(with_, without, strict=True)) / len(with_)
+        adds = _points(found["adds"][name]) if "adds" in found else f"{100 * gain:+.1f}"
         rows.append(
             f"| {name} | {_mean(shares, '{:.1%}')} | {_share(with_[0]['kept'])} | {_mean([r['kept']['value'] for r in without], '{:.1%}')} | "
-            f"{_points(adds)} | {speed['value']:.0f}x ({speed['low']:.0f} to {speed['high']:.0f}) | "
+            f"{adds} | {speed['value']:.0f}x ({speed['low']:.0f} to {speed['high']:.0f}) | "
             f"{with_[0]['size_mb']:.1f} |"
         )
     return "\n".join(
