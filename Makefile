@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: demo test lint types setup bench-core bench-distil docs clean
+.PHONY: demo test lint types setup bench-core bench-distil bench-prune docs clean
 
 setup: $(VENV)/.ready
 
@@ -42,6 +42,11 @@ docs: setup
 bench-distil: setup
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(VENV)/bin/python benchmarks/distil.py
+	$(VENV)/bin/python benchmarks/evidence.py
+
+# The figures of benchmarks/prune.json.
+bench-prune: setup
+	$(VENV)/bin/python benchmarks/prune.py
 	$(VENV)/bin/python benchmarks/evidence.py
 
 clean:

@@ -13,7 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from smidgen.measure.environment import environment
+from smidgen.measure.quality import interval
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".bench"
@@ -46,6 +49,18 @@ def mpnet() -> str:
                 archive.extract(f"{folder}/{name}", draft)
         (draft / folder).rename(home)
     return str(home)
+
+
+def ahead(better: np.ndarray, worse: np.ndarray) -> dict[str, Any]:
+    """The mean difference over seeds, (seeds, n) bool twice, with its interval: a bootstrap of rows and of seeds."""
+    draw = np.random.default_rng(0)
+    rounds = []
+    for _ in range(2000):
+        rows = draw.integers(0, better.shape[1], better.shape[1])
+        picked = draw.integers(0, len(better), len(better))
+        rounds.append(better[picked][:, rows].mean() - worse[picked][:, rows].mean())
+    low, high = interval(np.array(rounds))
+    return {"value": float(better.mean() - worse.mean()), "low": low, "high": high, "n": int(better.shape[1])}
 
 
 def keep(file: str, section: str, result: dict[str, Any], seeds: list[int]) -> None:

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import MODEL, WORK, data, keep, mpnet
+from common import MODEL, WORK, ahead, data, keep, mpnet
 
 from smidgen.data import Data, load_data
 from smidgen.measure import entries
 from smidgen.measure.peers import TorchModel
-from smidgen.measure.quality import interval, kept
+from smidgen.measure.quality import kept
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import Done, run
@@ -252,18 +252,6 @@ def judged(claim: Any, bench: Any) -> dict[str, Any]:
         "difference": difference,
         "verdict": "holds" if low > 0 else "does not hold" if high < 0 else "not resolved",
     }
-
-
-def ahead(better: np.ndarray, worse: np.ndarray) -> dict[str, Any]:
-    """The mean difference over seeds, (seeds, n) bool twice, with its interval: a bootstrap of rows and of seeds."""
-    draw = np.random.default_rng(0)
-    rounds = []
-    for _ in range(2000):
-        rows = draw.integers(0, better.shape[1], better.shape[1])
-        picked = draw.integers(0, len(better), len(better))
-        rounds.append(better[picked][:, rows].mean() - worse[picked][:, rows].mean())
-    low, high = interval(np.array(rounds))
-    return {"value": float(better.mean() - worse.mean()), "low": low, "high": high, "n": int(better.shape[1])}
 
 
 SECTIONS: dict[str, Callable[[Sequence[int]], None]] = {

@@ -205,6 +205,29 @@ def _points(number: dict[str, Any]) -> str:
     return f"{100 * number['value']:+.1f} ({100 * number['low']:+.1f} to {100 * number['high']:+.1f})"
 
 
+def fisher(found: dict[str, Any]) -> str:
+    rows = []
+    for r in found["runs"]:
+        speed, f = r["speedup"], r["found"]
+        rows.append(
+            f"| {r['seed']} | {_interval(r['teacher'])} | {_interval(r['cut'])} | {r['seconds']:.0f} | "
+            f"{speed['value']:.2f}x ({speed['low']:.2f} to {speed['high']:.2f}) | {f['foretold']:.2f} | {f['measured']:.2f} |"
+        )
+    return "\n".join(
+        [
+            "## Pruned in minutes",
+            "",
+            f"Wanted: {found['wanted']}. {found['what']}, n = {found['n']}. Asked for {found['asked']}x. Lost: {_points(found['lost'])} points.",
+            "",
+            "| seed | teacher | cut | seconds to cut | times as fast | ms foretold | ms measured |",
+            "|--:|--:|--:|--:|--:|--:|--:|",
+            *rows,
+            "",
+            _made(found),
+        ]
+    )
+
+
 def _mean(values: list[float], form: str) -> str:
     return form.format(sum(values) / len(values)) if values else ""
 
@@ -232,6 +255,7 @@ def _made(found: dict[str, Any]) -> str:
 
 FILES = {
     "core.json": {"training": training, "runtime": runtime, "student": student, "install": install},
+    "prune.json": {"fisher": fisher},
     "distil.json": {"students": students, "tag": half_depth, "answer": half_depth, "ledger": ledger},
 }
 
