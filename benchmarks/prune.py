@@ -13,7 +13,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from common import MODEL, WORK, ahead, data, keep
