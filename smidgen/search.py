@@ -40,12 +40,8 @@ from smidgen.tasks import Classify, Several, Tag, Task
 from smidgen.watch import Watch
 
 Entry = dict[str, Any]
-ANSWERING = (
-    "classify",
-    "several",
-    "tag",
-    "answer",
-)  # a head of another kind, as of pretraining, is dropped without a word
+# A head of another kind, as of pretraining, is dropped without a word.
+ANSWERING = ("classify", "several", "tag", "answer")
 
 
 @dataclass(eq=False)
