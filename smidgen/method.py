@@ -70,6 +70,15 @@ class Sight:
     meter: Callable[[str], Meter] = lambda unit: Macs(128)  # of what a model costs: macs | float32 | int8
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a delta says of one graft, or of weights that are replaced: its kind, settings and tensors of one task."""
+
+    kind: str
+    settings: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
 @dataclass
 class Context:
     """What a method may see and touch.
@@ -167,6 +176,10 @@ class Method(Generic[S]):
 
     def end(self, state: S, ctx: Context) -> None:
         return None
+
+    def adds(self, state: S, ctx: Context) -> Iterable[Part]:
+        """After `end`: what it put beside a model whose body it left as it was, for the folder's delta."""
+        return ()
 
     def found(self, state: S, ctx: Context, folder: Path) -> Mapping[str, Any]:
         """What was measured on the folder that the stage leaves, for its record; `told` says it in a sentence."""

@@ -161,6 +161,7 @@ def _train_stage(
     if _main_process():
         with publish(store.path(planned.id), record) as target:
             _save_model(plan, source, home, ctx, target)
+            _save_delta(plan, planned, source, ctx, running, target)
             _tell(record, running, ctx, target)
         shutil.rmtree(work, ignore_errors=True)
 
@@ -172,6 +173,18 @@ def _save_model(plan: Plan, source: Source, home: Source, ctx: Context, target: 
     ctx.model.save_pretrained(target)
     write_tokenizer(home.path, target, plan.max_length)
     _check_reload(plan, source, ctx, target)
+
+
+def _save_delta(plan: Plan, planned: Planned, source: Source, ctx: Context, running: Running, target: Path) -> None:
+    """Keep apart what was put beside a frozen base, if the stage did that and nothing else to the model."""
+    from smidgen.delta import write
+    from smidgen.edits.attach import Attach
+
+    assert ctx.model is not None
+    parts = tuple(part for method, state in running for part in method.adds(state, ctx))
+    if parts and ctx.skeleton is None and all(isinstance(edit, Attach) for edit in ctx.edits):
+        methods = {name_of(m): settings_of(m) for m in planned.methods}
+        write(target / "delta", source, ctx.model, parts, plan.data.task, plan.max_length, {"methods": methods})
 
 
 def _tell(record: dict[str, Any], running: Running, ctx: Context, target: Path) -> None:

@@ -26,11 +26,11 @@ LAYERS = (
     "students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
-    "data attention.* attention factors edits.* edits surgery uneven source runtime.model runtime",
-    "distances detours concrete prices method sparsity tape batch gates gating graph keeping refit tokens masking "
-    "mapping vectors",
+    "data attention.* attention factors grafts.* grafts edits.* edits surgery uneven source runtime.model runtime",
+    "distances detours concrete prices method sparsity tape batch gates gating grafting graph keeping refit tokens "
+    "masking mapping vectors",
     "teacher fill shapes making measure.* measure",
-    "methods.* methods clock loop sampling planner",
+    "methods.* methods clock loop sampling planner delta",
     "reading runner costs benching predicting verification",
     "search",
     "outcome",
@@ -40,7 +40,7 @@ LAYERS = (
 )
 LIGHT = (
     "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
-    "uneven anatomy attention edits.* edits method mapping errors watch api registration cli console predicting "
+    "uneven anatomy attention grafts edits.* edits method mapping errors watch api registration cli console predicting "
     "runtime runtime.* tasks.* report words schema pages axes curves findings card picture measure.environment "
     "measure.health measure.number measure.size"
 )

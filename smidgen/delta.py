@@ -1,0 +1,199 @@
+"""A delta: a tuned task as a small folder beside its frozen base.
+
+    delta.json          schema, the base's hash and family, task and labels, tokenizer, the parts and their settings,
+                        how it was made and what it scored
+    delta.safetensors   tensors of the parts, `<index>/<name>`, and of the head, `head/<parameter>`
+
+What is kept of weights that a task shifts is the shift, so that many tasks can share one base; what replaces weights is
+kept whole. Either means nothing without the exact base, so its hash is checked before anything is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smidgen.artefact import file_hash, write_atomic
+from smidgen.errors import ArtefactError, ModelError
+from smidgen.grafting import head_names, settle
+from smidgen.method import Part
+from smidgen.source import Source, load_model, open_config, tensor_shapes
+from smidgen.tasks import Task
+from smidgen.tasks import from_data as task_from_data
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+SCHEMA = 1
+RECORD, TENSORS = "delta.json", "delta.safetensors"
+HEAD = "head/"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A delta that has been read and found whole."""
+
+    path: Path
+    record: Mapping[str, Any]
+    parts: tuple[Part, ...]
+    head: Mapping[str, Tensor]  # by the parameter's name in the model with its head
+
+    @property
+    def task(self) -> Task:
+        return task_from_data(self.record["task"])
+
+    @property
+    def max_length(self) -> int:
+        return int(self.record["max_length"])
+
+
+def write(
+    folder: Path,
+    base: Source,
+    model: PreTrainedModel,
+    parts: tuple[Part, ...],
+    task: Task,
+    max_length: int,
+    about: Mapping[str, Any],
+) -> None:
+    """Write the delta of a model that was tuned from `base`; `about` is kept as it is."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names = head_names(model, base.path)
+    head = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if name in names}
+    tensors = {f"{i}/{name}": v.contiguous() for i, part in enumerate(parts) for name, v in part.tensors.items()}
+    save_file({**tensors, **{HEAD + name: value.clone() for name, value in head.items()}}, folder / TENSORS)
+    file = folder / TENSORS
+    record = {
+        "schema": SCHEMA,
+        "base": {"hash": body_hash(base), "model": base.reference, "family": base.family},
+        "tokenizer": base.tokenizer_id,
+        "task": task.to_data(),
+        "max_length": max_length,
+        "parts": [{"kind": part.kind, "settings": dict(part.settings)} for part in parts],
+        "parameters": {
+            "delta": sum(value.numel() for value in tensors.values()),
+            "head": sum(value.numel() for value in head.values()),
+            "base": sum(p.numel() for p in model.parameters()) - sum(value.numel() for value in head.values()),
+        },
+        "file": [file.stat().st_size, file_hash(file)],
+        **about,
+    }
+    write_atomic(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def read(folder: Path) -> Delta:
+    """Read a delta and check that it is whole.
+
+    Raises:
+        ArtefactError: not a delta, of another schema, cut short, changed, or with pickled weights in it.
+    """
+    from safetensors.torch import load_file
+
+    if not (folder / RECORD).is_file() and (folder / "delta" / RECORD).is_file():
+        folder = folder / "delta"
+    pickled = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
+    if pickled:
+        raise ArtefactError(f"{folder}: {pickled[0]} is a pickle, which can run code. A delta has {TENSORS} alone.")
+    if not (folder / RECORD).is_file():
+        raise ArtefactError(f"{folder}: not a delta, there is no {RECORD}. Make one with 'smidgen tune'.")
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        schema, (size, digest) = record["schema"], record["file"]
+        kinds = [(str(entry["kind"]), dict(entry["settings"])) for entry in record["parts"]]
+        task_from_data(record["task"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtefactError(f"{folder}: {RECORD} cannot be read ({error!r}). Make the delta again.") from error
+    if schema != SCHEMA:
+        raise ArtefactError(f"{folder}: schema {schema}, this smidgen reads {SCHEMA}. Make the delta again.")
+    file = folder / TENSORS
+    if not file.is_file() or file.stat().st_size != size or file_hash(file) != digest:
+        raise ArtefactError(f"{folder}: {TENSORS} is missing, cut short or changed. Copy the delta again.")
+    tensors = load_file(file)
+    parts = tuple(
+        Part(kind, settings, {n.removeprefix(f"{i}/"): v for n, v in tensors.items() if n.startswith(f"{i}/")})
+        for i, (kind, settings) in enumerate(kinds)
+    )
+    head = {n.removeprefix(HEAD): value for n, value in tensors.items() if n.startswith(HEAD)}
+    return Delta(folder, record, parts, head)
+
+
+def check_base(delta: Delta, base: Source) -> None:
+    """Refuse another base than the delta was made on.
+
+    Raises:
+        ModelError: its weights or its tokenizer differ.
+    """
+    said = delta.record["base"]
+    if body_hash(base) != said["hash"]:
+        raise ModelError(
+            f"{delta.path}: made on a base whose weights hash to {said['hash']} ({said['model']}); {base.reference} "
+            f"has {body_hash(base)}. Give that base, or tune again on this one."
+        )
+    if base.tokenizer_id != delta.record["tokenizer"]:
+        raise ModelError(
+            f"{delta.path}: made with another tokenizer than that of {base.reference}, so it would read other tokens. "
+            "Give the base with its own tokenizer.json."
+        )
+
+
+def fit(delta: Delta, base: Source) -> PreTrainedModel:
+    """The base with the delta in it: a model of the task, in evaluation mode.
+
+    Raises:
+        ModelError: another base, or a tensor that does not fit it.
+    """
+    import torch
+
+    check_base(delta, base)
+    model = load_model(base, delta.task, 0)
+    for part in delta.parts:
+        put(model, part, delta.path)
+    own = dict(model.named_parameters())
+    for name in head_names(model, base.path):
+        if name in own and (name not in delta.head or delta.head[name].shape != own[name].shape):
+            raise ModelError(f"{delta.path}: lacks {name} of the head, {tuple(own[name].shape)}. Make the delta again.")
+    with torch.no_grad():
+        for name, value in delta.head.items():
+            own[name].copy_(value)
+    return model.eval()
+
+
+def put(model: PreTrainedModel, part: Part, path: Path) -> None:
+    """One part of a delta into a model, in place."""
+    from smidgen.grafts import build
+
+    graft = build(model, part.kind, part.settings)
+    try:
+        graft.load_state_dict(dict(part.tensors))
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:200]
+        raise ModelError(f"{path}: its {part.kind} does not fit the base ({why}). Make the delta again.") from error
+    settle(model, graft)
+
+
+def body_hash(base: Source) -> str:
+    """16 hex digits of the SHA-256 of names, types and numbers of a model's body, the same with any head or none."""
+    import torch
+    from safetensors import safe_open
+    from transformers import AutoModel
+
+    file = base.path / "model.safetensors"
+    model_class: Any = AutoModel._model_mapping[type(open_config(base))]
+    prefix = f"{model_class.base_model_prefix}."
+    names = sorted(tensor_shapes(file))
+    inside = [name for name in names if name.startswith(prefix)] or names
+    digest = hashlib.sha256()
+    with safe_open(str(file), framework="pt") as opened:
+        for name in inside:
+            value = opened.get_tensor(name).contiguous()
+            digest.update(f"{name.removeprefix(prefix)} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,80 @@
+"""How methods of `tune` train a graft beside a frozen model, and what becomes of it; what of a model is its head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smidgen.edits.attach import NAME, Attach
+from smidgen.grafts import build
+from smidgen.method import Context, Part
+from smidgen.source import tensor_shapes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from smidgen.grafts._parts import Graft
+
+
+def begin(ctx: Context, kind: str, settings: Mapping[str, Any]) -> Graft:
+    """Freeze the model but its head, and put a new graft beside it. The graft is the state of the method: it trains."""
+    assert ctx.model is not None
+    freeze(ctx)
+    graft = build(ctx.model, kind, settings)
+    graft.attach(ctx.model)
+    return graft
+
+
+def freeze(ctx: Context) -> None:
+    """Leave nothing of the model to train but its head."""
+    assert ctx.model is not None
+    head = head_names(ctx.model, ctx.source)
+    for name, parameter in ctx.model.named_parameters(remove_duplicate=False):
+        parameter.requires_grad = name in head
+
+
+def end(graft: Graft, ctx: Context) -> None:
+    """Fold the graft into the weights, or make it a part of the model; thaw the model."""
+    assert ctx.model is not None
+    graft.detach()
+    settle(ctx.model, graft, ctx)
+    ctx.model.requires_grad_(True)
+
+
+def settle(model: PreTrainedModel, graft: Graft, ctx: Context | None = None) -> None:
+    """What `end` does to the model; without a context the Edit is applied and not recorded elsewhere."""
+    from smidgen.surgery import apply
+
+    if graft.mergeable(model):
+        graft.merge(model)
+        return
+    edit = Attach(type(graft).__module__.rpartition(".")[2], plain(graft.settings))
+    if ctx is None:
+        apply(model, edit)
+    else:
+        ctx.edit(edit)
+    made = [child for name, child in model.base_model.named_children() if name.startswith(NAME)]
+    made[-1].load_state_dict(graft.state_dict())
+
+
+def part(graft: Graft) -> Part:
+    """What a delta keeps of it."""
+    tensors = {name: value.detach().cpu().clone() for name, value in graft.state_dict().items()}
+    return Part(type(graft).__module__.rpartition(".")[2], graft.settings, tensors)
+
+
+def plain(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Settings as an Edit records them: sorted pairs, lists as tuples."""
+    return tuple((name, tuple(v) if isinstance(v, (list, tuple)) else v) for name, v in sorted(settings.items()))
+
+
+def head_names(model: PreTrainedModel, base: Path) -> frozenset[str]:
+    """Parameters of the task and not of the base: all outside the body, and of the body what the base's file lacks.
+
+    Such as the pooler of a BERT that came without one: it is random, so it is trained and kept with the head.
+    """
+    prefix = f"{model.base_model_prefix}."
+    known = {name.removeprefix(prefix) for name in tensor_shapes(base / "model.safetensors")}
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    return frozenset(n for n in names if not n.startswith(prefix) or n.removeprefix(prefix) not in known)

@@ -1,0 +1,87 @@
+"""Bottleneck adapters: h + U f(D h + d) + u, after a sublayer or beside it.
+
+houlsby    after attention's output projection and after the feed-forward, before the residual (Houlsby et al. 2019,
+           arXiv:1902.00751)
+pfeiffer   after the feed-forward alone (Pfeiffer et al. 2020, arXiv:2005.00052)
+parallel   from the feed-forward's input to its output, times `scale` (He et al. 2022, arXiv:2110.04366)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+
+from smidgen.anatomy import anatomy
+from smidgen.grafts._parts import Graft, first_weight, within
+
+KINDS = ("houlsby", "pfeiffer", "parallel")
+STD = 1e-2  # of the two matrices at the start, so that a block stays near the identity
+
+
+class Adapter(Graft):
+    """Tensors by block and place, such as `3/down`: into (hidden, width), back (width, hidden), and a bias of each."""
+
+    defaults = {"kind": "pfeiffer", "width": 48, "activation": "relu", "scale": 1.0, "first": 0}
+    sizes = ("width", "first")
+
+    @classmethod
+    def widest(cls, settings: Any) -> dict[str, Any]:
+        kinds = {each["kind"] for each in settings}
+        first = min(each["first"] for each in settings)
+        return {**super().widest(settings), "kind": "houlsby" if "houlsby" in kinds else kinds.pop(), "first": first}
+
+    @classmethod
+    def key(cls, settings: Mapping[str, Any]) -> Hashable:
+        """After the feed-forward both of the sequential kinds do the same; what a task lacks is zeros."""
+        same = {**settings, "kind": "houlsby"} if settings["kind"] == "pfeiffer" else settings
+        return super().key(same)
+
+    def grow(self, model: PreTrainedModel) -> None:
+        size, width, like = anatomy(model).hidden_size, self.settings["width"], first_weight(model)
+        places = ["out", "down"] if self.settings["kind"] == "houlsby" else ["down"]
+        names = [f"{i}/{place}" for i in within(model, self.settings["first"], "adapters") for place in places]
+        parallel = self.settings["kind"] == "parallel"
+        self.blocks = len(anatomy(model).blocks)
+        self.skip = 0  # the first so many blocks pass their adapters by: AdapterDrop, as it trains
+        self.into = self.table({name: (size, width) for name in names}, like, STD)
+        self.into_bias = self.table({name: (width,) for name in names}, like)
+        self.back = self.table({name: (width, size) for name in names}, like, 0.0 if parallel else STD)
+        self.back_bias = self.table({name: (size,) for name in names}, like)
+        self.act: nn.Module = ACT2FN[self.settings["activation"]]
+
+    def attach(self, model: PreTrainedModel) -> None:
+        for block in anatomy(model).blocks:
+            for place in ("out", "down"):
+                name = f"{block.index}/{place}"
+                if name not in self.into:
+                    continue
+                if self.settings["kind"] == "parallel":
+                    self.hook(block.up, before=functools.partial(self.keep, name))
+                    self.hook(block.down, after=functools.partial(self.beside, name))
+                else:
+                    self.hook(getattr(block, place), after=functools.partial(self.behind, name))
+
+    def keep(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.__dict__["input"] = args[0]
+
+    def beside(self, name: str, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return output + self.bottleneck(name, self.__dict__.pop("input"))
+
+    def behind(self, name: str, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return output + self.bottleneck(name, output)
+
+    def bottleneck(self, name: str, values: Tensor) -> Tensor:
+        """(B, L, hidden) to the same, near 0 at the start."""
+        if int(name.partition("/")[0]) < self.skip:
+            return torch.zeros_like(values)
+        into, into_bias, back, back_bias = (
+            self.pick(table[name]).to(values.dtype) for table in (self.into, self.into_bias, self.back, self.back_bias)
+        )
+        inner = self.act(values @ into + into_bias.unsqueeze(1))
+        return self.settings["scale"] * (inner @ back + back_bias.unsqueeze(1))

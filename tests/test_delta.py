@@ -1,0 +1,115 @@
+"""Deltas: what a tuned task is beside its base; another base, another tokenizer or a changed file is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from folders import data_files, model_folder
+from tiny import batch
+
+from smidgen.delta import body_hash, fit, read
+from smidgen.errors import ArtefactError, ModelError
+from smidgen.planner import plan
+from smidgen.recipe import Files, Recipe, Stage, Training, Use
+from smidgen.runner import Done, run
+from smidgen.source import load_model, resolve
+
+WAYS = {
+    "tune.bitfit": {},
+    "tune.adapter": {"width": 4, "kind": "houlsby"},
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("delta")
+    model_folder(root / "base")
+    data_files(root)
+    return root
+
+
+def tuned(root: Path, method: str, settings: dict[str, Any], base: str = "base") -> Done:
+    files = {path.stem: str(path) for path in root.glob("*.csv")}
+    stage = Stage("t", (Use("tune.full"), Use(method, settings)), train=Training(epochs=2, learning_rate=1e-2))
+    recipe = Recipe(str(root / base), Files(files["train"], files["dev"]), (stage,))
+    return run(plan(recipe), root / "stages")[-1]
+
+
+@pytest.mark.parametrize("method", WAYS)
+def test_a_delta_on_its_base_is_the_tuned_model(method: str, root: Path) -> None:
+    done = tuned(root, method, WAYS[method])
+    delta, base = read(done.artefact.path / "delta"), resolve(str(root / "base"))
+    whole = load_model(resolve(str(done.artefact.path)), delta.task, 0)
+    model, inputs = fit(delta, base), batch(30, [4, 7, 2])
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs).logits, whole(**inputs).logits, atol=1e-5, rtol=0)
+    assert {"classifier.weight", "classifier.bias"} <= set(delta.head)
+    counted = delta.record["parameters"]
+    assert counted["head"] == sum(v.numel() for v in delta.head.values())
+    assert 0 < counted["delta"] < counted["base"]
+
+
+def test_the_body_has_one_hash_with_any_head(root: Path) -> None:
+    base, headed = resolve(str(root / "base")), resolve(str(model_folder(root / "headed", labels=("bad", "good"))))
+    shifted = resolve(str(tuned(root, "tune.bitfit", {"sites": ("query",)}).artefact.path))
+    assert body_hash(base) == body_hash(headed) != body_hash(shifted)
+
+
+def test_another_base_is_refused(root: Path) -> None:
+    delta = read(tuned(root, "tune.bitfit", {}).artefact.path)
+    other = model_folder(root / "other", seed=5)
+    with pytest.raises(ModelError, match=r"made on a base whose weights hash to [0-9a-f]{16} \(.*/base\)"):
+        fit(delta, resolve(str(other)))
+
+
+def test_another_tokenizer_is_refused(root: Path) -> None:
+    delta = read(tuned(root, "tune.bitfit", {}).artefact.path)
+    twin = root / "twin"
+    shutil.copytree(root / "base", twin, dirs_exist_ok=True)
+    tokenizer = json.loads((twin / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    first, second = list(words)[-2:]
+    words[first], words[second] = words[second], words[first]
+    (twin / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ModelError, match=r"made with another tokenizer than that of .*/twin"):
+        fit(delta, resolve(str(twin)))
+
+
+def spoilt(root: Path, name: str) -> Path:
+    folder = root / name
+    shutil.copytree(tuned(root, "tune.bitfit", {}).artefact.path / "delta", folder, dirs_exist_ok=True)
+    return folder
+
+
+def test_changed_and_cut_files_are_refused(root: Path) -> None:
+    folder = spoilt(root, "cut")
+    whole = (folder / "delta.safetensors").read_bytes()
+    for bytes_ in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
+        (folder / "delta.safetensors").write_bytes(bytes_)
+        with pytest.raises(ArtefactError, match=r"delta\.safetensors is missing, cut short or changed"):
+            read(folder)
+
+
+def test_pickles_are_refused(root: Path) -> None:
+    folder = spoilt(root, "pickled")
+    (folder / "adapter_model.bin").write_bytes(b"x")
+    with pytest.raises(ArtefactError, match=r"adapter_model\.bin is a pickle, which can run code"):
+        read(folder)
+
+
+def test_other_folders_and_schemas_are_refused(root: Path) -> None:
+    with pytest.raises(ArtefactError, match=r"not a delta, there is no delta\.json\. Make one with 'smidgen tune'"):
+        read(root / "base")
+    folder = spoilt(root, "later")
+    record = json.loads((folder / "delta.json").read_text())
+    (folder / "delta.json").write_text(json.dumps(record | {"schema": 9}))
+    with pytest.raises(ArtefactError, match=r"schema 9, this smidgen reads 1"):
+        read(folder)
+    (folder / "delta.json").write_text("[]")
+    with pytest.raises(ArtefactError, match=r"delta\.json cannot be read"):
+        read(folder)

@@ -1,0 +1,145 @@
+"""Grafts: nothing at the start, the same by hooks, in the weights, in a folder, and in a batch of many tasks."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import FAMILIES, batch, tiny
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from smidgen.errors import InputError, NoEffect
+from smidgen.grafting import settle
+from smidgen.grafts import build, kind, kinds, stacked
+
+# A kind may need some settings to have an effect on every family, and others to be tried besides.
+CASES: dict[str, list[dict[str, Any]]] = {
+    "adapter": [{"kind": k, "width": 5} for k in ("houlsby", "pfeiffer", "parallel")],
+    "bias": [{"add": True}, {"sites": ("query", "up"), "add": True}],
+    "norms": [{}, {"first": 1}],
+}
+EACH = pytest.mark.parametrize(
+    ("name", "settings"), [(name, settings) for name in kinds() for settings in CASES.get(name, [{}])], ids=str
+)
+FAMILY = pytest.mark.parametrize("family", [f for f in FAMILIES if f != "mobilebert"])
+STACKS = [name for name in kinds() if kind(name).stacks]
+
+
+def moved(graft: Any, seed: int = 0) -> Any:
+    """The graft with other numbers than at the start, so that it does something."""
+    torch.manual_seed(seed)
+    for parameter in graft.parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    return graft
+
+
+@torch.no_grad()
+def said(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    return model.eval()(**inputs).logits
+
+
+@FAMILY
+@EACH
+def test_nothing_changes_at_the_start(family: str, name: str, settings: dict[str, Any]) -> None:
+    model, inputs = tiny(family), batch(120, [5, 9, 3])
+    before = said(model, inputs)
+    graft = build(model, name, settings)
+    graft.attach(model)
+    assert sum(p.numel() for p in graft.parameters()) > 0
+    near = 5e-2 if name == "adapter" and settings["kind"] != "parallel" else 1e-6
+    torch.testing.assert_close(said(model, inputs), before, atol=near, rtol=0)
+    moved(graft)
+    assert (said(model, inputs) - before).abs().max() > 1e-2
+    graft.detach()
+    torch.testing.assert_close(said(model, inputs), before)
+
+
+@FAMILY
+@EACH
+def test_settled_saved_and_read_back(family: str, name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    model, inputs = tiny(family), batch(120, [5, 9, 3])
+    graft = moved(build(model, name, settings))
+    graft.attach(model)
+    wanted = said(model, inputs)
+    graft.detach()
+    settle(model, graft)
+    torch.testing.assert_close(said(model, inputs), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(said(copy.deepcopy(model), inputs), wanted, atol=1e-5, rtol=0)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(said(again, inputs), wanted, atol=1e-5, rtol=0)
+
+
+@FAMILY
+@EACH
+def test_padding_changes_nothing(family: str, name: str, settings: dict[str, Any]) -> None:
+    model = tiny(family)
+    moved(build(model, name, settings)).attach(model)
+    short, long = (said(model, batch(120, [5, 9, 3], pad_to=width)) for width in (9, 20))
+    torch.testing.assert_close(short, long, atol=1e-5, rtol=0)
+
+
+@FAMILY
+@EACH
+def test_rows_of_many_tasks_in_one_batch(family: str, name: str, settings: dict[str, Any]) -> None:
+    """Each as alone: two tasks of other sizes, and one that has no such graft."""
+    if name not in STACKS:
+        pytest.skip(f"{name} says that tasks cannot share a batch with it")
+    model, inputs = tiny(family), batch(120, [5, 9, 3, 7])
+    other = dict(settings)
+    for size in kind(name).sizes:
+        if size != "first":
+            other[size] = (settings | kind(name).defaults | settings)[size] + 2
+    grafts = [moved(build(model, name, settings), 1), moved(build(model, name, other), 2)]
+    alone = [said(model, inputs)]
+    for graft in grafts:
+        graft.attach(model)
+        alone.append(said(model, inputs))
+        graft.detach()
+    entries = [None, *((graft.settings, graft.state_dict()) for graft in grafts)]
+    many = stacked(model, name, entries)
+    many.attach(model)
+    for tasks in ([0, 1, 2, 1], [2, 2, 0, 0], [1, 1, 1, 1]):
+        many.tasks = torch.tensor(tasks)
+        wanted = torch.stack([alone[t][row] for row, t in enumerate(tasks)])
+        torch.testing.assert_close(said(model, inputs), wanted, atol=1e-5, rtol=0)
+
+
+def test_adapters_of_two_plans_share_a_batch() -> None:
+    model, inputs = tiny("bert"), batch(120, [5, 9])
+    grafts = [moved(build(model, "adapter", {"kind": k, "width": w}), w) for k, w in (("pfeiffer", 4), ("houlsby", 6))]
+    alone = []
+    for graft in grafts:
+        graft.attach(model)
+        alone.append(said(model, inputs))
+        graft.detach()
+    many = stacked(model, "adapter", [(graft.settings, graft.state_dict()) for graft in grafts])
+    many.attach(model)
+    many.tasks = torch.tensor([0, 1])
+    torch.testing.assert_close(said(model, inputs), torch.stack([alone[0][0], alone[1][1]]), atol=1e-5, rtol=0)
+
+
+def test_other_activations_do_not_share_one() -> None:
+    model = tiny("bert")
+    made = [build(model, "adapter", {"activation": name}) for name in ("relu", "gelu")]
+    entries = [(graft.settings, graft.state_dict()) for graft in made]
+    with pytest.raises(InputError, match=r"settings that differ in more than width, first\."):
+        stacked(model, "adapter", entries)
+
+
+def test_a_model_without_biases() -> None:
+    with pytest.raises(NoEffect, match=r"this modernbert has none in query, .*Write add: true to put zero biases in"):
+        build(tiny("modernbert"), "bias", {})
+
+
+def test_unknown_kinds_and_settings() -> None:
+    with pytest.raises(InputError, match=r"graft is 'adaptor'\. Did you mean 'adapter'\?"):
+        kind("adaptor")
+    with pytest.raises(InputError, match=r"graft adapter got the settings with, wanted kind, width"):
+        build(tiny("bert"), "adapter", {"with": 3})
+    with pytest.raises(NoEffect, match=r"leaves out the first 2 of 2 blocks"):
+        build(tiny("bert"), "adapter", {"first": 2})
