@@ -22,7 +22,7 @@ from smidgen.encoded import Encoded
 from smidgen.errors import InputError, ModelError
 from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_json
 from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
-from smidgen.runtime.tokenizer import TextEncoder
+from smidgen.runtime.tokenizer import Ids, TextEncoder
 from smidgen.tasks import TASKS, Answer, Classify, MaskLanguage, Several, Tag, Task, head_of, task_class
 from smidgen.tasks.several import mixed
 
@@ -62,6 +62,7 @@ class Model:
         self.session = open_session(graph, self.threads)
         self._inputs, self._outputs = _signature(self.session, graph, self.task)
         self._types = INPUTS[2] in self._inputs
+        self._ones = np.ones((1, self.encoder.max_length), np.int64)
         self._encoding = Lock()
 
     @property
@@ -132,7 +133,7 @@ class Model:
 
     def encode(self, texts: Text | Sequence[Text], pairs: Sequence[str] | None = None) -> list[list[int]]:
         """The token ids of each text, not padded: the tokenizer alone."""
-        return [encoding.ids for encoding in self.encoder(self._rows(texts, pairs))]
+        return [ids for ids, _ in self.encoder.ids(self._rows(texts, pairs))]
 
     def _rows(self, texts: Text | Sequence[Text], pairs: Sequence[str] | None) -> list[Row]:
         rows = as_rows(texts, pairs)
@@ -180,33 +181,30 @@ class Model:
             return self._one(rows)
         found = np.zeros((len(rows), len(self.labels)), np.float32)
         for start in range(0, len(rows), CHUNK):
-            encoded = self.encoder(rows[start : start + CHUNK])
-            ids, types = [e.ids for e in encoded], [e.type_ids for e in encoded] if self._types else None
-            for batch in batches([len(i) for i in ids], batch_tokens):
-                found[batch + start] = self._run(self._pad(batch, ids, types))
+            encoded = self.encoder.ids(rows[start : start + CHUNK])
+            for batch in batches([len(ids) for ids, _ in encoded], batch_tokens):
+                found[batch + start] = self._run(self._pad([encoded[i] for i in batch]))
         return found
 
     def _one(self, rows: Sequence[Row]) -> np.ndarray:
-        (encoding,) = self.encoder(rows)
-        ids = np.array([encoding.ids], np.int64)
-        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        ((listed, types),) = self.encoder.ids(rows)
+        ids = np.array([listed], np.int64)
+        feed = {"input_ids": ids, "attention_mask": self._ones[:, : len(listed)]}
         if self._types:
-            feed["token_type_ids"] = np.array([encoding.type_ids], np.int64)
+            feed["token_type_ids"] = np.array([types or [0] * len(listed)], np.int64)
         return self._run(feed)
 
-    def _pad(self, batch: np.ndarray, ids: list[list[int]], types: list[list[int]] | None) -> dict[str, np.ndarray]:
-        """`INPUTS` as (B, L) int64, padded to the longest of the batch."""
-        shape = (len(batch), max(len(ids[i]) for i in batch))
-        padded, mask, kinds = np.full(shape, self.encoder.pad_id, np.int64), np.zeros(shape, np.int64), None
-        if types is not None:
-            kinds = np.zeros(shape, np.int64)
-        for row, i in enumerate(batch):
-            length = len(ids[i])
-            padded[row, :length], mask[row, :length] = ids[i], 1
-            if kinds is not None and types is not None:
-                kinds[row, :length] = types[i]
-        feed = {"input_ids": padded, "attention_mask": mask}
-        return feed if kinds is None else {**feed, "token_type_ids": kinds}
+    def _pad(self, rows: Sequence[Ids]) -> dict[str, np.ndarray]:
+        """The graph's inputs as (B, L) int64, padded to the longest of the batch."""
+        shape = (len(rows), max(len(ids) for ids, _ in rows))
+        feed = {name: np.zeros(shape, np.int64) for name in self._inputs}
+        feed["input_ids"][:] = self.encoder.pad_id
+        for i, (ids, types) in enumerate(rows):
+            feed["input_ids"][i, : len(ids)] = ids
+            feed["attention_mask"][i, : len(ids)] = 1
+            if self._types and types is not None:
+                feed["token_type_ids"][i, : len(ids)] = types
+        return feed
 
     def _run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
         try:

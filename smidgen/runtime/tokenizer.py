@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 from smidgen.errors import InputError, ModelError
 from smidgen.runtime.folder import first_line, read_json
 from smidgen.runtime.inputs import Row
+from smidgen.runtime.words import WordEncoder, by_words
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
+Ids = tuple[list[int], list[int] | None]
 WINDOW = 8  # characters kept per token of the limit; English has between 4 and 5 in a token
 BOUNDARY = re.compile(r"\S ")
 SPLITTERS = ("BertPreTokenizer", "ByteLevel", "Metaspace", "Whitespace", "WhitespaceSplit")
@@ -50,11 +52,43 @@ class TextEncoder:
         self.pad_id = int(config.get("pad_token_id") or 0)
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=side)
-        may_cut = side == "right" and splits_at_spaces(read_json(folder / "tokenizer.json"))
+        described = read_json(folder / "tokenizer.json")
+        may_cut = side == "right" and splits_at_spaces(described)
         self.window = WINDOW * self.max_length if may_cut else None
+        self.words: WordEncoder | None = None
+        if may_cut and by_words(described):
+            alone = Tokenizer.from_str(self.tokenizer.to_str())
+            alone.no_truncation()
+            self.words = WordEncoder(alone, self.max_length)
 
-    def __call__(self, rows: Sequence[Row]) -> list[Encoding]:
+    def ids(self, rows: Sequence[Row]) -> list[Ids]:
+        """Token ids and token types of each row, not padded; None for types that are all 0.
+
+        Raises:
+            InputError: a row that cannot be tokenised, with its index.
+        """
+        if self.words is None:
+            return [(found.ids, found.type_ids) for found in self(rows)]
+        found: list[Ids | None] = [self._by_words(row) for row in rows]
+        left = [i for i, ids in enumerate(found) if ids is None]
+        if left:
+            for i, said in zip(left, self([rows[i] for i in left], left), strict=True):
+                found[i] = (said.ids, said.type_ids)
+        return found  # type: ignore[return-value]
+
+    def _by_words(self, row: Row) -> Ids | None:
+        if type(row) is not str or self.words is None:
+            return None
+        short = self._cut(row)
+        ids = self.words(str(short))
+        if ids is not None and short is not row and len(ids) < self.max_length:
+            ids = self.words(row)
+        return None if ids is None else (ids, None)
+
+    def __call__(self, rows: Sequence[Row], numbers: Sequence[int] | None = None) -> list[Encoding]:
         """One encoding per row, not padded.
+
+        numbers: what the rows are called in an error; None = 0, 1, ...
 
         Raises:
             InputError: a row that cannot be tokenised, with its index.
@@ -63,7 +97,7 @@ class TextEncoder:
         try:
             found = self.tokenizer.encode_batch_fast(short)
         except TypeError:
-            raise InputError(_unreadable(rows)) from None
+            raise InputError(_unreadable(rows, numbers or range(len(rows)))) from None
         for i, row in enumerate(rows):
             if short[i] is not row and not found[i].overflowing:
                 found[i] = self.tokenizer.encode_batch_fast([row])[0]
@@ -100,9 +134,9 @@ def splits_at_spaces(tokenizer: Mapping[str, Any]) -> bool:
     return known and not whole and not spaced
 
 
-def _unreadable(rows: Sequence[Row]) -> str:
+def _unreadable(rows: Sequence[Row], numbers: Sequence[int]) -> str:
     """The message for the first row that is not valid Unicode."""
-    for i, row in enumerate(rows):
+    for i, row in zip(numbers, rows, strict=True):
         try:
             "".join(row).encode("utf-8")
         except UnicodeEncodeError as error:

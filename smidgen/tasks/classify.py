@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -162,14 +163,17 @@ class Classify:
         By default `{"label", "score"}` of the likeliest class; with `top_k` a list of that many, the likeliest first;
         with None a list of all.
         """
-        chances = self.probabilities(logits)
-        count = 1 if top_k == "unset" else top_k
-        order = np.argsort(-chances, axis=-1, kind="stable")[:, :count]
-        rows = [
-            [{"label": self.labels[i], "score": float(chance[i])} for i in best]
-            for chance, best in zip(chances, order, strict=True)
-        ]
+        rows = [self._likeliest(row, 1 if top_k == "unset" else top_k) for row in logits.tolist()]
         return [row[0] for row in rows] if top_k == "unset" else rows
+
+    def _likeliest(self, logits: list[float], count: int | None) -> list[dict[str, Any]]:
+        """Of one text. In plain Python: of so few numbers an array costs more than what is worked out."""
+        most = 0.0 if self.multi_label else max(logits)
+        grown = [math.exp(min(z - most, 700.0)) for z in logits]
+        whole = sum(grown)
+        chances = [g / (1 + g) if self.multi_label else g / whole for g in grown]
+        order = sorted(range(len(chances)), key=chances.__getitem__, reverse=True)
+        return [{"label": self.labels[i], "score": chances[i]} for i in order[:count]]
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(B,) float32, one loss an example: cross entropy, or the mean of C binary ones when `multi_label`.
