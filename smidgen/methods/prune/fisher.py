@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from smidgen.batch import Batch, agreed
+from smidgen.clock import of_machine
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, NoEffect
@@ -62,6 +63,9 @@ class Fisher(Method[None]):
         yield from one_of("price", self.price, ("macs", "float32", "int8"))
         yield from at_least("multiple", self.multiple, 1)
         yield from at_least("rows", self.rows, LEAST)
+
+    def reads(self) -> dict[str, str]:
+        return of_machine(self.price)
 
     def begin(self, ctx: Context) -> None:
         model = ctx.model

@@ -24,6 +24,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
+from smidgen.clock import of_machine
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, NoEffect
@@ -60,6 +61,9 @@ class Gates(Method[Gating]):
         yield from at_least("multiple", self.multiple, 1)
         yield from share("warmup", self.warmup)
         yield from above("rate", self.rate, 0)
+
+    def reads(self) -> dict[str, str]:
+        return of_machine(self.price)
 
     def begin(self, ctx: Context) -> Gating:
         model = ctx.model
