@@ -34,7 +34,7 @@ from smidgen.errors import InputError, NoEffect
 from smidgen.gates import Gates
 from smidgen.keeping import Each, Kept, keep
 from smidgen.method import Context, Method, Needs, at_least, one_of
-from smidgen.prices import Costs, shape_of
+from smidgen.prices import Costs, left, shape_of
 from smidgen.refit import refit
 from smidgen.surgery import fold
 
@@ -180,14 +180,19 @@ def told(
 ) -> dict[str, Any]:
     """What was cut, and how far off the price was that steered it."""
     foretold = costs.predict(after)
+    error, speedup = foretold / measured["after"] - 1, measured["before"] / measured["after"]
+    words = f"{left(before, after)}, at {amount(measured['after'], unit)}, {speedup:.2f} times less than before"
+    if unit == "ms":
+        words += f"; {amount(foretold, unit)} was foretold ({error:+.1%})"
     return {
+        "told": f"{words}.",
         "before": [list(each) for each in before],
         "after": [list(each) for each in after],
         "unit": unit,
         "foretold": foretold,
         "measured": measured["after"],
-        "error": foretold / measured["after"] - 1,
-        "speedup": measured["before"] / measured["after"],
+        "error": error,
+        "speedup": speedup,
     }
 
 
