@@ -31,17 +31,18 @@ from smidgen.errors import SmidgenError
 from smidgen.measure import entries
 from smidgen.measure.quality import kept
 from smidgen.recipe import Stage, Training, Use
+from smidgen.runner import Done
 from smidgen.runtime import load
 from smidgen.runtime.folder import deployed_bytes
 
 SEEDS = (0, 1, 2)
 FILE = "prune.json"
-ROOT = WORK / "prune" / "stages"
+ROOT = WORK / "prune"  # sections that may run at the same time have folders of their own
 SPEEDUP = 1.5
 TEACHER = Stage("teacher", (Use("tune.full"),), train=Training(epochs=2, learning_rate=1e-4))
 CALLS = 300  # timed, of each model
 
-make = functools.partial(common.make, ROOT)
+make = functools.partial(common.make, ROOT / "stages")
 
 
 def fisher(seeds: Sequence[int] = SEEDS) -> None:
@@ -115,7 +116,9 @@ def base(seeds: Sequence[int] = (0,)) -> None:
         folder: Path = distil.make(splits, "teacher", [distil.base_teacher()], files, MODEL)[0].artefact.path
         return folder
 
-    side_by_side("base", "SST-2, MPNet (12 blocks x 768)", BASE, uncut, seeds)
+    side_by_side(
+        "base", "SST-2, MPNet (12 blocks x 768)", BASE, uncut, seeds, functools.partial(common.make, ROOT / "base")
+    )
 
 
 def side_by_side(
@@ -124,8 +127,9 @@ def side_by_side(
     ways: Mapping[tuple[str, str], tuple[Stage, ...]],
     uncut: Callable[[int], Path],
     seeds: Sequence[int],
+    make: Callable[..., list[Done]] = make,
 ) -> None:
-    """Each way with each seed, from the fine-tuned model that `uncut` gives for a seed; its result after every seed."""
+    """Each way with each seed, from the fine-tuned model that `uncut` gives for a seed; the result is kept after each."""
     files = data("sst2")
     splits = load_data(**files)
     runs: list[dict[str, Any]] = []
@@ -196,7 +200,7 @@ def ledger(seeds: Sequence[int] = SEEDS) -> None:
     from cuts import CLAIMS, speed_of_heads
     from ledger import Bench
 
-    bench = Bench(make, MODEL, seeds)
+    bench = Bench(functools.partial(common.make, ROOT / "ledger"), MODEL, seeds)
     rows = [bench.judged(claim) for claim in CLAIMS]
     result = {
         "what": "SST-2, MiniLM-6, in torch float32; differences of test accuracy over seeds",
@@ -212,7 +216,7 @@ def ledger(seeds: Sequence[int] = SEEDS) -> None:
 def attention(seeds: Sequence[int] = SEEDS) -> None:
     from long import attentions
 
-    keep(FILE, "attention", attentions(make, seeds), list(seeds))
+    keep(FILE, "attention", attentions(functools.partial(common.make, ROOT / "attention"), seeds), list(seeds))
 
 
 SECTIONS: dict[str, Callable[..., None]] = {
