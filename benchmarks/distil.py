@@ -15,47 +15,32 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import csv
+import functools
 import json
 import re
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
-from common import MODEL, WORK, ahead, data, keep, mpnet
+from common import GRAPHS, MODEL, WORK, ahead, data, keep, mpnet
 
-from smidgen.data import Data, load_data
+from smidgen.data import load_data
 from smidgen.measure import entries
 from smidgen.measure.peers import TorchModel
 from smidgen.measure.quality import kept
-from smidgen.planner import plan
-from smidgen.recipe import Files, Recipe, Stage, Training, Use
-from smidgen.runner import Done, run
+from smidgen.recipe import Stage, Training, Use
 from smidgen.runtime import load
 from smidgen.runtime.folder import deployed_bytes
 
 SEEDS = (0, 1, 2)
 FILE = "distil.json"
-GRAPHS = (Stage("onnx", (Use("export.onnx"),)), Stage("int8", (Use("quant.dynamic"),)))
 ROOT = WORK / "distil" / "stages"
 
 
-def make(
-    splits: Data,
-    name: str,
-    stages: Sequence[Stage],
-    files: dict[str, Any],
-    model: str,
-    seed: int = 0,
-    task: str = "classify",
-) -> list[Done]:
-    recipe = Recipe(model=model, data=Files(**files), stages=tuple(stages), seed=seed, name=name, task=task)
-    started = time.monotonic()
-    done = run(plan(recipe, splits), ROOT)
-    print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
-    return done
+make = functools.partial(common.make, ROOT)
 
 
 # Students of a base-size teacher.
@@ -84,7 +69,7 @@ def students(seeds: Sequence[int] = SEEDS) -> None:
     files = data("sst2") | {"unlabeled": reviews()}
     splits = load_data(**files)
     assert splits.test is not None and splits.test.labels is not None
-    base = Stage("teacher", (Use("tune.full"),), source=mpnet(), seed=0, train=TEACHER)
+    base = base_teacher()
     teacher_folder = make(splits, "teacher", [base], files, MODEL)[0].artefact.path
     teacher = TorchModel(teacher_folder, splits.task)
     teacher_outputs = teacher.outputs(splits.test.texts)
@@ -135,6 +120,10 @@ def students(seeds: Sequence[int] = SEEDS) -> None:
         "wanted": "some student keeps 97 % at 20x, some 95 % at 60x, some 90 % at 400x",
     }
     keep(FILE, "students", result, list(seeds))
+
+
+def base_teacher() -> Stage:
+    return Stage("teacher", (Use("tune.full"),), source=mpnet(), seed=0, train=TEACHER)
 
 
 def student_stage(shape: tuple[Use, ...], training: Training, how: str) -> Stage:
@@ -226,32 +215,12 @@ def ledger(seeds: Sequence[int] = SEEDS) -> None:
     from ledger import CLAIMS, Bench, gradient_sizes
 
     bench = Bench(make, MODEL, seeds)
-    rows = []
-    for claim in CLAIMS:
-        row = judged(claim, bench)
-        rows.append(row)
-        print(row, flush=True)
     result = {
         "what": "SST-2, MiniLM-6 as teacher unless said; differences of test accuracy over seeds",
-        "rows": rows,
+        "rows": [bench.judged(claim) for claim in CLAIMS],
         "temperature": gradient_sizes(bench),
     }
     keep(FILE, "ledger", result, list(seeds))
-
-
-def judged(claim: Any, bench: Any) -> dict[str, Any]:
-    """A claim as measured."""
-    better, worse = (bench.correct(way) for way in (claim.better, claim.worse))
-    difference = ahead(better, worse)
-    low, high = difference["low"], difference["high"]
-    return {
-        "claim": claim.claim,
-        "source": claim.source,
-        "setting": claim.setting,
-        "accuracy": {"better": better.mean(1).tolist(), "worse": worse.mean(1).tolist()},
-        "difference": difference,
-        "verdict": "holds" if low > 0 else "does not hold" if high < 0 else "not resolved",
-    }
 
 
 SECTIONS: dict[str, Callable[[Sequence[int]], None]] = {

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
+import numpy as np
 from common import ROOT
+
+from smidgen.measure.entries import entry
+from smidgen.picture import picture
 
 
 def main() -> None:
@@ -19,8 +24,8 @@ def main() -> None:
 
 HEAD = """# Evidence
 
-Written by `python benchmarks/evidence.py` from `benchmarks/core.json` and `benchmarks/distil.json`, which `make bench-core` and
-`make bench-distil` make. SST-2 sentences and MiniLM-6 (6 blocks x 384) from a package unless said; teachers are fine-tuned by the
+Written by `python benchmarks/evidence.py` from `core.json`, `distil.json` and `prune.json` in `benchmarks/`, which `make bench-core`,
+`make bench-distil` and `make bench-prune` make. SST-2 sentences and MiniLM-6 (6 blocks x 384) from a package unless said; teachers are fine-tuned by the
 project. Intervals are 95 %. Times are from text in to label out, interleaved in one run; compare ratios, not milliseconds.
 """
 
@@ -174,20 +179,27 @@ def half_depth(found: dict[str, Any]) -> str:
     )
 
 
-def ledger(found: dict[str, Any]) -> str:
+def ledger(found: dict[str, Any], title: str = "The ledger of claims") -> str:
     rows = []
     for r in found["rows"]:
         rows.append(f"| {r['claim']} | {r['source']} | {r['setting']} | {_points(r['difference'])} | {r['verdict']} |")
-    sizes = found["temperature"]
-    spread = {way: max(sizes[way]) / min(sizes[way]) for way in ("with", "without")}
-    kept = spread["with"] < 2 < spread["without"]
-    rows.append(
-        f"| {sizes['claim']} | {sizes['source']} | {sizes['setting']} | largest over smallest norm, T = 1 to 8: "
-        f"{spread['with']:.1f} with T^2, {spread['without']:.0f} without | {_holds(kept)} |"
-    )
+    if "temperature" in found:
+        sizes = found["temperature"]
+        spread = {way: max(sizes[way]) / min(sizes[way]) for way in ("with", "without")}
+        kept = spread["with"] < 2 < spread["without"]
+        rows.append(
+            f"| {sizes['claim']} | {sizes['source']} | {sizes['setting']} | largest over smallest norm, T = 1 to 8: "
+            f"{spread['with']:.1f} with T^2, {spread['without']:.0f} without | {_holds(kept)} |"
+        )
+    if "heads" in found:
+        r = found["heads"]
+        rows.append(
+            f"| {r['claim']} | {r['source']} | {r['setting']} | {_times(r['speedup'])}, {r['at_32']:.2f}x in batches of 32 | "
+            f"{r['verdict']} |"
+        )
     return "\n".join(
         [
-            "## The ledger of claims",
+            f"## {title}",
             "",
             f"{found['what']}: points of test accuracy by which the claimed way is ahead, n = {found['rows'][0]['difference']['n']}, "
             f"{len(found['seeds'])} seed(s); the interval draws rows and seeds anew.",
@@ -211,7 +223,7 @@ def fisher(found: dict[str, Any]) -> str:
         speed, f = r["speedup"], r["found"]
         rows.append(
             f"| {r['seed']} | {_interval(r['teacher'])} | {_interval(r['cut'])} | {r['seconds']:.0f} | "
-            f"{speed['value']:.2f}x ({speed['low']:.2f} to {speed['high']:.2f}) | {f['foretold']:.2f} | {f['measured']:.2f} |"
+            f"{_times(speed)} | {f['foretold']:.2f} | {f['measured']:.2f} |"
         )
     return "\n".join(
         [
@@ -226,6 +238,150 @@ def fisher(found: dict[str, Any]) -> str:
             _made(found),
         ]
     )
+
+
+def by_speed(found: dict[str, Any], title: str, file: str) -> str:
+    """The table of what was cut, the fastest last, and its picture, which is written too."""
+    groups = [g for g in _by_way(found["runs"]) if g[0]["method"] != "uncut"]
+    groups.sort(key=lambda group: _over(group, "speedup"))
+    uncut = [run for run in found["runs"] if run["method"] == "uncut"]
+    students = [(1.0, 1.0), *((_over(g, "speedup"), _over(g, "kept")) for g in groups if g[0]["method"] == STUDENTS)]
+    rows = []
+    for group in groups:
+        first, speed = group[0], _over(group, "speedup")
+        beside = "" if first["method"] == STUDENTS or speed > students[-1][0] else f"{_between(students, speed):.1%}"
+        rows.append(
+            f"| {first['method']} | {first['asked']} | {speed:.2f}x | {_times(first['speedup'])} | {_over(group, 'kept'):.1%} | "
+            f"{_share(first['kept'])} | {beside if len(students) > 1 else ''} | {first['size_mb']:.1f} | {len(group)} |"
+        )
+    for r in found["refused"]:
+        rows.append(
+            f"| {r['method']} | {r['asked']} | refused, seed {r['seed']}: {r['why'].partition('. ')[0]} | | | | | | |"
+        )
+    (ROOT / "docs" / file).write_text(picture(_as_report(found)), encoding="utf-8")
+    return "\n".join(
+        [
+            f"## {title}",
+            "",
+            *(_mark(groups, mark) for mark in found["wanted"]),
+            "",
+            f"{found['what']}. Uncut: {_interval(uncut[0]['quality'])}, {uncut[0]['latency']['p50_ms']:.2f} ms, "
+            f"{uncut[0]['size_mb']:.1f} MB; n = {found['n']}. Means are of seeds, intervals of the first; 'a student' is what distilled "
+            "students of fewer blocks keep at that speed, on straight lines between them.",
+            "",
+            f"![quality against latency, seed {found['runs'][0]['seed']}]({file})",
+            "",
+            "| method | asked | times as fast | interval | kept | interval | a student | MB | seeds |",
+            "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+            *rows,
+            "",
+            _made(found),
+        ]
+    )
+
+
+STUDENTS = "layers, distilled"
+NOT_PRUNED = ("uncut", STUDENTS, "theseus", "lowrank, distilled")
+
+
+def _mark(groups: list[list[dict[str, Any]]], mark: dict[str, Any]) -> str:
+    """The best of the groups that are fast enough, against what it is to keep."""
+    fit = [group for group in groups if _over(group, "speedup") >= mark["speedup"] and _counts(group, mark)]
+    best = max(fit, key=lambda group: _over(group, "kept"), default=None)
+    said = (
+        "none is so fast"
+        if best is None
+        else f"**{_over(best, 'kept'):.1%}** ({best[0]['method']}, {best[0]['asked']})"
+    )
+    holds = best is not None and _over(best, "kept") >= mark["kept"]
+    return f"Claim: {mark['claim']}. Measured: {said}, {_holds(holds)}.\n"
+
+
+def _counts(group: list[dict[str, Any]], mark: dict[str, Any]) -> bool:
+    return group[0]["method"] == mark["of"] if mark["of"] else group[0]["method"] not in NOT_PRUNED
+
+
+def _by_way(runs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Runs of one way with all its seeds."""
+    ways = dict.fromkeys((run["method"], run["asked"]) for run in runs)
+    return [[run for run in runs if (run["method"], run["asked"]) == way] for way in ways]
+
+
+def _over(group: list[dict[str, Any]], name: str) -> float:
+    """The mean over seeds."""
+    return float(np.mean([run[name]["value"] for run in group]))
+
+
+def _between(points: list[tuple[float, float]], at: float) -> float:
+    return float(np.interp(at, *zip(*sorted(points), strict=True)))
+
+
+def _as_report(found: dict[str, Any]) -> dict[str, Any]:
+    """The first seed's run in the shape of a report, for its picture; the winner is the best of those twice as fast."""
+    seed = found["runs"][0]["seed"]
+    runs = [run for run in found["runs"] if run["seed"] == seed]
+    fast = [run for run in runs if run["speedup"]["value"] >= 2 and run["method"] not in NOT_PRUNED]
+    best = max(fast, key=lambda run: run["kept"]["value"], default=None)
+    shown = {id(run): _shown(run, "winner" if run is best else "trained") for run in runs}
+    others = [run for run in runs if run is not best]
+    return {
+        "schema": 1,
+        "created": found["made"],
+        "command": found["command"],
+        "verdict": "met" if best else "not_met",
+        "reason": None,
+        "budget": dict.fromkeys(("latency", "size_mb", "memory_mb", "quality", "time_limit_s")),
+        "task": {"name": "classify", "labels": None, "metric": runs[0]["quality"]["metric"]},
+        "model": {"reference": "", "id": ""},
+        "seed": seed,
+        "teacher": next(shown[id(run)] for run in others if run["method"] == "uncut"),
+        "winner": shown[id(best)] if best else None,
+        "candidates": [shown[id(run)] for run in others if run["method"] not in ("uncut", STUDENTS)],
+        "baselines": [shown[id(run)] for run in others if run["method"] == STUDENTS],
+        "data": dict.fromkeys(("train", "dev", "test", "unlabeled")) | {"warnings": []},
+        "environment": found["environment"],
+        "timing": {"seconds": 0, "stages": []},
+        "notes": [],
+    }
+
+
+def _shown(run: dict[str, Any], status: str) -> dict[str, Any]:
+    name = f"{run['method']} {run['asked']}".strip().replace(", distilled", " +")
+    shown = entry(name, status)
+    shown["numbers"] |= {name: run[name] for name in ("quality", "latency", "size_mb", "speedup")}
+    shown["numbers"]["quality_kept"] = run["kept"] | {"n": run["quality"]["n"]}
+    return shown
+
+
+def attention(found: dict[str, Any]) -> str:
+    rows = []
+    for kind, tokens in dict.fromkeys((run["attention"], run["tokens"]) for run in found["runs"]):
+        group = [run for run in found["runs"] if (run["attention"], run["tokens"]) == (kind, tokens)]
+        first, memory = group[0], group[0]["memory_mb"]
+        rows.append(
+            f"| {kind} | {tokens:,} | {_mean([run['quality']['value'] for run in group], '{:.3f}')} | {_over(group, 'kept'):.1%} | "
+            f"{_share(first['kept'])} | {first['p50_ms']:.1f} | {_times(first['speedup'])} | {memory['value']:.0f} "
+            f"({memory['conditions']['model_mb']:.0f}) |"
+        )
+    cut = ", ".join(f"{share:.0%} at {int(length):,}" for length, share in found["longer"].items())
+    return "\n".join(
+        [
+            "## Attention of other kinds",
+            "",
+            f"{found['what']}. Learnt on articles cut at {found['learnt_on']} tokens; of the test articles are cut {cut}. n = {found['n']}, "
+            f"{len(found['seeds'])} seed(s); intervals are of the first.",
+            "",
+            "| attention | tokens | accuracy | kept | interval | ms | times as fast | MB of the process (of the model) |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|",
+            *rows,
+            "",
+            _made(found),
+        ]
+    )
+
+
+def _times(number: dict[str, Any]) -> str:
+    return f"{number['value']:.2f}x ({number['low']:.2f} to {number['high']:.2f})"
 
 
 def _mean(values: list[float], form: str) -> str:
@@ -255,7 +411,13 @@ def _made(found: dict[str, Any]) -> str:
 
 FILES = {
     "core.json": {"training": training, "runtime": runtime, "student": student, "install": install},
-    "prune.json": {"fisher": fisher},
+    "prune.json": {
+        "fisher": fisher,
+        "table": partial(by_speed, title="Quality against speed: MiniLM-6", file="pruning.svg"),
+        "base": partial(by_speed, title="Quality against speed: a base-size model", file="pruning-base.svg"),
+        "ledger": partial(ledger, title="The ledger of claims about pruning"),
+        "attention": attention,
+    },
     "distil.json": {"students": students, "tag": half_depth, "answer": half_depth, "ledger": ledger},
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import WORK, data
+from common import WORK, ahead, data
 
 from smidgen.data import Data, load_data
 from smidgen.distances import soft_targets
@@ -60,6 +60,7 @@ class Claim:
     setting: str
     better: Way
     worse: Way
+    margin: float = 0.0  # by which the better way may be behind, where "as good" is claimed
 
 
 def mapped(rule: str) -> Way:
@@ -165,11 +166,28 @@ class Bench:
         self.known: dict[tuple[str, int], np.ndarray] = {}
         self.splits: dict[tuple[int, int], tuple[Data, dict[str, str]]] = {}
 
+    def judged(self, claim: Claim) -> dict[str, Any]:
+        """A claim as measured."""
+        better, worse = (self.correct(way) for way in (claim.better, claim.worse))
+        difference = ahead(better, worse)
+        low, high = (difference[end] + claim.margin for end in ("low", "high"))
+        row = {
+            "claim": claim.claim,
+            "source": claim.source,
+            "setting": claim.setting,
+            "accuracy": {"better": better.mean(1).tolist(), "worse": worse.mean(1).tolist()},
+            "difference": difference,
+            "margin": claim.margin,
+            "verdict": "holds" if low > 0 else "does not hold" if high < 0 else "not resolved",
+        }
+        print(row, flush=True)
+        return row
+
     def correct(self, way: Way) -> np.ndarray:
         """(seeds, n) bool."""
         rows = []
         for seed in self.seeds:
-            splits, _ = self._data(way.labelled, seed)
+            splits, _ = self.data(way.labelled, seed)
             assert splits.test is not None and splits.test.labels is not None
             rows.append(splits.task.correct(self.outputs(way, seed), splits.test.labels))
         return np.stack(rows)
@@ -178,13 +196,18 @@ class Bench:
         """Logits of the way's last model on the test sentences, (n, classes)."""
         key = repr(way), seed
         if key not in self.known:
-            splits, files = self._data(way.labelled, seed)
-            done = self.make(splits, way.stages[-1].name, way.stages, files, self.model, seed)
+            splits, _ = self.data(way.labelled, seed)
             assert splits.test is not None
-            self.known[key] = TorchModel(done[-1].artefact.path, splits.task).outputs(splits.test.texts)
+            self.known[key] = TorchModel(self.folder(way, seed), splits.task).outputs(splits.test.texts)
         return self.known[key]
 
-    def _data(self, labelled: int, seed: int) -> tuple[Data, dict[str, str]]:
+    def folder(self, way: Way, seed: int) -> Path:
+        """Of the way's last stage, which is run unless it is there."""
+        splits, files = self.data(way.labelled, seed)
+        folder: Path = self.make(splits, way.stages[-1].name, way.stages, files, self.model, seed)[-1].artefact.path
+        return folder
+
+    def data(self, labelled: int, seed: int) -> tuple[Data, dict[str, str]]:
         """As many labelled sentences as asked for, half of each class, and BARE others without labels."""
         if (labelled, seed) not in self.splits:
             files = dict(data("sst2"))

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 TEXTS, CALLS = 16, 40  # timed: texts, from the shortest to the longest, and calls of each
 TOKENS = 1024  # of the vocabulary; what is looked up costs the same in a table of any size
 
+PRECISIONS = ("float32", "int8")
 Point = tuple[int, int]  # the heads and the width of every block
 Times = Mapping[Point, float]
 
@@ -83,8 +84,7 @@ class Clock:
         parts = anatomy(whole)
         geometry = [parts.family, parts.hidden_size, parts.blocks[0].head_size, shape_of(whole)]
         lengths = self._encoded(self.rows).lengths.tolist()
-        machine = [environment.cpu(), environment.features(), self._threads, environment.versions()["onnxruntime"]]
-        return [1, geometry, self.task.name, lengths, self.precision, machine]
+        return [1, geometry, self.task.name, lengths, self.precision, machine(self._threads)]
 
     @property
     def _threads(self) -> int:
@@ -140,6 +140,16 @@ class Clock:
             return session.run(["logits"], {name: batch[name] for name in names})
 
         return call
+
+
+def machine(threads: int) -> list[Any]:
+    """What of the machine a table depends on."""
+    return [environment.cpu(), environment.features(), threads, environment.versions()["onnxruntime"]]
+
+
+def of_machine(price: str) -> dict[str, str]:
+    """What `Method.reads` says of a stage that is cut to this price: of milliseconds, whose they are."""
+    return {"machine": identity(machine(usable_cores()))} if price in PRECISIONS else {}
 
 
 def points(heads: int, width: int) -> list[Point]:

@@ -517,27 +517,6 @@ def predict(
     return logits
 
 
-@torch.inference_mode()
-def mean_loss(model: PreTrainedModel, task: Task, rows: Rows, most: int = 256) -> float:
-    """The task's own loss on at most so many rows, spread over all of them: a mean over their labels, no dropout."""
-    model.eval()
-    chosen = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)
-    chosen = chosen[np.argsort(rows.encoded.lengths[chosen], kind="stable")]
-    total = 0.0
-    for piece in np.array_split(chosen, math.ceil(len(chosen) / 32)):
-        batch, labels, at = rows.encoded.batch(piece, rows.pad_id), rows.targets(piece), None
-        if isinstance(task, MaskLanguage) and (units := rows.decided(piece)) is not None:
-            labels, at = labels[units], torch.from_numpy(units).to(model.device)
-        inputs = {k: torch.from_numpy(v).to(model.device) for k, v in batch.items()}
-        if not takes_types(model):
-            del inputs["token_type_ids"]
-        with listen(model, ("logits",), at) as recording:
-            said = recording.read(model(**inputs))
-        tape = Tape(said, {}, torch.from_numpy(labels).to(model.device), inputs["attention_mask"], 1, 1, labelled=1)
-        total += float(tape.labelled_mean(task.loss(said["logits"].float(), tape.known_labels)))
-    return total / max(int(rows.labelled[chosen].sum()), 1)
-
-
 def _random_state() -> list[Tensor]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return [torch.get_rng_state(), *cuda]

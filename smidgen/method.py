@@ -154,7 +154,7 @@ class Method(Generic[S]):
         return iter(())
 
     def reads(self) -> Mapping[str, str]:
-        """Settings that name something outside the recipe, with a hash of what is there: the artefact's id has that."""
+        """What its settings name outside the recipe, a file or this machine, as hashes: the artefact's id has them."""
         return {}
 
     def looks(self) -> bool:

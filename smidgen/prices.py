@@ -109,6 +109,12 @@ def shape_of(model: PreTrainedModel) -> list[tuple[int, int]]:
     return [(block.heads, block.width) for block in anatomy(model).blocks]
 
 
+def left(before: Shape, after: Shape) -> str:
+    """What of one shape is left in another, in words."""
+    (heads, units), (some, few) = ((sum(each) for each in zip(*shape, strict=True)) for shape in (before, after))
+    return f"{some} of {heads} heads and {few:,} of {units:,} inner units are left"
+
+
 def widest(model: PreTrainedModel) -> tuple[int, int]:
     """The most heads and the largest width of any block."""
     heads, widths = zip(*shape_of(model), strict=True)

@@ -152,7 +152,7 @@ def _sample(
 
 def _dev_loss(plan: Plan, ctx: Context, home: Callable[[], Source]) -> Callable[[], float]:
     """The rows are made when it is first asked."""
-    from smidgen.loop import mean_loss
+    from smidgen.sampling import mean_loss
 
     rows = functools.cache(lambda: dev_rows(plan, home()))
 

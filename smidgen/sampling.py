@@ -14,7 +14,7 @@ from smidgen.batch import Batch
 from smidgen.loop import Rows
 from smidgen.source import takes_types
 from smidgen.splits import Split
-from smidgen.tasks import Task
+from smidgen.tasks import MaskLanguage, Task
 from smidgen.tasks.classify import NO_LABEL
 
 ROWS = 32  # a batch
@@ -26,13 +26,17 @@ def draw(split: Split, count: int, seed: int) -> Split:
     return split.take(np.sort(mixed[:count]))
 
 
-def batches(rows: Rows, task: Task, model: PreTrainedModel, device: torch.device) -> Iterator[Batch]:
-    """All rows, the short ones first. While they are asked for, the model is on `device` and in evaluation mode.
+def batches(
+    rows: Rows, task: Task, model: PreTrainedModel, device: torch.device, some: np.ndarray | None = None
+) -> Iterator[Batch]:
+    """All rows, or some, the short ones first. While they are asked for, the model is on `device` and in evaluation
+    mode.
 
     Rows with a teacher have its decisions in the place of labels. (Not its soft answers: a model that starts from its
     teacher says the same, and the gradient of the distance is then 0 everywhere.)
     """
-    order, before = np.argsort(rows.encoded.lengths, kind="stable"), (model.device, model.training)
+    some, before = np.arange(len(rows)) if some is None else some, (model.device, model.training)
+    order = some[np.argsort(rows.encoded.lengths[some], kind="stable")]
     nn.Module.to(model, device).eval()
     try:
         for piece in np.array_split(order, math.ceil(len(order) / ROWS)):
@@ -41,11 +45,22 @@ def batches(rows: Rows, task: Task, model: PreTrainedModel, device: torch.device
         nn.Module.to(model, before[0]).train(before[1])
 
 
+@torch.inference_mode()
+def mean_loss(model: PreTrainedModel, task: Task, rows: Rows, most: int = 256) -> float:
+    """The mean of the losses of at most so many rows, spread over all that have a label."""
+    known = np.flatnonzero(rows.labelled)
+    some = known[np.linspace(0, len(known) - 1, min(most, len(known))).astype(int)]
+    losses = [batch.losses(model) for batch in batches(rows, task, model, model.device, some)]
+    return float(torch.cat(losses).mean())
+
+
 def _batch(rows: Rows, piece: np.ndarray, task: Task, model: PreTrainedModel) -> Batch:
     arrays = rows.encoded.batch(piece, rows.pad_id)
-    labels, units, masked = rows.targets(piece), rows.decided(piece), None
+    labels, units = rows.targets(piece), rows.decided(piece)
+    masked = units if isinstance(task, MaskLanguage) else None
     if rows.masker is not None and units is not None:
         arrays["input_ids"], labels, masked = rows.masker.draw(arrays["input_ids"], units, piece, 0)
+    if masked is not None:
         labels = labels[masked]
     inputs = {name: torch.from_numpy(value).to(model.device) for name, value in arrays.items()}
     wanted, at = (None if array is None else torch.from_numpy(array).to(model.device) for array in (labels, masked))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from folders import model_folder
+from folders import LABELS, data_files, model_folder
 from tiny import FAMILIES, VOCAB, batch, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,7 +18,9 @@ import smidgen.clock
 from smidgen.clock import Clock, points, shaped, skeleton, table
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
+from smidgen.planner import plan
 from smidgen.prices import Costs, Macs, shape_of
+from smidgen.recipe import Files, Recipe, Stage, Use
 from smidgen.surgery import apply
 from smidgen.tasks import Classify
 
@@ -129,3 +131,18 @@ def test_models_are_timed_as_they_would_be_served(tmp_path: Path, monkeypatch: p
     found = clock(Clock, tmp_path, "int8").measure({"cut": model})
     assert set(found) == {"cut"} and 0 < found["cut"] < 1000
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["prune.fisher", "prune.gates"])
+def test_only_what_is_cut_to_milliseconds_is_of_a_machine(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, model = data_files(tmp_path), str(model_folder(tmp_path / "model", labels=LABELS))
+
+    def id_of(price: str) -> str:
+        stage = Stage("cut", (Use(method, {"speedup": 2.0, "price": price}), Use("tune.full")))
+        return plan(Recipe(model, Files(files["train"], files["dev"]), (stage,))).stages[0].id
+
+    here = {price: id_of(price) for price in ("macs", "float32", "int8")}
+    monkeypatch.setattr(smidgen.clock.environment, "cpu", lambda: "another")
+    assert {price for price, id in here.items() if id != id_of(price)} == {"float32", "int8"}

@@ -19,7 +19,7 @@ from smidgen.anatomy import anatomy
 from smidgen.detours import Detours
 from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.errors import InputError, NoEffect
-from smidgen.loop import make_accelerator, mean_loss, predict
+from smidgen.loop import make_accelerator, predict
 from smidgen.method import Context
 from smidgen.methods.prune import layers
 from smidgen.methods.prune.layers import Layers, only, searched
@@ -27,6 +27,7 @@ from smidgen.planner import plan
 from smidgen.reading import dev_rows
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import run
+from smidgen.sampling import mean_loss
 from smidgen.source import load_model, resolve
 from smidgen.surgery import apply
 
@@ -69,14 +70,14 @@ def test_only_some_blocks_run_inside_the_with(family: str) -> None:
     assert list(anatomy(model).block_list) == whole and torch.equal(model(**inputs).logits, before)
 
 
-def test_mean_loss_is_the_mean_over_labels() -> None:
+def test_mean_loss_is_the_mean_over_rows_with_a_label() -> None:
     model, rows = make_model(), make_rows(40)
     rows.labels[::4] = -100
     logits = torch.from_numpy(predict(model, rows, make_accelerator("float32")))
-    wanted = nn.functional.cross_entropy(logits, torch.from_numpy(rows.labels))
-    assert mean_loss(model, TASK, rows) == pytest.approx(float(wanted), rel=1e-5)
-    few = rows.labels[[0, 13, 26, 39]], logits[[0, 13, 26, 39]]
-    wanted = nn.functional.cross_entropy(few[1], torch.from_numpy(few[0]))
+    labels = torch.from_numpy(rows.labels)
+    assert mean_loss(model, TASK, rows) == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-5)
+    few = [1, 13, 26, 39]  # of 30 with a label the first, the tenth, the twentieth and the last
+    wanted = nn.functional.cross_entropy(logits[few], labels[few])
     assert mean_loss(model, TASK, rows, 4) == pytest.approx(float(wanted), rel=1e-5)
 
 

@@ -158,6 +158,8 @@ def test_what_goes_is_what_matters_least(family: str) -> None:
     assert (found["before"], found["after"]) == ([[4, 64]] * 2, [[2, 32]] * 2)
     assert (found["unit"], found["error"], found["fitted"]) == ("MACs", 0.0, 4)
     assert found["speedup"] == 2 and found["foretold"] == found["measured"]
+    cost = f"{found['measured'] / 1e6:.3g} million MACs"
+    assert found["told"] == f"4 of 8 heads and 64 of 128 inner units are left, at {cost}, 2.00 times less than before."
 
 
 @CUTTABLE
@@ -212,6 +214,11 @@ def test_milliseconds_steer_and_are_checked() -> None:
     assert found["unit"] == "ms" and found["error"] == pytest.approx(-0.2)
     assert found["measured"] == pytest.approx(found["foretold"] * 1.25)
     assert found["speedup"] == pytest.approx(4.1 / found["foretold"])
+    assert re.fullmatch(
+        rf"\d of 8 heads and \d+ of 128 inner units are left, at {found['measured']:.3f} ms, {found['speedup']:.2f} "
+        rf"times less than before; {found['foretold']:.3f} ms was foretold \(-20\.0%\)\.",
+        found["told"],
+    )
 
 
 def test_a_cut_model_is_cut_again() -> None:

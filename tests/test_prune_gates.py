@@ -227,6 +227,10 @@ def test_training_reaches_the_target(parts: tuple[str, ...], tmp_path: Path) -> 
     assert 0.45 < told["share"] <= 0.5
     after = weights(tiny("bert")).predict(shape_of(model)) / weights(tiny("bert")).predict([(4, 64)] * 2)
     assert told["share"] == pytest.approx(after)
+    assert told["told"].endswith(
+        f" inner units are left, for {after:.2f} of the price in weights; on average the gates stood at "
+        f"{told['on_average']:.2f} of it, and they were shifted by {told['shift']:+.2f}."
+    )
 
 
 def test_the_last_weights_are_kept_though_others_were_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from smidgen.edits.keep_heads import KeepHeads
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.gates import Gates
 from smidgen.method import Context, Sight
-from smidgen.methods.prune.heads import Heads, PerHead, cut, importance, normalised
+from smidgen.methods.prune.heads import Heads, PerHead, cut, importance, losses, normalised
 from smidgen.planner import Plan, plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import Done, run
@@ -151,6 +151,21 @@ def test_what_goes_is_what_matters_least(family: str) -> None:
     found = ctx.found["prune.heads"]
     assert (found["before"], found["after"]) == ([4, 4], [4, 2])
     assert [i > 0 for i in found["importance"][1]] == [False, True, False, True]
+    loss = found["losses"]
+    assert loss["kept"] == pytest.approx(loss["all"], rel=1e-4) and loss["at_random"] != loss["kept"]
+    assert found["told"] == (
+        f"6 of 8 heads are left. Mean loss on the rows measured on: {loss['all']:.3f} with all, "
+        f"{loss['kept']:.3f} with these, {loss['at_random']:.3f} with as many drawn at random."
+    )
+
+
+def test_the_loss_of_a_cut_is_told_before_it_is_made() -> None:
+    model, kept = tiny("bert"), [np.array([True, False, True, True]), np.array([False, True, True, False])]
+    told = losses(model, rows(), {"cut": kept})["cut"]
+    for block, each in enumerate(kept):
+        KeepHeads(block, tuple(np.flatnonzero(each).tolist())).apply_to(model)
+    with torch.no_grad():
+        assert told == pytest.approx(float(torch.cat([each.losses(model) for each in rows()]).mean()), rel=1e-5)
 
 
 def test_random_needs_no_rows_and_follows_the_seed() -> None:
@@ -158,7 +173,9 @@ def test_random_needs_no_rows_and_follows_the_seed() -> None:
         ctx = context(tiny("bert", blocks=4), seed)
         ctx.sight = Sight(sample=lambda count: pytest.fail("it asked for rows"))
         Heads(share=0.5, by="random").begin(ctx)
-        assert ctx.found == {"prune.heads": {"before": [4] * 4, "after": [b.heads for b in anatomy(ctx.model).blocks]}}
+        after = [block.heads for block in anatomy(ctx.model).blocks]
+        told = "8 of 16 heads are left."
+        assert ctx.found == {"prune.heads": {"before": [4] * 4, "after": after, "told": told}}
         return ctx.edits
 
     assert edits(1) == edits(1) != edits(2)

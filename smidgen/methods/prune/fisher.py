@@ -27,13 +27,14 @@ import numpy as np
 import torch
 
 from smidgen.batch import Batch, agreed
+from smidgen.clock import of_machine
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, NoEffect
 from smidgen.gates import Gates
 from smidgen.keeping import Each, Kept, keep
 from smidgen.method import Context, Method, Needs, at_least, one_of
-from smidgen.prices import Costs, shape_of
+from smidgen.prices import Costs, left, shape_of
 from smidgen.refit import refit
 from smidgen.surgery import fold
 
@@ -62,6 +63,9 @@ class Fisher(Method[None]):
         yield from one_of("price", self.price, ("macs", "float32", "int8"))
         yield from at_least("multiple", self.multiple, 1)
         yield from at_least("rows", self.rows, LEAST)
+
+    def reads(self) -> dict[str, str]:
+        return of_machine(self.price)
 
     def begin(self, ctx: Context) -> None:
         model = ctx.model
@@ -176,14 +180,19 @@ def told(
 ) -> dict[str, Any]:
     """What was cut, and how far off the price was that steered it."""
     foretold = costs.predict(after)
+    error, speedup = foretold / measured["after"] - 1, measured["before"] / measured["after"]
+    words = f"{left(before, after)}, at {amount(measured['after'], unit)}, {speedup:.2f} times less than before"
+    if unit == "ms":
+        words += f"; {amount(foretold, unit)} was foretold ({error:+.1%})"
     return {
+        "told": f"{words}.",
         "before": [list(each) for each in before],
         "after": [list(each) for each in after],
         "unit": unit,
         "foretold": foretold,
         "measured": measured["after"],
-        "error": foretold / measured["after"] - 1,
-        "speedup": measured["before"] / measured["after"],
+        "error": error,
+        "speedup": speedup,
     }
 
 

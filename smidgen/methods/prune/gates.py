@@ -24,12 +24,13 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
+from smidgen.clock import of_machine
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, NoEffect
 from smidgen.gating import Gating
 from smidgen.method import Context, Method, Needs, above, at_least, one_of, share
-from smidgen.prices import shape_of, weights
+from smidgen.prices import left, shape_of, weights
 from smidgen.surgery import fold
 from smidgen.tape import Tape
 
@@ -60,6 +61,9 @@ class Gates(Method[Gating]):
         yield from at_least("multiple", self.multiple, 1)
         yield from share("warmup", self.warmup)
         yield from above("rate", self.rate, 0)
+
+    def reads(self) -> dict[str, str]:
+        return of_machine(self.price)
 
     def begin(self, ctx: Context) -> Gating:
         model = ctx.model
@@ -104,11 +108,14 @@ class Gates(Method[Gating]):
                 if not kept.all():
                     ctx.edit(kind(block, tuple(kept.nonzero()[:, 0].tolist())))
         after = shape_of(ctx.model)
+        share = state.costs.predict(after) / state.whole
         ctx.found["prune.gates"] = {
+            "told": f"{left(state.shape, after)}, for {share:.2f} of the price in {state.costs.unit}; on average the "
+            f"gates stood at {on_average:.2f} of it, and they were shifted by {cut.shift:+.2f}.",
             "before": [list(each) for each in state.shape],
             "after": [list(each) for each in after],
             "unit": state.costs.unit,
-            "share": state.costs.predict(after) / state.whole,
+            "share": share,
             "on_average": on_average,
             "shift": cut.shift,
         }

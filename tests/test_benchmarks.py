@@ -1,0 +1,130 @@
+"""What the benchmarks of pruning would run, and what the evidence says of results."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from folders import LABELS, data_files, model_folder
+
+from smidgen.data import load_data
+from smidgen.planner import plan
+from smidgen.recipe import Files, Recipe, Stage
+
+pytest.importorskip("jinja2")
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+
+import cuts
+import evidence
+import ledger
+from common import GRAPHS
+
+
+def test_every_way_can_be_planned(tmp_path: Path) -> None:
+    """From a fine-tuned model, or from a bare encoder; a fault in one would come to light after hours."""
+    files = data_files(tmp_path)
+    files["unlabeled"] = files["train"]
+    splits = load_data(**files)
+    tuned = str(model_folder(tmp_path / "tuned", labels=LABELS, blocks=6))
+    bare = str(model_folder(tmp_path / "bare", blocks=6))
+    ways = [(tuned, stages) for stages in (*cuts.TABLE.values(), *cuts.BASE.values())]
+    ways += [(bare, one.stages) for claim in cuts.CLAIMS for one in (claim.better, claim.worse)]
+    for model, stages in {repr(way): way for way in ways}.values():
+        planned = plan(Recipe(model, Files(**files), (*stages, *GRAPHS)), splits)
+        assert planned.stages[-1].leaves == "int8"
+
+
+@pytest.mark.parametrize(
+    ("right", "margin", "verdict"),
+    [(0.9, 0.0, "holds"), (0.5, 0.0, "not resolved"), (0.1, 0.0, "does not hold"), (0.5, 0.2, "holds")],
+)
+def test_a_claim_is_judged_by_its_interval(
+    right: float, margin: float, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better, worse = ledger.Way((Stage("a", ()),)), ledger.Way((Stage("b", ()),))
+    drawn = {"a": np.arange(400) % 10 < 10 * right, "b": np.arange(400) % 2 < 1}
+    bench = ledger.Bench(lambda: None, "", (0, 1))
+    monkeypatch.setattr(bench, "correct", lambda way: np.stack([drawn[way.stages[0].name]] * 2))
+    row = bench.judged(ledger.Claim("c", "s", "t", better, worse, margin))
+    assert row["verdict"] == verdict and row["difference"]["value"] == pytest.approx(right - 0.5)
+
+
+def number(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+
+def run(method: str, asked: str, seed: int, speed: float, kept: float) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "method": method,
+        "asked": asked,
+        "settings": {},
+        "speedup": number(speed),
+        "latency": {"p50_ms": 2 / speed, "p95_ms": 3 / speed, "p99_ms": None, "n": 300, "batch": 1, "threads": 1},
+        "quality": number(0.9 * kept) | {"metric": "accuracy", "n": 100, "split": "test"},
+        "kept": number(kept),
+        "size_mb": 10.0,
+    }
+
+
+MADE = {
+    "command": "python benchmarks/prune.py table:0,1",
+    "made": "2026-01-01T00:00:00+00:00",
+    "seeds": [0, 1],
+    "environment": {"commit": "abc", "cpu": "one", "cores": 2, "python": "3.11", "versions": {}},
+}
+
+
+def test_speed_and_quality_are_told_beside_students_and_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs").mkdir()
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    runs = [run("uncut", "", 0, 1.0, 1.0), run("uncut", "", 1, 1.0, 1.0)]
+    for seed, more in ((0, 0.0), (1, 0.02)):
+        runs += [
+            run("layers, distilled", "3 blocks", seed, 2.0, 0.96),
+            run("fisher", "2.4x", seed, 2.2, 0.975 + more),
+            run("fisher", "1.3x", seed, 1.5, 1.0),
+            run("gates, distilled", "3.6x", seed, 2.9, 0.97),
+            run("theseus", "3 blocks", seed, 2.5, 0.99),
+        ]
+    wanted = [
+        {"claim": "98 % at 2x", "of": None, "speedup": 2.0, "kept": 0.98},
+        {"claim": "96 % at 3x", "of": "gates, distilled", "speedup": 3.0, "kept": 0.96},
+    ]
+    why = {"seed": 0, "method": "gates, distilled", "asked": "9x", "why": "too fast. Ask for less."}
+    found = MADE | {"what": "SST-2", "n": 100, "runs": runs, "refused": [why], "wanted": wanted}
+    text = evidence.by_speed(found, "Speed", "picture.svg")
+    assert "98 % at 2x. Measured: **98.5%** (fisher, 2.4x), holds." in text
+    assert "96 % at 3x. Measured: none is so fast, does not hold." in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert rows[0].startswith(
+        "| fisher | 1.3x | 1.50x | 1.50x (1.49 to 1.51) | 100.0% | 100.0% (99.0% to 101.0%) | 98.0% |"
+    )
+    assert [row.split(" | ")[1] for row in rows[1:]] == ["3 blocks", "2.4x", "3 blocks", "3.6x", "9x"]
+    assert "refused, seed 0: too fast" in rows[-1]
+    assert "fisher 2.4x" in (tmp_path / "docs" / "picture.svg").read_text(encoding="utf-8")
+
+
+def test_attention_and_claims_are_told() -> None:
+    memory = {"value": 200.0, "conditions": {"model_mb": 90.0}}
+    each = {"quality": number(0.95), "kept": number(0.98), "p50_ms": 3.0, "speedup": number(1.5), "memory_mb": memory}
+    runs = [{"seed": 0, "attention": "local", "tokens": tokens} | each for tokens in (128, 2048)]
+    about = {"what": "Articles", "n": 300, "learnt_on": 256, "longer": {"128": 0.9, "2048": 0.01}}
+    text = evidence.attention(MADE | about | {"runs": runs})
+    assert "| local | 2,048 | 0.950 | 98.0% | 98.0% (97.0% to 99.0%) | 3.0 | 1.50x (1.49 to 1.51) | 200 (90) |" in text
+    assert "cut 90% at 128, 1% at 2,048." in text
+    claim = {"claim": "c", "source": "s", "setting": "t", "difference": number(0.02) | {"n": 9}, "verdict": "holds"}
+    heads = {"claim": "h", "source": "s", "setting": "t", "speedup": number(1.1), "at_32": 1.15, "verdict": "holds"}
+    text = evidence.ledger(MADE | {"what": "w", "rows": [claim], "heads": heads})
+    assert "| c | s | t | +2.0 (+1.0 to +3.0) | holds |" in text
+    assert "| h | s | t | 1.10x (1.09 to 1.11), 1.15x in batches of 32 | holds |" in text
+
+
+def test_what_is_missing_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs").mkdir()
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    evidence.main()
+    assert (tmp_path / "docs" / "evidence.md").read_text(encoding="utf-8") == evidence.HEAD
