@@ -19,9 +19,12 @@ from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import Done, run
 from smidgen.source import load_model, resolve
 
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "tune.bitfit": {},
     "tune.adapter": {"width": 4, "kind": "houlsby"},
+    "tune.freeze": {"blocks": 1},
+    "tune.mask": {"learning_rate": 0.1},
+    "tune.sparse": {"budget": 0.05},
 }
 
 
