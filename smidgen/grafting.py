@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smidgen.anatomy import anatomy
 from smidgen.edits.attach import NAME, Attach
+from smidgen.errors import InputError
 from smidgen.grafts import build
 from smidgen.method import Context, Part
 from smidgen.source import tensor_shapes
@@ -46,6 +48,7 @@ def settle(model: PreTrainedModel, graft: Graft, ctx: Context | None = None) -> 
     """What `end` does to the model; without a context the Edit is applied and not recorded elsewhere."""
     from smidgen.surgery import apply
 
+    graft.to(model.device)
     if graft.mergeable(model):
         graft.merge(model)
         return
@@ -78,3 +81,13 @@ def head_names(model: PreTrainedModel, base: Path) -> frozenset[str]:
     known = {name.removeprefix(prefix) for name in tensor_shapes(base / "model.safetensors")}
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     return frozenset(n for n in names if not n.startswith(prefix) or n.removeprefix(prefix) not in known)
+
+
+def first_of(model: PreTrainedModel, blocks: int | str, method: str) -> int:
+    """The block from which the last so many are, or all. Raises InputError where there are fewer."""
+    count = len(anatomy(model).blocks)
+    if isinstance(blocks, str):
+        return 0
+    if blocks > count:
+        raise InputError(f"{method}: blocks is {blocks}, but this model has {count}. Write blocks: all.")
+    return count - blocks

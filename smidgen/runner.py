@@ -176,8 +176,13 @@ def _save_model(plan: Plan, source: Source, home: Source, ctx: Context, target: 
 
 
 def _save_delta(plan: Plan, planned: Planned, source: Source, ctx: Context, running: Running, target: Path) -> None:
-    """Keep apart what was put beside a frozen base, if the stage did that and nothing else to the model."""
-    from smidgen.delta import write
+    """Keep apart what was put beside a frozen base, if the stage did that and nothing else to the model.
+
+    A method beside it may have: zeros in frozen weights, say. The base with the delta is then another model.
+    """
+    import torch
+
+    from smidgen.delta import fit, read, write
     from smidgen.edits.attach import Attach
 
     assert ctx.model is not None
@@ -185,6 +190,9 @@ def _save_delta(plan: Plan, planned: Planned, source: Source, ctx: Context, runn
     if parts and ctx.skeleton is None and all(isinstance(edit, Attach) for edit in ctx.edits):
         methods = {name_of(m): settings_of(m) for m in planned.methods}
         write(target / "delta", source, ctx.model, parts, plan.data.task, plan.max_length, {"methods": methods})
+        made, own = fit(read(target / "delta"), source).state_dict(), ctx.model.state_dict()
+        if made.keys() != own.keys() or not all(torch.allclose(made[name], own[name], atol=1e-6) for name in own):
+            shutil.rmtree(target / "delta")
 
 
 def _tell(record: dict[str, Any], running: Running, ctx: Context, target: Path) -> None:

@@ -48,12 +48,21 @@ def highest(values: Sequence[Tensor], share: float, scope: str) -> list[Tensor]:
 
 
 def _highest(flat: Tensor, share: float) -> Tensor:
-    drop = round(share * len(flat))
-    if drop == 0:
+    return top(flat, len(flat) - round(share * len(flat)))
+
+
+def top(flat: Tensor, count: int) -> Tensor:
+    """A mask of the `count` highest of a row of values. Of equal values the earlier ones are in it."""
+    if count == len(flat):
         return torch.ones_like(flat, dtype=torch.bool)
-    border = flat.kthvalue(drop).values
+    border = flat.kthvalue(len(flat) - count).values
     above, equal = flat > border, flat == border
-    return above | (equal & (equal.cumsum(0) <= len(flat) - drop - above.sum()))
+    return above | (equal & (equal.cumsum(0) <= count - above.sum()))
+
+
+def masked(weight: Tensor, score: Tensor, mask: Tensor) -> Tensor:
+    """W * M, with the gradient g * M for W and g * W for S, where g is that of the product: all of one shape."""
+    return weight * (mask + (score - score.detach()))
 
 
 def linears(model: PreTrainedModel) -> list[nn.Linear]:

@@ -19,9 +19,12 @@ from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import Done, run
 from smidgen.source import load_model, resolve
 
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "tune.bitfit": {},
     "tune.adapter": {"width": 4, "kind": "houlsby"},
+    "tune.freeze": {"blocks": 1},
+    "tune.mask": {"learning_rate": 0.1},
+    "tune.sparse": {"budget": 0.05},
 }
 
 
@@ -33,9 +36,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def tuned(root: Path, method: str, settings: dict[str, Any], base: str = "base") -> Done:
+def tuned(root: Path, method: str, settings: dict[str, Any], base: str = "base", beside: tuple[Use, ...] = ()) -> Done:
     files = {path.stem: str(path) for path in root.glob("*.csv")}
-    stage = Stage("t", (Use("tune.full"), Use(method, settings)), train=Training(epochs=2, learning_rate=1e-2))
+    stage = Stage("t", (Use("tune.full"), Use(method, settings), *beside), train=Training(epochs=2, learning_rate=1e-2))
     recipe = Recipe(str(root / base), Files(files["train"], files["dev"]), (stage,))
     return run(plan(recipe), root / "stages")[-1]
 
@@ -52,6 +55,12 @@ def test_a_delta_on_its_base_is_the_tuned_model(method: str, root: Path) -> None
     counted = delta.record["parameters"]
     assert counted["head"] == sum(v.numel() for v in delta.head.values())
     assert 0 < counted["delta"] < counted["base"]
+
+
+@pytest.mark.parametrize("method", ["tune.bitfit", "tune.freeze"])
+def test_no_delta_where_another_method_changes_what_is_frozen(method: str, root: Path) -> None:
+    done = tuned(root, method, WAYS[method], beside=(Use("prune.magnitude", {"share": 0.3}),))
+    assert (done.artefact.path / "model.safetensors").is_file() and not (done.artefact.path / "delta").exists()
 
 
 def test_the_body_has_one_hash_with_any_head(root: Path) -> None:

@@ -20,7 +20,9 @@ from smidgen.grafts import build, kind, kinds, stacked
 CASES: dict[str, list[dict[str, Any]]] = {
     "adapter": [{"kind": k, "width": 5} for k in ("houlsby", "pfeiffer", "parallel")],
     "bias": [{"add": True}, {"sites": ("query", "up"), "add": True}],
+    "mask": [{}, {"first": 1}],
     "norms": [{}, {"first": 1}],
+    "sparse": [{"count": 900}, {"first": 1, "count": 900}],
 }
 EACH = pytest.mark.parametrize(
     ("name", "settings"), [(name, settings) for name in kinds() for settings in CASES.get(name, [{}])], ids=str
@@ -30,10 +32,13 @@ STACKS = [name for name in kinds() if kind(name).stacks]
 
 
 def moved(graft: Any, seed: int = 0) -> Any:
-    """The graft with other numbers than at the start, so that it does something."""
+    """The graft with other numbers than at the start, so that it does something; bits are drawn anew."""
     torch.manual_seed(seed)
-    for parameter in graft.parameters():
-        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    for values in graft.state_dict().values():
+        if values.dtype == torch.uint8:
+            values.random_(256)
+        elif values.is_floating_point():
+            values.add_(0.2 * torch.randn_like(values))
     return graft
 
 
@@ -49,7 +54,7 @@ def test_nothing_changes_at_the_start(family: str, name: str, settings: dict[str
     before = said(model, inputs)
     graft = build(model, name, settings)
     graft.attach(model)
-    assert sum(p.numel() for p in graft.parameters()) > 0
+    assert sum(values.numel() for values in graft.state_dict().values()) > 0
     near = 5e-2 if name == "adapter" and settings["kind"] != "parallel" else 1e-6
     torch.testing.assert_close(said(model, inputs), before, atol=near, rtol=0)
     moved(graft)

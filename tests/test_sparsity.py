@@ -26,11 +26,11 @@ from smidgen.errors import ModelError, NoEffect
 from smidgen.loop import History, train
 from smidgen.method import Context
 from smidgen.methods.prune.magnitude import Magnitude
-from smidgen.methods.prune.movement import Movement, Scores, masked
+from smidgen.methods.prune.movement import Movement, Scores
 from smidgen.methods.tune.full import Full
 from smidgen.recipe import Training
 from smidgen.runner import run
-from smidgen.sparsity import REMARK, cubic, highest, linears, zeros
+from smidgen.sparsity import REMARK, cubic, highest, linears, masked, zeros
 from smidgen.tape import Tape
 from smidgen.watch import Silent
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from smidgen.errors import NoEffect
 from smidgen.method import Context, Method, Needs, above, one_of, share
-from smidgen.sparsity import REMARK, SCOPES, Masks, cubic, highest, linears, schedule_faults, zeros
+from smidgen.sparsity import REMARK, SCOPES, Masks, cubic, highest, linears, masked, schedule_faults, zeros
 from smidgen.tape import Tape
 
 
@@ -119,8 +119,3 @@ class Movement(Method[Scores]):
     def found(self, state: Scores, ctx: Context, folder: Path) -> dict[str, Any]:
         assert ctx.model is not None
         return zeros(ctx.model, folder).to_data()
-
-
-def masked(weight: Tensor, score: Tensor, mask: Tensor) -> Tensor:
-    """W * M, with the gradient g * M for W and g * W for S, where g is that of the product: all of one shape."""
-    return weight * (mask + (score - score.detach()))
