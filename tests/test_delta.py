@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from folders import data_files, model_folder
+from folders import adapter_folder, data_files, model_folder
 from tiny import batch
 
 from smidgen.delta import body_hash, fit, read
@@ -22,6 +22,9 @@ from smidgen.source import load_model, resolve
 WAYS = {
     "tune.bitfit": {},
     "tune.adapter": {"width": 4, "kind": "houlsby"},
+    "tune.fusion": {"adapters": ("a", "b"), "rank": 4},
+    "tune.ladder": {"reduction": 4},
+    "tune.side": {"width": 8, "blocks": 1},
 }
 
 
@@ -29,11 +32,15 @@ WAYS = {
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("delta")
     model_folder(root / "base")
+    for name, width in (("a", 3), ("b", 5)):
+        adapter_folder(root / name, root / "base", width)
     data_files(root)
     return root
 
 
 def tuned(root: Path, method: str, settings: dict[str, Any], base: str = "base") -> Done:
+    if "adapters" in settings:
+        settings = settings | {"adapters": tuple(str(root / name) for name in settings["adapters"])}
     files = {path.stem: str(path) for path in root.glob("*.csv")}
     stage = Stage("t", (Use("tune.full"), Use(method, settings)), train=Training(epochs=2, learning_rate=1e-2))
     recipe = Recipe(str(root / base), Files(files["train"], files["dev"]), (stage,))

@@ -38,7 +38,7 @@ class Side(Method["Graft"]):
         yield from between("width", self.width, 1, 4096)
         yield from between("blocks", self.blocks, 1, 24)
         yield from between("heads", self.heads, 1, 64)
-        if self.heads > 0 and self.width % self.heads:
+        if 1 <= self.heads <= 64 and self.width % self.heads:
             yield f"width: got {self.width}, wanted a multiple of heads, which is {self.heads}."
         if not 0 < self.alpha < 1:
             yield f"alpha: got {self.alpha}, wanted a share above 0 and below 1."
