@@ -54,7 +54,7 @@ def test_nothing_changes_at_the_start(family: str, name: str, settings: dict[str
     graft.attach(model)
     assert sum(p.numel() for p in graft.parameters()) > 0
     if name != "side":  # it starts halfway: see test_side.py
-        near = {"adapter": 1e-6 if settings.get("kind") == "parallel" else 5e-2, "fusion": 1e-3}.get(name, 1e-6)
+        near = {"adapter": 1e-6 if settings.get("kind") == "parallel" else 5e-2, "fusion": 1e-4}.get(name, 1e-6)
         torch.testing.assert_close(said(model, inputs), before, atol=near, rtol=0)
     moved(graft)
     assert (said(model, inputs) - before).abs().max() > 1e-2

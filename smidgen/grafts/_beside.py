@@ -103,7 +103,7 @@ class Narrow(nn.Module):
 
 
 def _runner(parts: Anatomy) -> nn.Module:
-    """The module whose child the list of blocks is: its output is the last state, and what pools reads it after that."""
+    """The module whose child the list of blocks is: it gives the last state, and what pools reads that afterwards."""
     return next(m for m in parts.body.modules() if any(child is parts.block_list for child in m.children()))
 
 

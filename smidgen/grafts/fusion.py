@@ -3,8 +3,8 @@
 h   the feed-forward's output          z_n = h + U_n f(D_n h + d_n) + u_n   what adapter n leaves of it
 s = softmax_n((h Q) (z_n K)')          o = sum_n s_n z_n V
 
-(AdapterFusion: Pfeiffer et al. 2021, arXiv:2005.00247). V is kept as its difference from the identity, and h is in every
-z_n, so that it neither changes the softmax nor has to be multiplied n times.
+(AdapterFusion: Pfeiffer et al. 2021, arXiv:2005.00247). V is kept as its difference from the identity. h is in every
+z_n, so it does not change the softmax and is added once.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ SPECK = 1e-6  # of V beside its diagonal at the start
 
 
 class Fusion(Graft):
-    """By block: the adapters on top of each other, frozen, and `queries`, `keys` (hidden, rank) and `shifts` (hidden, hidden).
+    """By block: the adapters on top of each other, frozen; `queries` and `keys`, (hidden, rank); `shifts`, V - I.
 
-    Zeros leave h as it is, whichever numbers of adapters they stand for; tasks of one batch have the same number.
+    Zeros leave h as it is. Tasks of one batch have the same number of adapters.
     """
 
     defaults = {"count": 2, "width": 48, "activation": "relu", "first": 0, "rank": 0, "values": True}

@@ -1,7 +1,7 @@
 """Train a narrow encoder beside the frozen one that reads its states on the way up.
 
-Idea       s_0 = Down_0 h_0, then s_i = Layer_i(mu_i Down_i h_i + (1 - mu_i) s_(i-1)) with mu_i = sigmoid(a_i / 0.1), a_i
-           from 0; h_i is what block i of the model gives, Down_i brings it to hidden / `reduction`, Layer_i is a
+Idea       s_0 = Down_0 h_0, then s_i = Layer_i(mu_i Down_i h_i + (1 - mu_i) s_(i-1)) with mu_i = sigmoid(a_i / 0.1),
+           a_i from 0; h_i is what block i of the model gives, Down_i brings it to hidden / `reduction`, Layer_i is a
            Transformer block as narrow. Up norm(s) is added to the last state before the head reads it, Up from 0
            (ladder side-tuning: Sung et al. 2022, arXiv:2206.06522, there for T5 and BART). The backward pass stays in
            the narrow encoder: nothing inside the model's blocks is kept for it. `every`: rungs at each nth block alone,

@@ -1,7 +1,7 @@
 """Train a small network beside the frozen model and mix the two.
 
-Idea       R(x) = alpha B(x) + (1 - alpha) S(x), token by token, before the head reads it. B is the model's last state; S
-           reads what its embeddings give, down to `width`, through so many Transformer `blocks`, and back to the
+Idea       R(x) = alpha B(x) + (1 - alpha) S(x), token by token, before the head reads it. B is the model's last state;
+           S reads what its embeddings give, down to `width`, through so many Transformer `blocks`, and back to the
            model's size; alpha = sigmoid(a) is learnt, from `alpha` (side-tuning: Zhang et al. 2020, arXiv:1912.13503,
            where it starts at 0.5). No gradient crosses the model: its states can be computed once.
 Takes      A float model, and another method with a loss in the same stage: tune.full for labels, or any distil.*.
