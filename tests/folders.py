@@ -6,9 +6,17 @@ import csv
 import json
 import random
 from pathlib import Path
+from typing import Any
 
+import torch
 from tiny import PAD, VOCAB, tiny
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from smidgen.delta import write
+from smidgen.grafting import part
+from smidgen.grafts import build
+from smidgen.source import load_model, resolve
+from smidgen.tasks import Classify
 
 SPECIAL = ("[CLS]", "[PAD]", "[SEP]", "[UNK]")  # in this order: the ids that tiny.py gives its configs
 MASK = "[MASK]"
@@ -69,6 +77,18 @@ def language_folder(path: Path, family: str = "bert", blocks: int = 2, seed: int
     model = tiny(family, blocks=blocks, seed=seed, head="MaskedLM", vocab_size=vocab_size)
     model.save_pretrained(path)
     write_tokenizer(path)
+    return path
+
+
+def adapter_folder(path: Path, base: Path, width: int = 4, seed: int = 0, **settings: Any) -> Path:
+    """A delta of an adapter on a base that sorts texts into LABELS, with random numbers. Gives `path`."""
+    task, source = Classify(LABELS), resolve(str(base))
+    model = load_model(source, task, 0)
+    torch.manual_seed(seed)
+    graft = build(model, "adapter", {"width": width, **settings})
+    for values in graft.parameters():
+        values.data.normal_(std=0.3)
+    write(path, source, model, (part(graft),), task, 48, {})
     return path
 
 

@@ -17,14 +17,14 @@ import time
 import types
 import typing
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from folders import LABELS, data_files, language_folder, model_folder
+from folders import LABELS, adapter_folder, data_files, language_folder, model_folder
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from transformers import AutoModelForSequenceClassification
@@ -83,9 +83,11 @@ def variants(name: str) -> Iterator[tuple[str, Any, Method[Any]]]:
             yield field.name, value, dataclasses.replace(default, **{field.name: value})
 
 
-def allowed(name: str) -> list[Method[Any]]:
-    """The default settings and every variant without a fault."""
-    return [find(name)(), *(method for _, _, method in variants(name) if not list(method.faults()))]
+def allowed(name: str, world: World | None = None) -> list[Method[Any]]:
+    """The default settings and every variant without a fault; in a world, one that joins adapters joins the world's."""
+    given = {"adapters": world.adapters} if world and hasattr(find(name)(), "adapters") else {}
+    found = [dataclasses.replace(m, **given) for m in (find(name)(), *(method for _, _, method in variants(name)))]
+    return [found[0], *(method for method in found[1:] if not list(method.faults()))]
 
 
 # A stage in miniature.
@@ -99,6 +101,12 @@ class World:
     student: Source
     teacher: Source  # of four blocks
     masked: Source  # a masked language model
+
+    @cached_property
+    def adapters(self) -> tuple[str, ...]:
+        """Deltas of two adapters on the student."""
+        folders = [(self.root / f"adapter-{width}", width) for width in (4, 6)]
+        return tuple(str(adapter_folder(folder, self.student.path, width)) for folder, width in folders)
 
     def context(self, seed: int = SEED) -> Context:
         """What the runner gives a method; the generator stands where the runner leaves it."""
@@ -208,7 +216,7 @@ def go(world: World, method: Method[Any], steps: int = 3, seed: int = SEED) -> R
 
 def example(world: World, name: str) -> Method[Any]:
     """The first settings, the default foremost, that have an effect on two blocks."""
-    for method in allowed(name):
+    for method in allowed(name, world):
         with contextlib.suppress(NoEffect):
             method.begin(world.context())
             return method
@@ -330,7 +338,7 @@ def test_every_allowed_setting_works_or_says_why(name: str, world: World) -> Non
     """What `faults` lets through trains a step with a finite loss, or ends in one of our own errors."""
     if owns_stage(find(name)()):
         pytest.skip(f"{name} owns its stage: each of its settings would take a run of its own")
-    for method in allowed(name):
+    for method in allowed(name, world):
         with contextlib.suppress(SmidgenError):
             assert math.isfinite(go(world, method, steps=1).history.entries[-1]["loss"]), method
 

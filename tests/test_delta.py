@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from folders import data_files, model_folder
+from folders import adapter_folder, data_files, model_folder
 from tiny import batch
 
 from smidgen.delta import body_hash, fit, read
@@ -23,7 +23,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "tune.bitfit": {},
     "tune.adapter": {"width": 4, "kind": "houlsby"},
     "tune.freeze": {"blocks": 1},
+    "tune.fusion": {"adapters": ("a", "b"), "rank": 4},
+    "tune.ladder": {"reduction": 4},
     "tune.mask": {"learning_rate": 0.1},
+    "tune.side": {"width": 8, "blocks": 1},
     "tune.sparse": {"budget": 0.05},
 }
 
@@ -32,11 +35,15 @@ WAYS: dict[str, dict[str, Any]] = {
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("delta")
     model_folder(root / "base")
+    for name, width in (("a", 3), ("b", 5)):
+        adapter_folder(root / name, root / "base", width)
     data_files(root)
     return root
 
 
 def tuned(root: Path, method: str, settings: dict[str, Any], base: str = "base", beside: tuple[Use, ...] = ()) -> Done:
+    if "adapters" in settings:
+        settings = settings | {"adapters": tuple(str(root / name) for name in settings["adapters"])}
     files = {path.stem: str(path) for path in root.glob("*.csv")}
     stage = Stage("t", (Use("tune.full"), Use(method, settings), *beside), train=Training(epochs=2, learning_rate=1e-2))
     recipe = Recipe(str(root / base), Files(files["train"], files["dev"]), (stage,))

@@ -20,8 +20,11 @@ from smidgen.grafts import build, kind, kinds, stacked
 CASES: dict[str, list[dict[str, Any]]] = {
     "adapter": [{"kind": k, "width": 5} for k in ("houlsby", "pfeiffer", "parallel")],
     "bias": [{"add": True}, {"sites": ("query", "up"), "add": True}],
+    "fusion": [{"count": 3, "width": 5}, {"width": 5, "rank": 4, "values": False, "first": 1}],
+    "ladder": [{}, {"reduction": 4, "heads": 2, "every": 2}],
     "mask": [{}, {"first": 1}],
     "norms": [{}, {"first": 1}],
+    "side": [{"width": 8}, {"width": 12, "heads": 3, "blocks": 1, "alpha": 0.75}],
     "sparse": [{"count": 900}, {"first": 1, "count": 900}],
 }
 EACH = pytest.mark.parametrize(
@@ -55,8 +58,9 @@ def test_nothing_changes_at_the_start(family: str, name: str, settings: dict[str
     graft = build(model, name, settings)
     graft.attach(model)
     assert sum(values.numel() for values in graft.state_dict().values()) > 0
-    near = 5e-2 if name == "adapter" and settings["kind"] != "parallel" else 1e-6
-    torch.testing.assert_close(said(model, inputs), before, atol=near, rtol=0)
+    if name != "side":  # it starts halfway: see test_side.py
+        near = {"adapter": 1e-6 if settings.get("kind") == "parallel" else 5e-2, "fusion": 1e-4}.get(name, 1e-6)
+        torch.testing.assert_close(said(model, inputs), before, atol=near, rtol=0)
     moved(graft)
     assert (said(model, inputs) - before).abs().max() > 1e-2
     graft.detach()
