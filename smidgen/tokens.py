@@ -45,9 +45,7 @@ def length_limit(folder: Path, taken: int = 0) -> int:
     return limit(config, read_json(stated) if stated.is_file() else {})
 
 
-def fitting_length(
-    task: Task, folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, taken: int = 0
-) -> int:
+def fitting_length(task: Task, folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, taken: int = 0) -> int:
     """The least multiple of 8 that cuts at most 1 % of the texts, within the model's limit; see `length_limit`."""
     limit = length_limit(folder, taken)
     if task.name == "answer":

@@ -22,6 +22,8 @@ from smidgen.source import load_model, resolve
 WAYS = {
     "tune.bitfit": {},
     "tune.adapter": {"width": 4, "kind": "houlsby"},
+    "tune.prefix": {"length": 3, "hidden": 8},
+    "tune.prompt": {"length": 3},
 }
 
 

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from smidgen.anatomy import Block, anatomy
 from smidgen.attention._parts import SelfAttention
 from smidgen.errors import ModelError, NoEffect
-from smidgen.grafts._parts import Graft, first_weight
+from smidgen.grafts._parts import Graft
 
 STD = 0.02  # at the start: a prefix near 0 takes its share of the probabilities and brings nothing with it
 Pair = tuple[Tensor, Tensor]
@@ -37,7 +37,7 @@ class Prefix(Graft):
     sizes = ("length",)
 
     def grow(self, model: PreTrainedModel) -> None:
-        length, like = self.settings["length"], first_weight(model)
+        length = self.settings["length"]
         blocks = [block for block in anatomy(model).blocks if block.heads]
         if not blocks:
             raise NoEffect("prefix: no block has heads left, so no query would see it. Take tune.adapter.")
@@ -45,6 +45,7 @@ class Prefix(Graft):
             if block.attend is None or isinstance(block.attend, SelfAttention):
                 what = "its family's inside is not known" if block.attend is None else "its attention was swapped"
                 raise ModelError(f"prefix: block {block.index} takes no more keys: {what}. Take tune.adapter.")
+        like = blocks[0].out.weight
         shapes = {str(block.index): (length, _width(block)) for block in blocks}
         self.keys = self.table(shapes, like, STD)
         self.values = self.table(shapes, like, STD)
@@ -119,4 +120,4 @@ def _shorten(more: int, module: nn.Module, args: Any) -> Any:
 
 
 def _lengthen(rows: Tensor, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-    return torch.cat((output, rows.to(output.dtype).expand(len(output), -1, -1)), 1)
+    return torch.cat((output, rows.to(output.dtype).expand(output.shape[0], -1, -1)), 1)

@@ -62,12 +62,12 @@ class Prompt(Graft):
         real = (self.pick(self.real) > 0).expand(batch, -1)
         count = real.sum(1, keepdim=True)
         place = torch.arange(length + more, device=ids.device)
-        behind = torch.where(place < count + length, place + more - count, place - length + 1)
-        order = torch.where(place <= count, place, behind)
+        behind = torch.where(place < count + length, place - count, place)
+        order = torch.where(place == 0, 0, torch.where(place <= count, place + length - 1, behind))
         self.__dict__["count"] = count
 
-        def among(values: Tensor, ours: Tensor) -> Tensor:
-            return torch.cat((values[:, :1], ours.to(values.dtype), values[:, 1:]), 1).gather(1, order)
+        def among(values: Tensor, ours: Tensor) -> Tensor:  # the first, as many of ours as there are, the rest
+            return torch.cat((values, ours.to(values.dtype)), 1).gather(1, order)
 
         first = ids[:, :1].expand(-1, more)  # no padding: RoBERTa and MPNet count positions by that
         given["input_ids"] = among(ids, torch.where(real, first, self.padding))

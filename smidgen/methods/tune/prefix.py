@@ -67,7 +67,7 @@ class Prefix(Method[nn.ModuleList]):
             return nn.ModuleList([graft])
         encoder = Encoder(graft, self.hidden)
         graft.requires_grad_(False)
-        graft.made = encoder
+        graft.made = encoder.forward  # no part of the graft
         return nn.ModuleList([graft, encoder])
 
     @torch.no_grad()
