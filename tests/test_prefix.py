@@ -61,7 +61,7 @@ def test_attention_with_a_prefix_by_the_formula(family: str, attention: str) -> 
         block.out.register_forward_pre_hook(lambda module, args, i=block.index: read.__setitem__(i, args[0]))
     taps = [f"block.{i}.{part}" for i in range(len(blocks)) for part in ("query", "value", "scores")]
     with torch.no_grad(), listen(model, taps) as recording:
-        heard = recording.read(model(**inputs), inputs["attention_mask"]) if model(**inputs) else {}
+        heard = recording.read(model(**inputs), inputs["attention_mask"])
     for block in blocks:
         query, value, scores = (heard[f"block.{block.index}.{part}"] for part in ("query", "value", "scores"))
         if family == "modernbert":  # queries are turned by their place's angle, the prefix's keys are not
@@ -162,6 +162,21 @@ def test_swapped_attention_takes_no_prefix() -> None:
     model, inputs = apply(tiny("bert"), Swap((0, 1), "multi_query", ())), batch(VOCAB, LENGTHS)
     grown(model, "prefix").attach(model)
     torch.testing.assert_close(said(model, inputs), said(model, batch(VOCAB, LENGTHS, pad_to=20)), atol=1e-5, rtol=0)
+
+
+def test_edits_that_come_too_late() -> None:
+    from smidgen.edits.keep_heads import KeepHeads
+    from smidgen.edits.swap import Swap
+
+    for edit, why in (
+        (KeepHeads(1, (0, 2)), "heads of block 1 were cut since it was made. Cut first, tune after."),
+        (Swap((0,), "local", (4,)), "the attention of block 0 was swapped since. Swap first, tune after."),
+    ):
+        model = tiny("bert")
+        settle(model, grown(model, "prefix"))
+        apply(model, edit)
+        with pytest.raises(ModelError, match=f"prefix: {why}"):
+            said(model, batch(VOCAB, LENGTHS))
 
 
 @pytest.fixture
@@ -315,7 +330,18 @@ def test_taps_are_of_the_tokens(kind: str) -> None:
     taps = ["embeddings", "pooled", *(f"block.1.{part}" for part in ("hidden", "first", "query", "key", "value"))]
     with torch.no_grad(), listen(model, taps) as recording:
         heard = recording.read(model(**inputs), inputs["attention_mask"])
+        states = model.base_model(**inputs)
     assert {heard[name].shape[-2] for name in taps if name not in ("pooled", "block.1.first")} == {12}
+    torch.testing.assert_close(heard["block.1.hidden"], states.last_hidden_state)
+
+
+def test_no_scores_beside_a_prompt() -> None:
+    model, inputs = tiny("bert"), batch(VOCAB, LENGTHS)
+    grown(model, "prompt").attach(model)
+    with torch.no_grad(), listen(model, ["block.0.scores"]) as recording:
+        outputs = model(**inputs)
+    with pytest.raises(ModelError, match=r"a model that reads a prompt with each text\. Compare what blocks give"):
+        recording.read(outputs, inputs["attention_mask"])
 
 
 @pytest.mark.parametrize(
@@ -324,7 +350,8 @@ def test_taps_are_of_the_tokens(kind: str) -> None:
 )
 def test_the_graph_is_the_model(family: str, head: str, tmp_path: Path) -> None:
     """Of a model with both in it: for any number of texts, of any length that leaves room for the prompt."""
-    model = tiny(family, labels=2, head=head, attn_implementation="eager")
+    own = {"layer_types": ["sliding_attention"]} if family == "modernbert" else {}
+    model = tiny(family, 1, labels=2, head=head, attn_implementation="eager", **own)
     for kind in ("prefix", "prompt"):
         settle(model, grown(model, kind, 4))
     model = single_output(model)

@@ -33,6 +33,8 @@ Pair = tuple[Tensor, Tensor]
 class Prefix(Graft):
     """`keys` and `values`: (length, heads * head_size) by block; `real`: (length,), 0 where no query sees them."""
 
+    real: Tensor
+
     defaults = {"length": 16}
     sizes = ("length",)
 
@@ -58,14 +60,17 @@ class Prefix(Graft):
             if str(block.index) in self.keys:
                 assert block.attend is not None
                 self.hook(block.attend, before=functools.partial(self.widen, block))
+                close = functools.partial(self.close, block)
+                self._handles.append(block.out.register_forward_pre_hook(close, prepend=True))
 
     def widen(self, block: Block, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """What a block's attention gets, for so many places more; the projections' hooks until it is through."""
         name, hidden = str(block.index), args[0]
         given = dict(zip(("attention_mask", "position_bias"), args[1:], strict=False)) | kwargs
         key, value = self.made(name) if self.made else (self.keys[name], self.values[name])
-        key, value = self.pick(key), self.pick(value)
-        more = key.shape[1]
+        key, value, more = self.pick(key), self.pick(value), self.settings["length"]
+        if key.shape[-1] != _width(block):
+            raise ModelError(f"prefix: heads of block {name} were cut since it was made. Cut first, tune after.")
         given["attention_mask"] = longer(given.get("attention_mask"), self.pick(self.real) > 0, hidden)
         if given.get("position_bias") is not None:
             given["position_bias"] = F.pad(given["position_bias"], (0, more, 0, more))
@@ -81,17 +86,19 @@ class Prefix(Graft):
         for linear, values in rows.items():
             passing.append(linear.register_forward_pre_hook(functools.partial(_shorten, more), prepend=True))
             passing.append(linear.register_forward_hook(functools.partial(_lengthen, values)))
-        close = functools.partial(self.close, block.index, more)
-        passing.append(block.out.register_forward_pre_hook(close, prepend=True))
         return (F.pad(hidden, (0, 0, 0, more)),), given
 
-    def close(self, index: int, more: int, module: nn.Module, args: Any) -> Any:
-        self._done(index)
-        return _shorten(more, module, args)
+    def close(self, block: Block, module: nn.Module, args: Any) -> Any:
+        """What the output projection gets, of the tokens alone."""
+        if not self._done(block.index):
+            raise ModelError(f"prefix: the attention of block {block.index} was swapped since. Swap first, tune after.")
+        return _shorten(self.settings["length"], module, args)
 
-    def _done(self, index: int) -> None:
-        for handle in self._passing.pop(index, []):
+    def _done(self, index: int) -> bool:
+        handles = self._passing.pop(index, [])
+        for handle in handles:
             handle.remove()
+        return bool(handles)
 
 
 def longer(mask: Tensor | None, real: Tensor, hidden: Tensor) -> Tensor:

@@ -23,13 +23,16 @@ from smidgen.grafts._parts import Graft
 class Prompt(Graft):
     """`vectors`: (length, size of a word's vector), at the start those of words drawn; `real`: (length,), 0 = none."""
 
+    real: Tensor
+
     defaults = {"length": 20}
     sizes = ("length",)
 
     def grow(self, model: PreTrainedModel) -> None:
         if any(isinstance(module, Prompt) for module in model.modules()):
             raise ModelError("prompt: this model has one already. Tune the model that it was made from.")
-        length, words = self.settings["length"], model.get_input_embeddings().weight.detach()
+        table: Any = model.get_input_embeddings()
+        length, words = self.settings["length"], table.weight.detach()
         self.limit = places(model)
         if not length < self.limit:
             raise InputError(f"prompt: got length {length}, but the model reads {self.limit} tokens. Write a smaller.")
@@ -38,7 +41,7 @@ class Prompt(Graft):
             drawn = words[torch.randint(len(words), (length,)).to(words.device)]
         self.vectors = nn.Parameter(drawn.clone())
         self.register_buffer("real", torch.ones(length, device=words.device, dtype=words.dtype))
-        self.padding = getattr(model.get_input_embeddings(), "padding_idx", None) or 0
+        self.padding = getattr(table, "padding_idx", None) or 0
 
     def tell(self, config: Any) -> None:
         config.max_position_embeddings -= self.settings["length"]

@@ -1,9 +1,9 @@
 """Give every block's attention learnt keys and values beside the tokens' own, and tune these alone.
 
-Idea       softmax(q [W_k x; key]^T / sqrt(d)) [W_v x; value], with `length` rows of key and value in each block (Li and
-           Liang 2021, arXiv:2101.00190; for encoders P-tuning v2, Liu et al. 2021, arXiv:2110.07602): 2 x length x
-           hidden numbers a block. With `hidden` they come from an MLP while they train, tanh(e W) V of a learnt e for
-           each row, and only what it gives is kept.
+Idea       A head gives softmax(q K^T / sqrt(d)) V with K = [W_k x; key] and V = [W_v x; value], `length` rows of key
+           and value in each block (Li and Liang 2021, arXiv:2101.00190; for encoders P-tuning v2, Liu et al. 2021,
+           arXiv:2110.07602): 2 x length x hidden numbers a block. With `hidden` they come from an MLP while they train,
+           tanh(e W) U of a learnt e for each row, and only what it gives is kept.
 Takes      A float model, and another method with a loss in the same stage: tune.full for labels, or any distil.*.
 Leaves     The model with the prefix in it, reloaded after `import smidgen`; and a delta: keys, values and head.
 Beside     tune.full, distil.*, tune.bitfit, tune.adapter. Taps are of the tokens: `scores` and `probs` do not know the

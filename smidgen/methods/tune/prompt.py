@@ -6,7 +6,7 @@ Idea       The body reads [x0, p1 ... pP, x1 ...] in place of [x0, x1 ...], P = 
 Takes      A float model, and another method with a loss in the same stage: tune.full for labels, or any distil.*.
 Leaves     The model with the prompt in it, which reads P tokens less of a text, reloaded after `import smidgen`; and a
            delta: vectors and head.
-Beside     tune.full, distil.logits, tune.prefix, tune.adapter. Not what compares tokens or pairs of them inside.
+Beside     tune.full, distil.*, tune.prefix, tune.adapter. Taps are of the tokens; there are no `scores` and no `probs`.
 Fails      Near full tuning for models of billions of weights only; weak on encoders the size of BERT and on tags, where
            tune.prefix is better. P more tokens cost time in every block.
 """
