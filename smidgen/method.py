@@ -145,6 +145,11 @@ class Method(Generic[S]):
         """Does it make a tokenizer too, from the texts that the stage trains on?"""
         return False
 
+    @property
+    def places(self) -> int:
+        """How many of the model's positions does it take from every text?"""
+        return 0
+
     def faults(self) -> Iterator[str]:
         """What is wrong with the settings: got, wanted."""
         return iter(())

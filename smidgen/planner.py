@@ -100,7 +100,7 @@ def plan(recipe: Recipe, data: Data | None = None) -> Plan:
     _forms(recipe, methods, faults)
     _refuse(recipe, faults, errors)
     assert data is not None
-    max_length = _max_length(recipe, models[recipe.model], data)
+    max_length = _max_length(recipe, methods, models[recipe.model], data)
     planned = _identify(recipe, methods, models, data, max_length)
     _refuse(recipe, [*_misfits(planned, models), *_tokenizer_faults(data.task, planned, models)], [])
     return Plan(recipe, data, models, planned, max_length)
@@ -356,14 +356,15 @@ def _forms(recipe: Recipe, methods: list[tuple[Method[Any], ...]], faults: list[
         left[stage.name] = before = form
 
 
-def _max_length(recipe: Recipe, model: Source, data: Data) -> int:
-    if recipe.data.max_length is None:
-        return fitting_length(data.task, model.path, data.train.texts, data.train.pairs)
-    limit = length_limit(model.path)
-    if not 4 <= recipe.data.max_length <= limit:
-        raise RecipeError(
-            [f"data.max_length: got {recipe.data.max_length}, the model takes 4 to {limit}."], recipe.name
-        )
+def _max_length(recipe: Recipe, methods: list[tuple[Method[Any], ...]], model: Source, data: Data) -> int:
+    taken = sum(method.places for chosen in methods for method in chosen)
+    limit = length_limit(model.path, taken)
+    beside = f" beside the {taken} places of a prompt" if taken else ""
+    if recipe.data.max_length is None and limit >= 4:
+        return fitting_length(data.task, model.path, data.train.texts, data.train.pairs, taken)
+    if recipe.data.max_length is None or not 4 <= recipe.data.max_length <= limit:
+        got = f"data.max_length: got {recipe.data.max_length}, the model takes 4 to {limit}{beside}."
+        raise RecipeError([got], recipe.name)
     return recipe.data.max_length
 
 

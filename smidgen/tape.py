@@ -162,9 +162,10 @@ class Recording:
         """
         blocks = {tap.block for tap in self.taps.values() if tap.block is not None and tap.part in SQUARE}
         scores = {index: self._scores(index, attention_mask) for index in blocks}
-        return {name: self._one(tap, outputs, scores) for name, tap in self.taps.items()}
+        length = None if attention_mask is None else attention_mask.shape[1]
+        return {name: self._one(tap, outputs, scores, length) for name, tap in self.taps.items()}
 
-    def _one(self, tap: Tap, outputs: Any, scores: Mapping[int, Tensor]) -> Tensor:
+    def _one(self, tap: Tap, outputs: Any, scores: Mapping[int, Tensor], length: int | None) -> Tensor:
         match tap:
             case Tap("logits"):
                 logits = logits_of(outputs)
@@ -176,18 +177,23 @@ class Recording:
             case Tap("probs", int(index)):
                 return scores[index].softmax(dim=-1)
             case Tap("hidden", int(index)):
-                return self._heard(index, "hidden")
+                return own(self._heard(index, "hidden"), length)
             case Tap("first", int(index)):
                 return self._heard(index, "hidden")[:, 0]
             case Tap(part, int(index)):
-                return split(self._heard(index, part), self._parts.blocks[index], part)
+                return own(split(self._heard(index, part), self._parts.blocks[index], part), length)
         args, kwargs = self._heard(0, "input")  # embeddings
-        return args[0] if args else kwargs["hidden_states"]
+        return own(args[0] if args else kwargs["hidden_states"], length)
 
     def _scores(self, index: int, attention_mask: Tensor | None) -> Tensor:
         block = self._parts.blocks[index]
         query, key = (split(self._heard(index, part), block, part) for part in ("query", "key"))
         args, kwargs = self._heard(index, "input")
+        if attention_mask is not None and query.shape[2] != attention_mask.shape[1]:
+            raise ModelError(
+                "scores of all pairs of tokens are asked of a model that reads a prompt with each text. Compare what "
+                "blocks give: block.<i>.hidden."
+            )
         with torch.autocast(query.device.type, enabled=False):
             return hide(block.score(query.float(), key.float(), args, kwargs), attention_mask, block.window)
 
@@ -244,6 +250,12 @@ def split(projected: Tensor, block: Block, part: str) -> Tensor:
     if block.fused:
         projected = projected.chunk(3, dim=-1)[("query", "key", "value").index(part)]
     return projected.unflatten(-1, (-1, block.head_size)).transpose(1, 2)
+
+
+def own(values: Tensor, length: int | None) -> Tensor:
+    """Of values (..., rows, D) those of the text's `length` tokens: a prompt stands behind the first."""
+    more = 0 if length is None else values.shape[-2] - length
+    return values if more == 0 else torch.cat((values[..., :1, :], values[..., 1 + more :, :]), -2)
 
 
 def hide(scores: Tensor, attention_mask: Tensor | None, window: int | None) -> Tensor:

@@ -33,18 +33,21 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def length_limit(folder: Path) -> int:
-    """The most tokens that a model folder takes, special tokens included."""
+def length_limit(folder: Path, taken: int = 0) -> int:
+    """The most tokens that a model folder takes, special tokens included, where `taken` positions hold none."""
     from smidgen.runtime.folder import read_json
     from smidgen.runtime.tokenizer import length_limit as limit
 
     stated = folder / "tokenizer_config.json"
-    return limit(read_json(folder / "config.json"), read_json(stated) if stated.is_file() else {})
+    config = read_json(folder / "config.json")
+    if taken:
+        config["max_position_embeddings"] = config.get("max_position_embeddings", 512) - taken
+    return limit(config, read_json(stated) if stated.is_file() else {})
 
 
-def fitting_length(task: Task, folder: Path, texts: Sequence[str], pairs: Sequence[str] | None) -> int:
-    """The least multiple of 8 that cuts at most 1 % of the texts, within the model's limit."""
-    limit = length_limit(folder)
+def fitting_length(task: Task, folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, taken: int = 0) -> int:
+    """The least multiple of 8 that cuts at most 1 % of the texts, within the model's limit; see `length_limit`."""
+    limit = length_limit(folder, taken)
     if task.name == "answer":
         limit = min(limit, LONGEST_WINDOW)
     sample = slice(None, 5000)

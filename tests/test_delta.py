@@ -26,6 +26,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "tune.fusion": {"adapters": ("a", "b"), "rank": 4},
     "tune.ladder": {"reduction": 4},
     "tune.mask": {"learning_rate": 0.1},
+    "tune.prefix": {"length": 3, "hidden": 8},
+    "tune.prompt": {"length": 3},
     "tune.side": {"width": 8, "blocks": 1},
     "tune.sparse": {"budget": 0.05},
 }

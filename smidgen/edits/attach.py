@@ -28,3 +28,4 @@ class Attach:
         count = sum(name.startswith(NAME) for name, _ in body.named_children())
         body.add_module(f"{NAME}{count}", graft)
         graft.attach(model)
+        graft.tell(model.config)

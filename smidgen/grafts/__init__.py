@@ -77,8 +77,9 @@ def stacked(
         raise InputError(f"graft {name}: got settings that differ in more than {', '.join(cls.sizes) or 'nothing'}.")
     graft = build(model, name, cls.widest(full))
     for where, holder in list(graft.named_modules()):
-        for key in list(holder._parameters):
-            own, path = holder._parameters.pop(key), f"{where}.{key}" if where else key
+        for key, own in [*holder._parameters.items(), *holder._buffers.items()]:
+            path = f"{where}.{key}" if where else key
+            delattr(holder, key)
             assert own is not None
             whole = torch.zeros(len(tasks), *own.shape, dtype=own.dtype)
             for row, entry in zip(whole, tasks, strict=True):

@@ -16,6 +16,7 @@ from smidgen.errors import NoEffect
 
 class Graft(nn.Module, abc.ABC):
     """Small tensors beside a model. They are its parameters, in no dict of lists: `state_dict` is what a delta keeps.
+    A buffer is one that does not train: such as which of a prefix's rows are there.
 
     A kind defines
         defaults    its settings with their defaults; plain values
@@ -24,6 +25,7 @@ class Graft(nn.Module, abc.ABC):
                     forward is read by `pick`
         grow        make the tensors for a model, so that nothing changes yet; NoEffect where there is nothing to tune
         attach      put the hooks in, by `hook`
+        tell        change the config where it has a word for what the graft takes away, once it is a part of the model
         mergeable, merge    fold the numbers into the model's weights, after which the graft is not needed
 
     Hooks are bound methods or partials of them, never closures, so that a copy of the model gets hooks of its own.
@@ -54,6 +56,9 @@ class Graft(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def attach(self, model: PreTrainedModel) -> None: ...
+
+    def tell(self, config: Any) -> None:
+        """Say in a model's config what it takes away, once it is a part of the model."""
 
     def mergeable(self, model: PreTrainedModel) -> bool:
         return False
