@@ -20,7 +20,9 @@ from smidgen.grafts import build, kind, kinds, stacked
 CASES: dict[str, list[dict[str, Any]]] = {
     "adapter": [{"kind": k, "width": 5} for k in ("houlsby", "pfeiffer", "parallel")],
     "bias": [{"add": True}, {"sites": ("query", "up"), "add": True}],
+    "lora": [{"rank": 3}, {"rank": 3, "sites": ("value", "out", "up", "down"), "factors": True}],
     "norms": [{}, {"first": 1}],
+    "scale": [{}, {"outputs": ("query", "up"), "inputs": ("out",)}],
 }
 EACH = pytest.mark.parametrize(
     ("name", "settings"), [(name, settings) for name in kinds() for settings in CASES.get(name, [{}])], ids=str
