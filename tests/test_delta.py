@@ -22,6 +22,7 @@ from smidgen.source import load_model, resolve
 WAYS = {
     "tune.bitfit": {},
     "tune.adapter": {"width": 4, "kind": "houlsby"},
+    "tune.lora": {"kind": "dora", "rank": 2, "sites": ("query", "down")},
 }
 
 
