@@ -25,6 +25,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "tune.freeze": {"blocks": 1},
     "tune.fusion": {"adapters": ("a", "b"), "rank": 4},
     "tune.ladder": {"reduction": 4},
+    "tune.lora": {"kind": "dora", "rank": 2, "sites": ("query", "down")},
     "tune.mask": {"learning_rate": 0.1},
     "tune.prefix": {"length": 3, "hidden": 8},
     "tune.prompt": {"length": 3},

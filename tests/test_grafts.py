@@ -22,10 +22,12 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "bias": [{"add": True}, {"sites": ("query", "up"), "add": True}],
     "fusion": [{"count": 3, "width": 5}, {"width": 5, "rank": 4, "values": False, "first": 1}],
     "ladder": [{}, {"reduction": 4, "heads": 2, "every": 2}],
+    "lora": [{"rank": 3}, {"rank": 3, "sites": ("value", "out", "up", "down"), "factors": True}],
     "mask": [{}, {"first": 1}],
     "norms": [{}, {"first": 1}],
     "prefix": [{"length": 3}],
     "prompt": [{"length": 3}],
+    "scale": [{}, {"outputs": ("query", "up"), "inputs": ("out",)}],
     "side": [{"width": 8}, {"width": 12, "heads": 3, "blocks": 1, "alpha": 0.75}],
     "sparse": [{"count": 900}, {"first": 1, "count": 900}],
 }

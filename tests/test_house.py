@@ -30,7 +30,7 @@ LAYERS = (
     "distances detours concrete prices method sparsity tape batch gates gating grafting graph keeping refit tokens "
     "masking mapping vectors",
     "teacher fill shapes making measure.* measure",
-    "methods.* methods clock loop sampling planner delta",
+    "methods.* methods clock loop sampling planner delta exchange.* exchange",
     "reading runner costs benching predicting verification",
     "search",
     "outcome",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from smidgen.anatomy import anatomy
-from smidgen.errors import NoEffect
+from smidgen.errors import InputError, NoEffect
 
 
 class Graft(nn.Module, abc.ABC):
@@ -71,7 +71,15 @@ class Graft(nn.Module, abc.ABC):
         return values.unsqueeze(0) if self.tasks is None else values[self.tasks]
 
     def hook(self, module: nn.Module, after: Callable[..., Any] | None = None, before: Any = None) -> None:
-        """Run `after(module, args, output)` behind a module's forward, or `before(module, args, kwargs)` in front."""
+        """Run `after(module, args, output)` behind a module's forward, or `before(module, args, kwargs)` in front.
+
+        Raises InputError where tune.lora acts on that module in the same stage: folded in, the two would not add up.
+        """
+        if hasattr(module, "base_layer"):
+            kind = type(self).__module__.rpartition(".")[2]
+            raise InputError(
+                f"{kind}: tune.lora acts on the same projection. Give the two other sites, or a stage each."
+            )
         if after is not None:
             self._handles.append(module.register_forward_hook(after))
         if before is not None:

@@ -4,6 +4,7 @@ houlsby    after attention's output projection and after the feed-forward, befor
            arXiv:1902.00751)
 pfeiffer   after the feed-forward alone (Pfeiffer et al. 2020, arXiv:2005.00052)
 parallel   from the feed-forward's input to its output, times `scale` (He et al. 2022, arXiv:2110.04366)
+normed     pfeiffer as AdapterHub has it: what is added after the feed-forward is made of norm(residual + feed-forward)
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from smidgen.anatomy import anatomy
+from smidgen.anatomy import Block, anatomy
+from smidgen.errors import InputError
 from smidgen.grafts._parts import Graft, first_weight, within
 
-KINDS = ("houlsby", "pfeiffer", "parallel")
+KINDS = ("houlsby", "pfeiffer", "parallel", "normed")
 STD = 1e-2  # of the two matrices at the start, so that a block stays near the identity
 
 
@@ -64,6 +66,8 @@ class Adapter(Graft):
                 if self.settings["kind"] == "parallel":
                     self.hook(block.up, before=functools.partial(self.keep, name))
                     self.hook(block.down, after=functools.partial(self.beside, name))
+                elif self.settings["kind"] == "normed":
+                    self.hook(norm_behind(block), before=functools.partial(self.ahead, name))
                 else:
                     self.hook(getattr(block, place), after=functools.partial(self.behind, name))
 
@@ -72,6 +76,9 @@ class Adapter(Graft):
 
     def beside(self, name: str, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         return output + self.bottleneck(name, self.__dict__.pop("input"))
+
+    def ahead(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return (args[0] + self.bottleneck(name, module.forward(args[0])),), kwargs
 
     def behind(self, name: str, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         return output + self.bottleneck(name, output)
@@ -85,3 +92,10 @@ class Adapter(Graft):
         )
         inner = self.act(values @ into + into_bias.unsqueeze(1))
         return self.settings["scale"] * (inner @ back + back_bias.unsqueeze(1))
+
+
+def norm_behind(block: Block) -> nn.Module:
+    """What norms the sum of residual and feed-forward. Raises InputError where norms stand in front of sublayers."""
+    if block.feed_norm is not None:
+        raise InputError("adapter: kind normed wants the norm behind the feed-forward; this family has it in front.")
+    return [module for module in block.module.modules() if isinstance(module, nn.LayerNorm)][-1]

@@ -1,0 +1,154 @@
+"""What both formats need: files read without running them, the task, a delta written, a delta's one part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smidgen import delta as deltas
+from smidgen.errors import ArtefactError, InputError, ModelError
+from smidgen.grafting import head_names
+from smidgen.method import Part
+from smidgen.source import Source, load_model, tensor_shapes
+from smidgen.tasks import TASKS, Task, task_class
+from smidgen.tokens import length_limit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+CONFIG = "adapter_config.json"
+LAST = ("classifier", "out_proj", "qa_outputs")  # the modules whose weight has a row a class
+HEADLESS = (
+    "Save it again with its head (in PEFT name the modules in modules_to_save, in adapters save the head with the "
+    "adapter), or give a base that has it."
+)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object. Raises ArtefactError."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{file}: cannot be read ({error}). Get the folder whole.") from error
+    if not isinstance(found, dict):
+        raise ArtefactError(f"{file}: holds no object. Get the folder whole.")
+    return found
+
+
+def read_tensors(folder: Path, safe: str, pickled: str) -> dict[str, Tensor]:
+    """The tensors of the safetensors file, else of the pickle, of which nothing but tensors is opened; {} for neither.
+
+    Raises ArtefactError for a file that is cut short or holds anything else.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if (folder / safe).is_file():
+            return load_file(folder / safe)
+        if not (folder / pickled).is_file():
+            return {}
+        found = torch.load(folder / pickled, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
+        said = str(error).partition("\n")[0][:120]
+        raise ArtefactError(f"{folder}: its weights cannot be read ({said}). Get the folder whole.") from error
+    except Exception as error:  # of pickle, of many kinds
+        raise ArtefactError(
+            f"{folder}: {pickled} holds more than tensors, which could run code, so it was not opened. Get {safe}."
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise ArtefactError(f"{folder}: {pickled} does not hold tensors by name. Get {safe}.")
+    return found
+
+
+def task_of(folder: Path, base: Source, name: str, labels: Sequence[str], head: Mapping[str, Tensor]) -> Task:
+    """The task of a foreign folder: the base's own where it has a head, else `name`, with labels given or LABEL_i."""
+    if base.head and not labels:
+        return TASKS[base.head].from_config(base.config)
+    if name == "answer":
+        return task_class(name)()  # type: ignore[call-arg]
+    counts = [len(value) for key, value in head.items() if key.endswith(".weight") and key.split(".")[-2] in LAST]
+    if not counts:
+        raise ModelError(f"{folder}: holds no head, and {base.reference} has none either. {HEADLESS}")
+    named = tuple(labels) or tuple(f"LABEL_{i}" for i in range(counts[-1]))
+    if len(named) != counts[-1]:
+        raise InputError(
+            f"{folder}: got {len(named)} labels, wanted {counts[-1]}, as many as its head has outputs, in their order."
+        )
+    return task_class(name)(labels=named)
+
+
+def keep(
+    out: Path,
+    base: Source,
+    model: PreTrainedModel,
+    part: Part,
+    head: Mapping[str, Tensor],
+    task: Task,
+    max_length: int | None,
+    about: Mapping[str, Any],
+) -> Path:
+    """Write the delta of a model of `base` with this part and this head. Gives its folder.
+
+    Raises ModelError where the head lacks something, or replaces what belongs to the base.
+    """
+    import torch
+
+    wanted = head_names(model, base.path)
+    own, filed = dict(model.named_parameters()), set(tensor_shapes(base.path / "model.safetensors"))
+    if lacking := sorted(name for name in wanted if name not in head and name not in filed):
+        raise ModelError(
+            f"{out}: the head lacks {', '.join(lacking)}, and {base.reference} does not have it either. {HEADLESS}"
+        )
+    with torch.no_grad():
+        for name, value in head.items():
+            if name not in own or own[name].shape != value.shape:
+                raise ModelError(
+                    f"{out}: the head's {name} {tuple(value.shape)} is not in a {base.family} for the task {task.name}. "
+                    "Give the base and the labels that it was made with."
+                )
+            if name not in wanted and not torch.equal(own[name], value.to(own[name].dtype)):
+                raise ModelError(
+                    f"{out}: replaces {name}, which belongs to the base; a delta shifts that or leaves it. Give a base "
+                    "whose file does not have it, so that it is the head's."
+                )
+            own[name].copy_(value)
+    length = max_length or length_limit(base.path)
+    deltas.write(out, base, model, (part,), task, length, {"methods": {}, **about})
+    return out
+
+
+def filled(model: PreTrainedModel, kind: str, settings: Mapping[str, Any], given: Mapping[str, Tensor]) -> Part:
+    """A part with these tensors, in the upper left of its own, and zeros where there are none."""
+    import torch
+
+    from smidgen.grafts import build
+
+    graft = build(model, kind, settings)
+    tensors = {name: torch.zeros_like(value).detach() for name, value in graft.state_dict().items()}
+    for name, value in given.items():
+        if any(size > most for size, most in zip(value.shape, tensors[name].shape, strict=True)):
+            raise ModelError(
+                f"{name} is {tuple(value.shape)}, wanted {tuple(tensors[name].shape)} at most. Give the base that it was made on."
+            )
+        tensors[name][tuple(slice(size) for size in value.shape)] = value
+    return Part(kind, graft.settings, tensors)
+
+
+def only_part(delta: deltas.Delta, kinds: tuple[str, ...], format: str) -> Part:
+    """The part of a delta that has one, of these kinds. Raises InputError."""
+    got = [part.kind for part in delta.parts]
+    if len(got) != 1 or got[0] not in kinds:
+        raise InputError(
+            f"{delta.path}: has the parts {', '.join(got)}; a folder of {format} holds one, of {' or '.join(kinds)}. "
+            "Use the delta as it is, or the folder of the whole model beside it."
+        )
+    return delta.parts[0]
+
+
+def loaded(base: Source, task: Task) -> PreTrainedModel:
+    return load_model(base, task, 0)
