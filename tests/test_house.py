@@ -22,14 +22,14 @@ PACKAGE = ROOT / "smidgen"
 # Who may import whom: a module imports from its own layer (but never in a circle) or from one further up this table.
 LAYERS = (
     "errors watch encoded registration hollow",
-    "artefact budget splits tables runtime.inputs runtime.folder tasks tasks.* anatomy._parts students._configs "
+    "artefact shards budget splits tables runtime.inputs runtime.folder tasks tasks.* anatomy._parts students._configs "
     "students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
     "data attention.* attention factors edits.* edits surgery uneven source runtime.model runtime",
     "distances detours concrete prices method sparsity tape batch gates gating graph keeping refit tokens masking "
     "mapping vectors",
-    "teacher fill shapes making measure.* measure",
+    "teacher fill frozen shapes making measure.* measure",
     "methods.* methods clock loop sampling planner",
     "reading runner costs benching predicting verification",
     "search",
