@@ -98,11 +98,8 @@ def levels_of(
         return (), ""
     count = len(anatomy(model).blocks)
     depth = min(depth, max((level for method in methods for level in method.frozen(count)), default=0))
-    fresh = next((name_of(method) for method in methods if method.needs.online), "")
-    if masked or fresh:
-        return (), f"{fresh or 'masking'} makes the texts anew in each step"
-    if rewriting := next((name_of(method) for method in methods if method.rewrites), ""):
-        return (), f"{rewriting} writes into weights that are frozen"
+    if why := hindrance(methods, masked):
+        return (), why
     if depth < 1:
         return (), "they thaw on the way"
     levels = {depth}
@@ -114,6 +111,15 @@ def levels_of(
                 return (), f"{name} is asked for, which is inside one of them"
             levels.add(at)
     return tuple(sorted(levels)), ""
+
+
+def hindrance(methods: Sequence[Method[Any]], masked: bool) -> str:
+    """Why the same text does not give the same states in each step of a stage, or ""."""
+    fresh = next((name_of(method) for method in methods if method.needs.online), "masking" if masked else "")
+    if fresh:
+        return f"{fresh} makes the texts anew in each step"
+    rewriting = next((name_of(method) for method in methods if method.rewrites), "")
+    return f"{rewriting} writes into weights that are frozen" if rewriting else ""
 
 
 def keep(
@@ -174,11 +180,6 @@ def need_room(root: Path, wanted: int) -> None:
             f"{root}: the states of the frozen blocks take {wanted / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB "
             "left. Make room, or write cache: off in the stage's train, which runs the blocks in every step."
         )
-
-
-def size(lengths: np.ndarray, width: int, levels: int, kind: str) -> int:
-    """Bytes of the states of rows of these lengths."""
-    return int(lengths.sum()) * width * levels * KINDS[kind].itemsize
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections import namedtuple
 from collections.abc import Iterator
@@ -22,13 +23,15 @@ from torch import Tensor
 
 from smidgen import frozen as module
 from smidgen.anatomy import anatomy
-from smidgen.errors import ArtefactError, InputError
+from smidgen.costs import costs
+from smidgen.errors import ArtefactError, InputError, RecipeError
 from smidgen.frozen import Kept, fingerprints, frozen_below, handing, keep, levels_of, rest, row_keys
 from smidgen.loop import History, Rows, make_accelerator, predict, train
 from smidgen.method import Context, Method, find
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import run
+from smidgen.shards import open_shards
 from smidgen.watch import Silent
 
 ROWS, DEV = make_rows(40), make_rows(12, 3)
@@ -399,6 +402,40 @@ def test_a_recipe_keeps_them_beside_its_stages(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model", blocks=3)
     uses = (Use("tune.freeze", {"blocks": 2}), Use("tune.full"))
     stages = tuple(Stage(f"s{seed}", uses, source="model", seed=seed, train=EXACT) for seed in (0, 1))
-    run(plan(Recipe(str(folder), Files(files["train"], files["dev"]), stages)), tmp_path / "stages")
+    planned = plan(Recipe(str(folder), Files(files["train"], files["dev"]), stages))
+    foretold = costs(planned, tmp_path / "stages")
+    run(planned, tmp_path / "stages")
     (states,) = (tmp_path / "stages").glob("states-*")
-    assert len(list(states.glob("shard-*"))) == 2  # of train and of dev, once for both seeds
+    shards = open_shards(states)
+    assert len(shards) == 2  # of train and of dev, once for both seeds
+    assert [stage["keeps_mb"] for stage in foretold] == [sum(s["states"].nbytes for s in shards) / 1e6] * 2
+    assert re.match(r"what its frozen blocks give takes about 0\.\d+ MB on disk", foretold[0]["remarks"][0])
+
+
+@pytest.mark.parametrize(
+    ("freeze", "training"),
+    [
+        ({"blocks": 2, "thaw": "top_down"}, {}),
+        ({"blocks": 2, "embeddings": False}, {}),
+        ({"embeddings": True}, {}),
+        ({"blocks": 2}, {"cache": "off"}),
+        ({"blocks": 2}, {"epochs": 1.0}),
+    ],
+    ids=str,
+)
+def test_a_plan_without_kept_states(
+    freeze: dict[str, Any], training: dict[str, Any], tiny_bert: Path, tiny_data: dict[str, str], tmp_path: Path
+) -> None:
+    stage = Stage("s", (Use("tune.freeze", freeze), Use("tune.full")), train=replace(EXACT, **training))
+    planned = plan(Recipe(str(tiny_bert), Files(tiny_data["train"], tiny_data["dev"]), (stage,)))
+    assert costs(planned, tmp_path)[0]["keeps_mb"] is None
+
+
+def test_how_they_are_kept_is_part_of_the_id(tiny_bert: Path, tiny_data: dict[str, str]) -> None:
+    def id_of(cache: str) -> str:
+        stage = Stage("s", (Use("tune.full"),), train=replace(EXACT, cache=cache))
+        return plan(Recipe(str(tiny_bert), Files(tiny_data["train"], tiny_data["dev"]), (stage,))).stages[0].id
+
+    assert len({id_of(cache) for cache in ("auto", "float32", "off")}) == 3
+    with pytest.raises(RecipeError, match=r"cache: got 'on', wanted one of auto, float32, off\."):
+        id_of("on")
