@@ -31,8 +31,10 @@ from transformers import PreTrainedModel
 
 from smidgen.anatomy import Anatomy, anatomy, supported
 from smidgen.artefact import identity
+from smidgen.edits import kinds
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError
+from smidgen.hearing import hearing
 from smidgen.method import Method, name_of
 from smidgen.shards import Found, Shard, claim, lacking, locate, open_shards, publish
 from smidgen.source import takes_types
@@ -102,7 +104,7 @@ def levels_of(
         return (), why
     if depth < 1:
         return (), "they thaw on the way"
-    levels = {depth}
+    levels = {depth} | {level for method in methods for level in method.frozen(count) if level <= depth}
     for name in taps:
         tap = parse(name)
         at = 0 if tap.part == "embeddings" else None if tap.block is None else tap.block % count + 1
@@ -203,8 +205,10 @@ def handing(model: PreTrainedModel, kept: Kept | None, rows: np.ndarray, length:
 def fingerprints(model: PreTrainedModel, levels: Collection[int]) -> dict[int, str]:
     """By level, a hash of the weights, the modules and the config that its states follow from."""
     parts = anatomy(model)
-    said = {k: v for k, v in model.config.to_dict().items() if k not in UNSEEN}
-    told = hashlib.sha256(json.dumps([parts.family, said], sort_keys=True, default=str).encode())
+    config = model.config.to_dict()
+    edits = [edit for edit in config.get("edits") or () if not getattr(kinds()[edit["edit"]], "above", False)]
+    said = [parts.family, edits, {k: v for k, v in config.items() if k not in UNSEEN}]
+    told = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     _tell(told, _weights_below(parts), _below(parts))
     found = {0: told.hexdigest()}
     for i, block in enumerate(parts.blocks[: max(levels)]):
@@ -284,7 +288,7 @@ def _compute(
         batch = {k: torch.from_numpy(v).to(model.device) for k, v in encoded.batch(picked, pad).items()}
         if not uses_types:
             del batch["token_type_ids"]
-        with autocast(), _instead(idle), _hearing(parts, levels) as heard:
+        with autocast(), _instead(idle), hearing(parts, levels) as heard:
             model(**batch)
         for level, kept in zip(levels, found, strict=True):
             values = heard[level].to(KINDS[kind])
@@ -293,30 +297,6 @@ def _compute(
             written = _written(values)
             kept |= {int(row): written[b, : encoded.lengths[row]] for b, row in enumerate(picked)}
     return [[kept[int(row)] for row in rows] for kept in found]
-
-
-@contextmanager
-def _hearing(parts: Anatomy, levels: Collection[int]) -> Iterator[dict[int, Tensor]]:
-    """What the first block gets, and what others give, by level."""
-    heard: dict[int, Tensor] = {}
-
-    def got(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        heard[0] = args[0] if args else kwargs["hidden_states"]
-
-    def gave(level: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            heard[level] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    handles = [parts.blocks[level - 1].module.register_forward_hook(gave(level)) for level in levels if level]
-    if 0 in levels:
-        handles.append(parts.blocks[0].module.register_forward_pre_hook(got, with_kwargs=True))
-    try:
-        yield heard
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

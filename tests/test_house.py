@@ -26,7 +26,7 @@ LAYERS = (
     "students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
-    "data attention.* attention factors edits.* edits surgery uneven source runtime.model runtime",
+    "data attention.* attention factors hearing heads edits.* edits surgery uneven source runtime.model runtime",
     "distances detours concrete prices method sparsity tape batch gates gating graph keeping refit tokens masking "
     "mapping vectors",
     "teacher fill frozen shapes making measure.* measure",
