@@ -36,14 +36,15 @@ class Head:
         from smidgen.source import takes_types
 
         changed: Any = model
-        parts, name = anatomy(model), type(model).__name__
+        own: Any = type(model)
+        parts, name = anatomy(model), own.__name__
         if isinstance(model, Headed):
             raise ModelError("Head: this model's head has been put there by a Head already. Start from its base.")
         if not name.endswith("ForSequenceClassification"):
             raise ModelError(f"Head is for models that classify texts, got {name}. Give one of these.")
         if self.pool == "last_four" and len(parts.blocks) < 4:
             raise InputError(f"Head got pool='last_four' for a model of {len(parts.blocks)} blocks. Take mix or mean.")
-        kind = headed(type(model), takes_types(model))
+        kind = headed(own, takes_types(model))
         for child, module in list(model.named_children()):
             if module is not parts.body:
                 delattr(model, child)
@@ -53,5 +54,5 @@ class Head:
         width = parts.hidden_size * (4 if self.pool == "last_four" else 1)
         if self.pool == "mix":
             changed.mix = Mix(layers).to(like.device, like.dtype)
-        changed.classifier = nn.Linear(width, model.config.num_labels, device=like.device, dtype=like.dtype)
+        changed.classifier = nn.Linear(width, changed.config.num_labels, device=like.device, dtype=like.dtype)
         changed.__class__, changed.pool = kind, self.pool
