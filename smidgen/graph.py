@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from smidgen.anatomy import plain_type
 from smidgen.source import quiet, takes_types
 from smidgen.tape import logits_of
 
@@ -30,7 +31,8 @@ def export(model: PreTrainedModel, batch: dict[str, np.ndarray], file: Path, lim
         del inputs["token_type_ids"]
     if len(inputs["input_ids"]) == 1:
         inputs = {name: value.repeat(2, 1) for name, value in inputs.items()}
-    least = 3 if model.config.model_type == "mobilebert" else 2  # it slices length - 1, which must not look like 1
+    slices = plain_type(model.config.model_type) == "mobilebert"  # at length - 1, which must not look like 1
+    least = 3 if slices else 2
     free = {0: torch.export.Dim("batch", min=1, max=65536), 1: torch.export.Dim("length", min=least, max=limit)}
     config = OnnxConfig(dynamic=True, dynamic_shapes=dict.fromkeys(inputs, free))
     with contextlib.redirect_stdout(io.StringIO()):  # the exporter tells its steps there

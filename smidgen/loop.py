@@ -17,7 +17,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError
+from smidgen.frozen import Kept, handing, keep, levels_of, rest
 from smidgen.masking import Masker
 from smidgen.method import Context, Method, name_of, trains
 from smidgen.recipe import Training
@@ -48,7 +49,8 @@ class Rows:
 
     `labels` are the task's targets, a row or a token; they hold NO_LABEL (or NaN) where there is none. `split` are the
     texts that the rows are of; without it row i is text i and its label the gold one. A `masker` makes the inputs of
-    each step anew, and what is masked then takes the place of labels and units.
+    each step anew, and what is masked then takes the place of labels and units. `kept` is what the model's frozen
+    blocks give for the rows.
     """
 
     encoded: Encoded
@@ -57,6 +59,7 @@ class Rows:
     teacher: Teacher | None = None
     split: Split | None = None
     masker: Masker | None = None
+    kept: Kept | None = None
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -124,6 +127,7 @@ def train(
     checkpoint_seconds: float = 60.0,
     accelerator: Accelerator | None = None,
     order: Sequence[np.ndarray] | None = None,
+    store: Path | None = None,
 ) -> History:
     """Train `ctx.model` in place; at the end it holds the weights that were best on dev, of those that are `settled`.
 
@@ -133,9 +137,12 @@ def train(
         running: the methods and their states, from `begin`.
         work: the folder for checkpoints; a run that finds one there goes on from it.
         order: the rows of each step, in place of the loop's own batches.
+        store: the folder in which what frozen blocks give is kept, see `smidgen.frozen`; None = they run in each step.
     """
     run = _Run(running, ctx, rows, dev, settings, accelerator or make_accelerator(settings.precision), order)
     history = run.restore(work)
+    if store is not None:
+        run.keep_frozen(store, watch or Silent())
     started, saved = time.monotonic() - history.seconds, time.monotonic()
     with (watch or Silent()).bar("training", run.total) as bar:
         for step in range(run.done, run.total):
@@ -210,6 +217,7 @@ class _Run:
         counts = (lengths, self.rows.labelled, lengths if self.ctx.every_token else self.rows.units)
         whole = (float(len(chosen)), *(float(count[chosen].sum()) for count in counts))
         self.model.train()
+        rest(self.model)
         for piece in pieces[self.accelerator.process_index]:
             if len(piece):
                 terms = self.terms(piece, step, *whole)
@@ -239,7 +247,11 @@ class _Run:
             labels, units = labels[at], at[at]
         inputs, where = self.inputs(batch), None if at is None else torch.from_numpy(at).to(device)
         said = self.ask(piece, batch, where)
-        with self.accelerator.autocast(), listen(self.model, self.ctx.student_taps, where) as recording:
+        with (
+            self.accelerator.autocast(),
+            handing(self.model, self.rows.kept, piece, batch["input_ids"].shape[1]),
+            listen(self.model, self.ctx.student_taps, where) as recording,
+        ):
             outputs = self.model(**inputs)
         tape = Tape(
             student=recording.read(outputs, inputs["attention_mask"]),
@@ -284,6 +296,32 @@ class _Run:
         told = torch.tensor([float(wish)], device=self.accelerator.device)
         torch.distributed.broadcast(told, 0)
         return bool(told.item())
+
+    def keep_frozen(self, store: Path, watch: Watch) -> None:
+        """Have what frozen blocks give computed once, where they would run again."""
+        if self.settings.cache == "off" or self.settings.epochs <= 1:
+            return
+        methods = [method for method, _ in self.running]
+        levels, why = levels_of(self.model, methods, self.ctx.student_taps, self.rows.masker is not None)
+        kind = "bfloat16" if self.accelerator.mixed_precision == "bf16" else "float16"
+        kind = kind if self.settings.cache == "auto" else self.settings.cache
+        if levels:
+            kept = [self._kept(rows, levels, kind, store, watch) for rows in (self.rows, self.dev)]
+            if all(kept):
+                self.rows, self.dev = (replace(r, kept=k) for r, k in zip((self.rows, self.dev), kept, strict=True))
+            else:
+                why = f"{kind} cannot hold what they give (cache: float32 can)"
+        if why:
+            watch.say(f"The frozen blocks run in every step: {why}.")
+
+    def _kept(self, rows: Rows, levels: tuple[int, ...], kind: str, store: Path, watch: Watch) -> Kept | None:
+        """The main process computes what is missing, the others read."""
+        found = None
+        with self.accelerator.main_process_first(), watch.bar("running frozen blocks once", len(rows)) as bar:
+            precision = self.accelerator.mixed_precision
+            auto = self.accelerator.autocast
+            found = keep(self.model, rows.encoded, levels, store, kind, rows.pad_id, precision, auto, bar.to)
+        return found
 
     # Looking at dev, keeping the best.
 
@@ -495,7 +533,11 @@ def predict(
         decided = None if units is None else torch.from_numpy(units).to(device)
         if not takes_types(model):
             del batch["token_type_ids"]
-        with accelerator.autocast(), listen(model, ("logits",), decided) as recording:
+        with (
+            accelerator.autocast(),
+            handing(model, rows.kept, piece, batch["input_ids"].shape[1]),
+            listen(model, ("logits",), decided) as recording,
+        ):
             values = recording.read(model(**batch))["logits"].float()
         places = piece if brief is None and values.dim() == 2 else rows.encoded.flat(piece)
         if brief is not None:

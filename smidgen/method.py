@@ -138,6 +138,7 @@ class Method(Generic[S]):
     accepts: ClassVar[str] = "float"  # the form of the folder it starts from: float | onnx | int8
     leaves: ClassVar[str] = "float"  # or texts, of a data step
     new_model: ClassVar[bool] = False  # puts a model of its own in the place of the stage's
+    rewrites: ClassVar[bool] = False  # writes into the blocks' weights between steps, into frozen ones too
     remark: ClassVar[str] = ""  # what one has to know of all that it makes; the plan and the report say it
 
     @property
@@ -165,6 +166,12 @@ class Method(Generic[S]):
     def looks(self) -> bool:
         """Does it ask for `dev_loss`? Dev is then part of the artefact's id."""
         return False
+
+    def frozen(self, blocks: int) -> tuple[int, ...]:
+        """The levels of states that it reads of what it keeps frozen through the whole stage, in a model of so many
+        blocks: 0 is the embeddings, i the first i blocks. None: it keeps nothing frozen. See `smidgen.frozen`.
+        """
+        return ()
 
     def begin(self, ctx: Context) -> S:
         return None  # type: ignore[return-value]

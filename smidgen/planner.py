@@ -24,6 +24,7 @@ from smidgen.tokens import fitting_length, length_limit
 DATA = ("train", "unlabeled")  # parts that a stage's data names with + between, beside earlier data steps
 SPLITS = (*DATA, "dev", "test", "model")  # no data step may have one of these names
 PRECISIONS = ("auto", "float32", "bfloat16")
+CACHES = ("auto", "float32", "off")
 SCHEDULES = ("linear", "cosine", "constant")
 
 
@@ -334,7 +335,7 @@ def _training_faults(training: Training) -> list[str]:
             faults.append(f"{name}: got {getattr(training, name)}, wanted at least 0, and finite.")
     if not 0 <= training.warmup < 1:
         faults.append(f"warmup: got {training.warmup}, wanted a share from 0 up to 1.")
-    for name, known in (("precision", PRECISIONS), ("schedule", SCHEDULES)):
+    for name, known in (("precision", PRECISIONS), ("schedule", SCHEDULES), ("cache", CACHES)):
         value = getattr(training, name)
         if value not in known:
             faults.append(f"{name}: got {value!r}, wanted one of {', '.join(known)}.{did_you_mean(value, known)}")
@@ -439,6 +440,8 @@ def _training_parts(stage: Stage, read: tuple[str, ...], data: Data, seed: int) 
     from smidgen.loop import resolve_precision
 
     training = dataclasses.asdict(stage.train) | {"precision": resolve_precision(stage.train.precision)}
+    if stage.train.cache == "auto":
+        del training["cache"]  # ids are older than this setting
     return {"train": training, "metric": data.task.metric, "seed": seed} | _prints(read, ("dev",), data)
 
 

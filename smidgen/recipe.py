@@ -50,6 +50,7 @@ class Training:
     precision: str = "auto"  # auto | float32 | bfloat16; auto = bfloat16 where the processor has it
     evaluations: int = 1  # on dev, per epoch; the best weights are kept
     patience: int = 0  # evaluations without a better score before stopping; 0 = never
+    cache: str = "auto"  # auto | float32 | off: what frozen blocks give, computed once; auto keeps it in 16 bits
     micro_tokens: int = 16384  # most padded tokens in one forward pass; larger steps are cut and accumulated
 
 

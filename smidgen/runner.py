@@ -149,7 +149,10 @@ def _train_stage(
         split = training_split(plan, planned, store)
         rows = training_rows(plan, planned, store, home, split, ctx.teacher_taps, accelerator, watch)
         dev = dev_rows(plan, home)
-        history = train(running, ctx, rows, dev, planned.stage.train, work, watch, checkpoint_seconds, accelerator)
+        history = train(
+            *(running, ctx, rows, dev, planned.stage.train, work, watch, checkpoint_seconds, accelerator),
+            store=store.root,
+        )
         if trackers:
             accelerator.end_training()
     for method, state in reversed(running):

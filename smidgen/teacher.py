@@ -3,18 +3,14 @@
 `Labels`: from disk, computed once, read by every student, epoch and run that asks. `Online`: from the teacher itself,
 in each step, for what is too big for a disk or depends on inputs made anew. `Mean`: from several, averaged.
 
-A folder per (teacher, tokenizer, length, taps) holds shards; a shard holds up to `SHARD` examples with their keys
-and, for each tap, one float16 array: `logits` (n, C), or a ragged one, (tokens, H) or (tokens, heads, head_size), for
-what has a row per token, as logits have where each token is decided. Rows are found by example key, so shuffling, new
-rows and other students cost nothing. A shard is published by one rename; a killed run loses at most the shard it was
-making.
+A folder per (teacher, tokenizer, length, taps) holds shards (`smidgen.shards`) of up to `SHARD` examples with, for each
+tap, one float16 array: `logits` (n, C), or a ragged one, (tokens, H) or (tokens, heads, head_size), for what has a row
+per token, as logits have where each token is decided. Rows are found by example key, so shuffling, new rows and other
+students cost nothing.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from smidgen.artefact import identity, write_atomic
+from smidgen.artefact import identity
 from smidgen.data import Split
 from smidgen.encoded import Encoded
-from smidgen.errors import ArtefactError, ModelError
+from smidgen.errors import ModelError
+from smidgen.shards import Found, claim, lacking, locate, open_shards, publish
 from smidgen.source import Source, auto_class, open_config, takes_types
 from smidgen.tape import SQUARE, listen
 from smidgen.tasks import Task
@@ -53,15 +50,9 @@ class Teacher(Protocol):
 
 
 @dataclass(frozen=True)
-class Labels:
-    """A teacher's answers for the rows of one split.
+class Labels(Found):
+    """A teacher's answers for the rows of one split."""
 
-    `shards[k][tap]` is a memory-mapped array; row i of the split is row `row[i]` of shard `shard[i]`.
-    """
-
-    shards: tuple[dict[str, np.ndarray], ...]
-    shard: np.ndarray
-    row: np.ndarray
     taps: tuple[str, ...]
     ragged: frozenset[str]  # the taps that have a row per token
 
@@ -72,26 +63,13 @@ class Labels:
     def rows(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
         """Answers for some rows, float32: `logits` (B, C); per-token taps, padded with zeros, (B, length, H) or, of
         heads, (B, heads, length, head_size)."""
-        return {
-            tap: self._padded(tap, rows, length) if tap in self.ragged else self._flat(tap, rows) for tap in self.taps
-        }
+        return {tap: self._one(tap, rows, length).astype(np.float32) for tap in self.taps}
 
-    def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """(B,) the teacher's tokens in each row."""
-        starts = [self.shards[self.shard[i]]["starts"][self.row[i] :][:2] for i in rows]
-        return np.array([stop - start for start, stop in starts])
-
-    def _flat(self, tap: str, rows: np.ndarray) -> np.ndarray:
-        picked = [self.shards[self.shard[i]][tap][self.row[i]] for i in rows]
-        return np.stack(picked).astype(np.float32)
-
-    def _padded(self, tap: str, rows: np.ndarray, length: int) -> np.ndarray:
-        out = np.zeros((len(rows), length, *self.shards[0][tap].shape[1:]), np.float32)
-        for b, i in enumerate(rows):
-            shard, row = self.shards[self.shard[i]], self.row[i]
-            start, stop = shard["starts"][row], shard["starts"][row + 1]
-            out[b, : stop - start] = shard[tap][start:stop]
-        return out.swapaxes(1, 2) if out.ndim == 4 else out
+    def _one(self, tap: str, rows: np.ndarray, length: int) -> np.ndarray:
+        if tap not in self.ragged:
+            return self.flat(tap, rows)
+        found = self.padded(tap, rows, length)
+        return found.swapaxes(1, 2) if found.ndim == 4 else found
 
 
 @dataclass(frozen=True)
@@ -188,14 +166,14 @@ def label(
     assert not too_big(asked), f"{asked}: ask online"
     print_ = fingerprint(teacher, asked, max_length, str(precision).removeprefix("torch."))
     folder = root / f"labels-{print_}"
-    _claim(folder, {"fingerprint": print_, "teacher": teacher.id, "taps": list(asked), "max_length": max_length})
+    about = {"fingerprint": print_, "teacher": teacher.id, "taps": list(asked), "max_length": max_length}
+    claim(folder, about, "labels")
     shards = open_shards(folder)
-    known = {int(key) for shard in shards for key in shard["keys"]}
     keys, encoded = split.keys, None
     if task.name == "answer":  # a row is a window
         encoded = encode(task, teacher.path, split.texts, split.pairs, max_length)
         keys = row_keys(encoded, keys)
-    missing = np.array([i for i, key in _first(keys) if int(key) not in known], np.int64)
+    missing = lacking(shards, keys)
     if len(missing):
         answer = _asker(teacher, task, asked, precision)
         if encoded is None:
@@ -205,10 +183,10 @@ def label(
             order = missing
         for start in range(0, len(missing), SHARD):
             rows = slice(start, start + SHARD)
-            _publish(folder, keys[missing[rows]], answer(encoded, order[rows]))
+            publish(folder, keys[missing[rows]], answer(encoded, order[rows]))
             progress(min(start + SHARD, len(missing)), len(missing))
         shards = open_shards(folder)
-    return _lookup(shards, keys, asked, frozenset(tap for tap in asked if per_token(tap, task)))
+    return Labels(shards, *locate(shards, keys), asked, frozenset(tap for tap in asked if per_token(tap, task)))
 
 
 def row_keys(encoded: Encoded, keys: np.ndarray) -> np.ndarray:
@@ -217,57 +195,6 @@ def row_keys(encoded: Encoded, keys: np.ndarray) -> np.ndarray:
     first = np.searchsorted(encoded.example, encoded.example)  # rows of an example stand together
     place = (np.arange(len(encoded)) - first).astype(np.uint64)
     return keys[encoded.example] ^ (place * np.uint64(0x9E3779B97F4A7C15))
-
-
-def open_shards(folder: Path) -> tuple[dict[str, np.ndarray], ...]:
-    """Memory-map every published shard of a label folder."""
-    found = sorted(folder.glob("shard-*"))
-    return tuple({f.stem: np.load(f, mmap_mode="r") for f in sorted(shard.glob("*.npy"))} for shard in found)
-
-
-def _first(keys: np.ndarray) -> list[tuple[int, int]]:
-    """(row, key) of the first row with each key: a text that comes twice is labelled once."""
-    unique, rows = np.unique(keys, return_index=True)
-    order = np.argsort(rows)
-    return list(zip(rows[order], unique[order], strict=True))
-
-
-def _claim(folder: Path, about: dict[str, object]) -> None:
-    """Make the folder say what it is for, or check that it does."""
-    file = folder / "about.json"
-    if file.is_file():
-        if (found := json.loads(file.read_text(encoding="utf-8"))) != about:
-            raise ArtefactError(
-                f"{folder}: holds labels for {found.get('fingerprint')}, wanted {about['fingerprint']}. Delete it."
-            )
-    else:
-        write_atomic(file, json.dumps(about, indent=1))
-    for draft in folder.glob(".draft-*"):
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _publish(folder: Path, keys: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-    name = f"shard-{len(list(folder.glob('shard-*'))):05d}"
-    draft = folder / f".draft-{name}-{os.getpid()}"
-    draft.mkdir(parents=True)
-    for tap, array in {"keys": keys, **arrays}.items():
-        with (draft / f"{tap}.npy").open("wb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-    draft.rename(folder / name)
-
-
-def _lookup(
-    shards: tuple[dict[str, np.ndarray], ...], keys: np.ndarray, taps: tuple[str, ...], ragged: frozenset[str]
-) -> Labels:
-    held = np.concatenate([shard["keys"] for shard in shards])
-    where = np.concatenate([np.full(len(shard["keys"]), k) for k, shard in enumerate(shards)])
-    rows = np.concatenate([np.arange(len(shard["keys"])) for shard in shards])
-    order = np.argsort(held, kind="stable")
-    at = order[np.searchsorted(held[order], keys)]
-    assert (held[at] == keys).all()
-    return Labels(shards, where[at], rows[at], taps, ragged)
 
 
 Answer = Callable[[Encoded, np.ndarray], dict[str, np.ndarray]]

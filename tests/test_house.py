@@ -22,14 +22,15 @@ PACKAGE = ROOT / "smidgen"
 # Who may import whom: a module imports from its own layer (but never in a circle) or from one further up this table.
 LAYERS = (
     "errors watch encoded registration hollow",
-    "artefact budget splits tables runtime.inputs runtime.words runtime.folder tasks tasks.* anatomy._parts "
+    "artefact shards budget splits tables runtime.inputs runtime.words runtime.folder tasks tasks.* anatomy._parts "
     "students._configs students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
-    "data attention.* attention factors grafts.* grafts edits.* edits surgery uneven source runtime.model runtime",
+    "data attention.* attention factors hearing heads grafts.* grafts edits.* edits surgery uneven source "
+    "runtime.model runtime",
     "distances detours concrete prices method sparsity tape batch gates gating grafting graph keeping refit tokens "
     "masking mapping vectors",
-    "teacher fill shapes making measure.* measure",
+    "teacher fill frozen shapes making measure.* measure",
     "methods.* methods clock loop sampling planner delta exchange.* exchange",
     "reading runner costs benching predicting verification",
     "search",

@@ -25,8 +25,8 @@ from smidgen.method import Context
 from smidgen.planner import Plan, plan
 from smidgen.recipe import load
 from smidgen.runner import Done, run
+from smidgen.shards import open_shards
 from smidgen.source import resolve
-from smidgen.teacher import open_shards
 
 TRAIN = {"epochs": 2, "learning_rate": 2e-3, "batch_size": 16, "precision": "float32"}
 TEACHER = {"name": "teacher", "methods": {"tune.full": {}}, "train": TRAIN}

@@ -23,10 +23,11 @@ from smidgen.errors import ArtefactError, ModelError
 from smidgen.loop import Rows, train
 from smidgen.method import Context, find
 from smidgen.recipe import Training
+from smidgen.shards import open_shards
 from smidgen.source import Source, resolve
 from smidgen.tape import listen
 from smidgen.tasks.classify import NO_LABEL, Classify
-from smidgen.teacher import Mean, fingerprint, label, online, open_shards, too_big
+from smidgen.teacher import Mean, fingerprint, label, online, too_big
 from smidgen.tokens import encode, pad_id
 
 TASK = Classify(LABELS)

@@ -104,6 +104,7 @@ class Anatomy:
     blocks: tuple[Block, ...]
     embeddings: nn.Module
     hidden_size: int
+    project: nn.Module | None = None  # between the embeddings and the first block
     pooler: nn.Module | None = None
     activate: Callable[[Tensor], Tensor] = as_is
     head: nn.Module | None = None  # the last Linear: classes, tags, spans or vocabulary; None for a bare body

@@ -22,6 +22,7 @@ def parts(model: PreTrainedModel) -> Anatomy:
         block_list=body.encoder.layer,
         blocks=tuple(block(i, module) for i, module in enumerate(body.encoder.layer)),
         embeddings=body.embeddings,
+        project=getattr(body, "embeddings_project", None),
         hidden_size=model.config.hidden_size,
         pooler=pooler,
         activate=activate,

@@ -8,6 +8,7 @@ An Edit speaks in the coordinates of the model at that moment: after KeepBlocks(
                       `__post_init__`.
     plain             ClassVar[bool]: does a plain Hugging Face config say what the model is afterwards? Where it does
                       not, `smidgen.surgery.apply` records the Edit in the config, and the model is reloaded by it.
+    above             ClassVar[bool], where it is true: is all that it changes above the blocks?
     apply_to(model)   change the modules in place, and the config where it has a word for the change. All is checked
                       before anything is changed: InputError for a wrong value, ModelError for a model that it does not
                       suit. The shapes follow from the fields and the model's shapes alone, never from its weights: to

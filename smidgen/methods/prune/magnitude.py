@@ -34,6 +34,7 @@ class Magnitude(Method[Masks]):
     until: float = 0.7  # share of the stage at which as many are zero as shall be; the others go on training
 
     needs: ClassVar[Needs] = Needs(training=True)
+    rewrites: ClassVar[bool] = True
     remark: ClassVar[str] = REMARK
 
     def faults(self) -> Iterator[str]:

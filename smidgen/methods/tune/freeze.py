@@ -3,7 +3,9 @@
 Idea       Train the top alone, then the top and the block below it, and so on: of n groups, counted from the head as
            i = 0 .. n - 1, group i trains when the share t >= i / n of the stage is done (gradual unfreezing: ULMFiT,
            Howard and Ruder 2018, arXiv:1801.06146; XtremeDistil, Mukherjee and Awadallah 2020, arXiv:2004.05686). What
-           is not named trains from the start and is group 0. With `thaw: none` what is named never moves.
+           is not named trains from the start and is group 0. With `thaw: none` what is named never moves. What is
+           frozen from the embeddings up runs without dropout, and where it never thaws it runs once: what the blocks
+           give for each text is kept on disk (`cache` of the stage's train), and an epoch costs what is above them.
 Takes      A float model, and another method with a loss in the same stage; after prune.layers if that is in it too.
 Leaves     The same model; what stayed frozen is the same to the bit. With `thaw: none` of a family with an anatomy, a
            delta too: the weights of the body that trained, whole, and the head. The top quarter of a BERT-base is
@@ -60,6 +62,10 @@ class Freeze(Method[Frozen]):
         if self.blocks != "all" and (isinstance(self.blocks, str) or self.blocks < 0):
             yield f"blocks: got {self.blocks!r}, wanted a number from 0, or all."
         yield from one_of("thaw", self.thaw, ("none", "top_down"))
+
+    def frozen(self, blocks: int) -> tuple[int, ...]:
+        count = blocks if isinstance(self.blocks, str) else min(self.blocks, blocks)
+        return (count,) if self.embeddings and self.thaw == "none" else ()
 
     def begin(self, ctx: Context) -> Frozen:
         assert ctx.model is not None
