@@ -33,9 +33,9 @@ from smidgen.source import resolve
 from smidgen.tokens import open_tokenizer, write_tokenizer
 
 LENGTHS = (128, 512, 2048)
-ROWS = {"train": 200, "dev": 100, "test": 300}
+ROWS = {"train": 160, "dev": 100, "test": 250}
 LEARNT_ON = 256  # tokens of an article, in training
-CALLS = 100  # timed, of each graph at each length
+CALLS = 60  # timed, of each graph at each length
 TEXTS = 20  # of each length, to time and to load memory with
 
 TEACHER = Stage("teacher", (Use("tune.full"),), train=Training(epochs=4, learning_rate=1e-4, batch_size=8))
