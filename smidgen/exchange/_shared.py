@@ -108,8 +108,8 @@ def keep(
         for name, value in head.items():
             if name not in own or own[name].shape != value.shape:
                 raise ModelError(
-                    f"{out}: the head's {name} {tuple(value.shape)} is not in a {base.family} for the task {task.name}. "
-                    "Give the base and the labels that it was made with."
+                    f"{out}: the head's {name} {tuple(value.shape)} is not in a {base.family} for the task "
+                    f"{task.name}. Give the base and the labels that it was made with."
                 )
             if name not in wanted and not torch.equal(own[name], value.to(own[name].dtype)):
                 raise ModelError(
@@ -133,7 +133,8 @@ def filled(model: PreTrainedModel, kind: str, settings: Mapping[str, Any], given
     for name, value in given.items():
         if any(size > most for size, most in zip(value.shape, tensors[name].shape, strict=True)):
             raise ModelError(
-                f"{name} is {tuple(value.shape)}, wanted {tuple(tensors[name].shape)} at most. Give the base that it was made on."
+                f"{name} is {tuple(value.shape)}, wanted {tuple(tensors[name].shape)} at most. Give the base that it "
+                "was made on."
             )
         tensors[name][tuple(slice(size) for size in value.shape)] = value
     return Part(kind, graft.settings, tensors)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SAFE, PICKLED = "adapter.safetensors", "pytorch_adapter.bin"
 HEAD_CONFIG, HEAD_SAFE, HEAD_PICKLED = "head_config.json", "model_head.safetensors", "pytorch_model_head.bin"
-FAMILIES = ("bert", "roberta", "electra", "distilbert")  # that both know, with the norms behind
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")  # that both know, with the norms behind
 OLD = re.compile(r"(attention|layer)_text_(task|lang)_adapters")
 OLD_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}  # before its configs had a version
 OWN = re.compile(
@@ -144,7 +144,7 @@ def _head(folder: Path, base: Source) -> dict[str, Tensor]:
         names = plain[kind]
     elif kind == "classification" and base.family == "bert" and layers == 1 and pooler:
         names = ["classifier"]
-    elif kind == "classification" and base.family == "roberta" and layers == 2 and activation == "tanh" and not pooler:
+    elif kind == "classification" and base.family.endswith("roberta") and (layers, activation) == (2, "tanh"):
         names = ["classifier.dense", "classifier.out_proj"]
     if not names:
         raise InputError(
@@ -220,7 +220,9 @@ def to_adapterhub(delta: Delta, base: Source, out: Path, name: str = "smidgen") 
         "version": "adapters.1.0.0",
     }
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {_name(base, path, name): v.T if v.dim() > 1 else v for path, v in part.tensors.items()}
+    tensors = {
+        _name(model.base_model_prefix, path, name): v.T if v.dim() > 1 else v for path, v in part.tensors.items()
+    }
     save_file({key: value.contiguous() for key, value in tensors.items()}, out / SAFE)
     write_atomic(out / CONFIG, json.dumps({**about, "name": name, "config": config}, indent=2) + "\n")
     save_file({key: value.contiguous() for key, value in delta.head.items()}, out / HEAD_SAFE)
@@ -230,13 +232,13 @@ def to_adapterhub(delta: Delta, base: Source, out: Path, name: str = "smidgen") 
     return out
 
 
-def _name(base: Source, path: str, name: str) -> str:
+def _name(body: str, path: str, name: str) -> str:
     """`into.3/down` as AdapterHub has it."""
     table, _, place = path.partition(".")
     index, _, site = place.partition("/")
     (layer, what) = next(key for key, value in TABLES.items() if value == table)
-    if base.family == "distilbert":
+    if body == "distilbert":
         where = f"distilbert.transformer.layer.{index}.{'attention' if site == 'out' else 'output'}_adapters"
     else:
-        where = f"{base.family}.encoder.layer.{index}.{'attention.output' if site == 'out' else 'output'}"
+        where = f"{body}.encoder.layer.{index}.{'attention.output' if site == 'out' else 'output'}"
     return f"{where}.adapters.{name}.{layer}.{what}"

@@ -1,8 +1,8 @@
 """PEFT's folders: adapter_config.json and adapter_model.safetensors, of LoRA (also rsLoRA and DoRA) and (IA)^3.
 
 A tensor is named `base_model.model.<module>.lora_A.weight`, (rank, inputs), `lora_B.weight`, (outputs, rank),
-`lora_magnitude_vector`, (outputs,), or `ia3_l`, (outputs, 1) of an output and (1, inputs) of an input; a module that was
-saved whole has its own names.
+`lora_magnitude_vector`, (outputs,), or `ia3_l`, (outputs, 1) of an output and (1, inputs) of an input; a module that
+was saved whole has its own names.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ OWN = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector|ia3_l)(?:\.weight)
 TASKS = {"classify": "SEQ_CLS", "tag": "TOKEN_CLS", "answer": "QUESTION_ANS"}
 STARTS = ("gaussian", "eva", "orthogonal", "mica", "True", "False")  # inits that leave the base's weights as they are
 # What in a config is of its making alone, or is read below. Anything else that is set is another function.
-READ = set(
-    "auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config "
-    "exclude_modules fan_in_fan_out feedforward_modules inference_mode init_ia3_weights init_lora_weights "
-    "layers_pattern layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config megatron_config "
-    "megatron_core modules_to_save peft_type peft_version qalora_group_size r rank_pattern alpha_pattern revision "
-    "runtime_config target_modules task_type use_dora use_rslora".split()
-)
+READ = """
+    alpha_pattern auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config exclude_modules
+    fan_in_fan_out feedforward_modules inference_mode init_ia3_weights init_lora_weights layers_pattern
+    layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config megatron_config megatron_core
+    modules_to_save peft_type peft_version qalora_group_size r rank_pattern revision runtime_config target_modules
+    task_type use_dora use_rslora
+"""
 
 
 def from_peft(folder: Path, base: Source, out: Path, labels: Sequence[str] = (), max_length: int | None = None) -> Path:
@@ -92,7 +92,7 @@ def check(folder: Path, config: Mapping[str, Any], kind: str) -> None:
             f"{folder}: starts from {start}, which changed the base's weights too. Save it again with PEFT's "
             "path_initial_model_for_weight_conversion, which makes it a plain LoRA."
         )
-    wrong = {key: value for key, value in config.items() if value and key not in READ}
+    wrong = {key: value for key, value in config.items() if value and key not in READ.split()}
     if config.get("bias") not in (None, "none"):
         wrong["bias"] = config["bias"]
     if wrong:
