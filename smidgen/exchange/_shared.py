@@ -12,7 +12,7 @@ from smidgen.errors import ArtefactError, InputError, ModelError
 from smidgen.grafting import head_names
 from smidgen.method import Part
 from smidgen.source import Source, load_model, tensor_shapes
-from smidgen.tasks import TASKS, Task, task_class
+from smidgen.tasks import TASKS, Task, from_data
 from smidgen.tokens import length_limit
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def task_of(folder: Path, base: Source, name: str, labels: Sequence[str], head: 
     if base.head and not labels:
         return TASKS[base.head].from_config(base.config)
     if name == "answer":
-        return task_class(name)()  # type: ignore[call-arg]
+        return from_data({"name": name})
     counts = [len(value) for key, value in head.items() if key.endswith(".weight") and key.split(".")[-2] in LAST]
     if not counts:
         raise ModelError(f"{folder}: holds no head, and {base.reference} has none either. {HEADLESS}")
@@ -79,7 +79,7 @@ def task_of(folder: Path, base: Source, name: str, labels: Sequence[str], head: 
         raise InputError(
             f"{folder}: got {len(named)} labels, wanted {counts[-1]}, as many as its head has outputs, in their order."
         )
-    return task_class(name)(labels=named)
+    return from_data({"name": name, "labels": named})
 
 
 def keep(

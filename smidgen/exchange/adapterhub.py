@@ -114,12 +114,13 @@ def settings_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
                 "with tune.adapter."
             )
     parallel = bool(config.get("is_parallel", False))
-    chosen = (bool(config.get("mh_adapter")), bool(config.get("output_adapter")))
-    key = (*chosen, bool(config.get("original_ln_before", False)) and not parallel, parallel)
-    if key not in KINDS:
+    heads, output = bool(config.get("mh_adapter")), bool(config.get("output_adapter"))
+    before = bool(config.get("original_ln_before", False)) and not parallel
+    kind = KINDS.get((heads, output, before, parallel))
+    if kind is None:
         raise InputError(
-            f"{folder}: mh_adapter {key[0]}, output_adapter {key[1]}, original_ln_before {key[2]} and is_parallel "
-            f"{key[3]} together are none of seq_bn, double_seq_bn and par_bn. Train again with tune.adapter."
+            f"{folder}: mh_adapter {heads}, output_adapter {output}, original_ln_before {before} and is_parallel "
+            f"{parallel} together are none of seq_bn, double_seq_bn and par_bn. Train again with tune.adapter."
         )
     scaling = config.get("scaling", 1.0)
     if isinstance(scaling, str):
@@ -127,7 +128,7 @@ def settings_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     activation = str(config.get("non_linearity")).lower().replace("leakyrelu", "leaky_relu")
     if activation not in ACT2FN:
         raise InputError(f"{folder}: its non_linearity is {activation!r}, which transformers does not have.")
-    return {"kind": KINDS[key], "activation": activation, "scale": float(scaling)}
+    return {"kind": kind, "activation": activation, "scale": float(scaling)}
 
 
 def _head(folder: Path, base: Source) -> dict[str, Tensor]:

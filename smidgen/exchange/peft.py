@@ -69,13 +69,13 @@ def from_peft(folder: Path, base: Source, out: Path, labels: Sequence[str] = (),
     prefix = f"{model.base_model_prefix}."
     placed: dict[str, dict[str, Tensor]] = {}
     for path, values in shifts.items():
-        name = at.get(path) or at.get(prefix + path)
-        if name is None:
+        place = at.get(path) or at.get(prefix + path)
+        if place is None:
             raise InputError(
                 f"{folder}: acts on {path}, which is no projection of a block of {base.reference}. Give the base that "
                 "it was made on; where it is, train again with target_modules inside the blocks."
             )
-        placed[name] = values | ({} if kind == "IA3" else {"scale": _scale(config, path, values["lora_A"])})
+        placed[place] = values | ({} if kind == "IA3" else {"scale": _scale(config, path, values["lora_A"])})
     part = _factors(model, placed) if kind == "IA3" else _shifts(model, placed, bool(config.get("use_dora")))
     return keep(out, base, model, part, head, task, max_length, {"from": {"peft": kind}})
 
@@ -164,7 +164,7 @@ def to_peft(delta: Delta, base: Source, out: Path) -> Path:
     model = loaded(base, delta.task)
     prefix, where = model.base_model_prefix, paths(model)
     saved = {n.partition(".")[0] if not n.startswith(f"{prefix}.") else ".".join(n.split(".")[:2]) for n in delta.head}
-    about = {
+    about: dict[str, Any] = {
         "task_type": TASKS[delta.task.name],
         "modules_to_save": sorted(saved) or None,
         "base_model_name_or_path": base.reference,
