@@ -111,6 +111,7 @@ def spoilt(root: Path, **changes: Any) -> tuple[Source, Path]:
         ({"peft_type": "LOHA"}, r"its peft_type is LOHA, smidgen reads LORA and IA3\. Merge it"),
         ({"init_lora_weights": "pissa"}, r"starts from pissa, which changed the base's weights too\. Save it again"),
         ({"bias": "all"}, r"sets bias to 'all', and what that computes is not a shift of projections alone"),
+        ({"alpha_pattern": {"(": 3}}, r"lora_alpha or alpha_pattern cannot be read"),
         ({"layer_replication": [[0, 2], [1, 2]]}, r"sets layer_replication to .* train again without it\."),
     ],
 )
@@ -123,7 +124,7 @@ def test_other_functions_of_peft_are_refused(changes: dict[str, Any], told: str,
 
 def rewritten(folder: Path, change: Any) -> None:
     file = folder / "adapter_model.safetensors"
-    save_file(change(load_file(file)), file)
+    save_file({name: value.contiguous() for name, value in change(load_file(file)).items()}, file)
 
 
 def test_a_head_that_is_missing_is_told(tmp_path: Path) -> None:
@@ -162,6 +163,27 @@ def test_modules_outside_the_blocks_and_other_bases_are_refused(tmp_path: Path) 
         from_peft(folder, base_of(tmp_path, "distilbert"), tmp_path / "delta")
     rewritten(folder, lambda held: {name.replace("layer.1.output", "pool"): v for name, v in held.items()})
     with pytest.raises(InputError, match=r"acts on bert\.encoder\.pool\.dense, which is no projection"):
+        from_peft(folder, base, tmp_path / "delta")
+
+    for change, told in (
+        (
+            lambda held: {n: v for n, v in held.items() if "lora_B" not in n},
+            r"has lora_A \(4, 32\), .*wanted lora_A, lora_B",
+        ),
+        (lambda held: {n: v[..., :8] if "lora_A" in n else v for n, v in held.items()}, r"\(8, 4\).*Give the base"),
+    ):
+        theirs(base, "bert", "dora", folder)
+        rewritten(folder, change)
+        with pytest.raises(InputError, match=told):
+            from_peft(folder, base, tmp_path / "delta")
+
+
+def test_factors_of_a_narrower_model_are_refused(tmp_path: Path) -> None:
+    """Cut to the base they would do something else without a word."""
+    base, folder = base_of(tmp_path, "bert"), tmp_path / "theirs"
+    theirs(base, "bert", "ia3", folder)
+    rewritten(folder, lambda held: {n: v[:8] if v.shape[-1] == 1 else v for n, v in held.items()})
+    with pytest.raises(ModelError, match=r"given\.0/query is \(8,\), wanted \(32,\)"):
         from_peft(folder, base, tmp_path / "delta")
 
 
@@ -320,7 +342,7 @@ def test_other_functions_of_adapterhub_are_refused(changes: dict[str, Any], told
 def test_adapters_of_another_depth_and_another_family_are_refused(tmp_path: Path) -> None:
     hub(tmp_path / "theirs", CONFIGS["seq_bn"])
     deeper = resolve(str(model_folder(tmp_path / "deeper", blocks=3)))
-    with pytest.raises(ModelError, match=r"into\.2/down is in the file or in this base, not in both"):
+    with pytest.raises(ModelError, match=r"back\.2/down is in the file or in this base, not in both"):
         from_adapterhub(tmp_path / "theirs", deeper, tmp_path / "delta")
     with pytest.raises(InputError, match=r"both know bert, .*; the base is modernbert"):
         from_adapterhub(tmp_path / "theirs", base_of(tmp_path, "modernbert"), tmp_path / "delta")

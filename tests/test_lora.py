@@ -172,4 +172,5 @@ def test_stopped_and_resumed_it_leaves_the_same_files(kind: str, tmp_path: Path)
     whole = run(plan(recipe), tmp_path / "a")[-1].artefact.record["files"]
     with pytest.raises(InterruptedError):
         run(plan(recipe), tmp_path / "b", StopAfter(6), checkpoint_seconds=0)
+    assert [found.name for found in (tmp_path / "b").rglob("step-*")] == ["step-00000005"]
     assert run(plan(recipe), tmp_path / "b")[-1].artefact.record["files"] == whole

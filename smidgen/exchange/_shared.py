@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 LAST = ("classifier", "out_proj", "qa_outputs")  # the modules whose weight has a row a class
+INNER = {"into": 1, "into_bias": 0, "back": 0}  # by table, the axis of rank or width, which may be less than others'
 HEADLESS = (
     "Save it again with its head (in PEFT name the modules in modules_to_save, in adapters save the head with the "
     "adapter), or give a base that has it."
@@ -123,7 +124,10 @@ def keep(
 
 
 def filled(model: PreTrainedModel, kind: str, settings: Mapping[str, Any], given: Mapping[str, Tensor]) -> Part:
-    """A part with these tensors, in the upper left of its own, and zeros where there are none."""
+    """A part with these tensors, narrower ones in the upper left of its own, and zeros where there are none.
+
+    Raises ModelError for a tensor of another base.
+    """
     import torch
 
     from smidgen.grafts import build
@@ -131,12 +135,14 @@ def filled(model: PreTrainedModel, kind: str, settings: Mapping[str, Any], given
     graft = build(model, kind, settings)
     tensors = {name: torch.zeros_like(value).detach() for name, value in graft.state_dict().items()}
     for name, value in given.items():
-        if any(size > most for size, most in zip(value.shape, tensors[name].shape, strict=True)):
+        own, inner = tensors[name], INNER.get(name.partition(".")[0])
+        if [size for axis, size in enumerate(value.shape) if axis != inner] != [
+            size for axis, size in enumerate(own.shape) if axis != inner
+        ]:
             raise ModelError(
-                f"{name} is {tuple(value.shape)}, wanted {tuple(tensors[name].shape)} at most. Give the base that it "
-                "was made on."
+                f"{name} is {tuple(value.shape)}, wanted {tuple(own.shape)}. Give the base that the folder was made on."
             )
-        tensors[name][tuple(slice(size) for size in value.shape)] = value
+        own[tuple(slice(size) for size in value.shape)] = value
     return Part(kind, graft.settings, tensors)
 
 

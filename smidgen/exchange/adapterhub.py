@@ -94,9 +94,10 @@ def from_adapterhub(
     model = loaded(base, task)
     places = ("out", "down") if settings["kind"] == "houlsby" else ("down",)
     left_out = set(config.get("leave_out") or ())
-    wanted = {f"into.{i}/{place}" for i in range(base.blocks) if i not in left_out for place in places}
-    if (got := {name for name in given if name.startswith("into.")}) != wanted:
-        name = sorted(got ^ wanted)[0]
+    blocks = [i for i in range(base.blocks) if i not in left_out]
+    wanted = {f"{table}.{i}/{place}" for table in TABLES.values() for i in blocks for place in places}
+    if wanted != set(given) or not wanted:
+        name = min(wanted ^ set(given), default="no adapter")
         raise ModelError(f"{folder}: {name} is in the file or in this base, not in both. Give the base it was made on.")
     width = max(value.shape[1] for name, value in given.items() if name.startswith("into."))
     part = filled(model, "adapter", {**settings, "width": width}, given)

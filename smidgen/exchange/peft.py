@@ -60,8 +60,8 @@ def from_peft(folder: Path, base: Source, out: Path, labels: Sequence[str] = (),
             shifts.setdefault(found[1], {})[found[2]] = value.float()
         else:
             head[bare.replace(".modules_to_save.", ".")] = value.float()
-    if not shifts:
-        raise InputError(f"{folder}: holds no tensors of {kind}. Get {SAFE} whole.")
+    magnitude = {"lora_magnitude_vector"} if config.get("use_dora") else set()
+    complete(folder, shifts, {"ia3_l"} if kind == "IA3" else {"lora_A", "lora_B"} | magnitude)
     said = next((ours for ours, theirs in TASKS.items() if theirs == config.get("task_type")), "classify")
     task = task_of(folder, base, said, labels, head)
     model = loaded(base, task)
@@ -75,7 +75,9 @@ def from_peft(folder: Path, base: Source, out: Path, labels: Sequence[str] = (),
                 f"{folder}: acts on {path}, which is no projection of a block of {base.reference}. Give the base that "
                 "it was made on; where it is, train again with target_modules inside the blocks."
             )
-        placed[place] = values | ({} if kind == "IA3" else {"scale": _scale(config, path, values["lora_A"])})
+        placed[place] = values
+        if kind == "LORA":
+            values["lora_B"] = values["lora_B"] * scale_of(folder, config, path, len(values["lora_A"]))
     part = _factors(model, placed) if kind == "IA3" else _shifts(model, placed, bool(config.get("use_dora")))
     return keep(out, base, model, part, head, task, max_length, {"from": {"peft": kind}})
 
@@ -111,14 +113,28 @@ def paths(model: PreTrainedModel) -> dict[str, str]:
     return {name: named[id(module)] for name, module in linears(model, SITES).items()}
 
 
-def _scale(config: Mapping[str, Any], path: str, into: Tensor) -> Tensor:
-    import torch
+def complete(folder: Path, shifts: Mapping[str, Mapping[str, Tensor]], wanted: set[str]) -> None:
+    """Refuse a module of which a tensor is missing, or has another shape than they have."""
+    if not shifts:
+        raise InputError(f"{folder}: holds no tensors named {', '.join(sorted(wanted))}. Get {SAFE} whole.")
+    for path, values in shifts.items():
+        matrices = [value for name, value in values.items() if name != "lora_magnitude_vector"]
+        if set(values) != wanted or any(value.dim() != 2 or not value.numel() for value in matrices):
+            got = ", ".join(f"{name} {tuple(value.shape)}" for name, value in sorted(values.items()))
+            raise InputError(f"{folder}: {path} has {got}, wanted {', '.join(sorted(wanted))}, matrices. Get it whole.")
 
-    own = [
-        value for key, value in (config.get("alpha_pattern") or {}).items() if re.fullmatch(rf"(.*\.)?({key})", path)
-    ]
-    alpha, rank = own[0] if own else config.get("lora_alpha", 8), into.shape[0]
-    return torch.tensor(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+
+def scale_of(folder: Path, config: Mapping[str, Any], path: str, rank: int) -> float:
+    """By what PEFT multiplies the shift of a module: its alpha, or the first pattern's that it matches, by its rank."""
+    try:
+        patterns = (config.get("alpha_pattern") or {}).items()
+        own = [value for key, value in patterns if re.fullmatch(rf"(.*\.)?({key})", path)]
+        alpha = float(own[0] if own else config.get("lora_alpha", 8))
+    except (re.error, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{folder}: lora_alpha or alpha_pattern cannot be read ({error}). Get {CONFIG} whole."
+        ) from error
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _shifts(model: PreTrainedModel, placed: Mapping[str, Mapping[str, Tensor]], factors: bool) -> Part:
@@ -127,7 +143,7 @@ def _shifts(model: PreTrainedModel, placed: Mapping[str, Mapping[str, Tensor]], 
     sites = tuple(dict.fromkeys(name.partition("/")[2] for name in placed))
     modules, given = linears(model, sites), {}
     for name, values in placed.items():
-        into, back = values["lora_A"].T, values["lora_B"].T * values["scale"]
+        into, back = values["lora_A"].T, values["lora_B"].T
         if (into.shape[0], back.shape[1]) != (modules[name].in_features, modules[name].out_features):
             raise ModelError(f"{name}: {tuple(into.shape)} to {tuple(back.shape)}. Give the base that it was made on.")
         if factors:
