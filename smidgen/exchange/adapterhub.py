@@ -101,7 +101,16 @@ def from_adapterhub(
         raise ModelError(f"{folder}: {name} is in the file or in this base, not in both. Give the base it was made on.")
     width = max(value.shape[1] for name, value in given.items() if name.startswith("into."))
     part = filled(model, "adapter", {**settings, "width": width}, given)
-    return keep(out, base, model, part, head, task, max_length, {"from": {"adapterhub": str(about.get("name"))}})
+    return keep(
+        out,
+        base,
+        model,
+        part,
+        head,
+        task,
+        max_length,
+        {"from": {"adapterhub": about.get("name"), "base": about.get("model_name")}},
+    )
 
 
 def settings_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:

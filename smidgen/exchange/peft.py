@@ -2,7 +2,8 @@
 
 A tensor is named `base_model.model.<module>.lora_A.weight`, (rank, inputs), `lora_B.weight`, (outputs, rank),
 `lora_magnitude_vector`, (outputs,), or `ia3_l`, (outputs, 1) of an output and (1, inputs) of an input; a module that
-was saved whole has its own names.
+was saved whole has its own names. PEFT notes its base by name and without a hash, so that the base is the
+same is taken on trust; the name goes into the delta's record.
 """
 
 from __future__ import annotations
@@ -79,7 +80,16 @@ def from_peft(folder: Path, base: Source, out: Path, labels: Sequence[str] = (),
         if kind == "LORA":
             values["lora_B"] = values["lora_B"] * scale_of(folder, config, path, len(values["lora_A"]))
     part = _factors(model, placed) if kind == "IA3" else _shifts(model, placed, bool(config.get("use_dora")))
-    return keep(out, base, model, part, head, task, max_length, {"from": {"peft": kind}})
+    return keep(
+        out,
+        base,
+        model,
+        part,
+        head,
+        task,
+        max_length,
+        {"from": {"peft": kind, "base": config.get("base_model_name_or_path")}},
+    )
 
 
 def check(folder: Path, config: Mapping[str, Any], kind: str) -> None:
