@@ -79,7 +79,8 @@ def head_names(model: PreTrainedModel, base: Path) -> frozenset[str]:
     """
     prefix = f"{model.base_model_prefix}."
     known = {name.removeprefix(prefix) for name in tensor_shapes(base / "model.safetensors")}
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    named = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    names = [name for name in named if not name.startswith(f"{prefix}{NAME}")]  # a graft is neither
     return frozenset(n for n in names if not n.startswith(prefix) or n.removeprefix(prefix) not in known)
 
 

@@ -61,10 +61,10 @@ def test_a_delta_on_its_base_is_the_tuned_model(method: str, root: Path) -> None
     model, inputs = fit(delta, base), batch(30, [4, 7, 2])
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs).logits, whole(**inputs).logits, atol=1e-5, rtol=0)
-    assert {"classifier.weight", "classifier.bias"} <= set(delta.head)
+    assert set(delta.head) == {"classifier.weight", "classifier.bias"}, "what is beside the model is no head"
     counted = delta.record["parameters"]
     assert counted["head"] == sum(v.numel() for v in delta.head.values())
-    assert 0 < counted["delta"] < counted["base"]
+    assert 0 < counted["delta"] < counted["base"] == base.parameters
 
 
 @pytest.mark.parametrize("method", ["tune.bitfit", "tune.freeze"])
