@@ -49,6 +49,10 @@ class Adapter(Method[nn.ModuleList]):
         if self.drop != "random" and (isinstance(self.drop, str) or self.drop < 0):
             yield f"drop: got {self.drop!r}, wanted a number from 0, or random."
 
+    def frozen(self, blocks: int) -> tuple[int, ...]:
+        """Blocks below the lowest adapter give the same in every step."""
+        return (self.drop,) if isinstance(self.drop, int) and 0 < self.drop < blocks else ()
+
     def begin(self, ctx: Context) -> nn.ModuleList:
         first = self.drop if isinstance(self.drop, int) else 0
         settings = {"kind": self.kind, "width": self.width, "activation": self.activation, "scale": self.scale}
