@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smidgen.artefact import file_hash, write_atomic
+from smidgen.edits.attach import NAME
 from smidgen.errors import ArtefactError, ModelError
 from smidgen.grafting import head_names, settle
 from smidgen.method import Part
@@ -81,7 +82,7 @@ def write(
         "parameters": {
             "delta": sum(value.numel() for value in tensors.values()),
             "head": sum(value.numel() for value in head.values()),
-            "base": sum(p.numel() for p in model.parameters()) - sum(value.numel() for value in head.values()),
+            "base": sum(p.numel() for name, p in model.named_parameters() if name not in names and NAME not in name),
         },
         "file": [file.stat().st_size, file_hash(file)],
         **about,
