@@ -105,9 +105,7 @@ def tune(
         return
     where = out
     if method == "auto":
-        keep = [i for i, name in enumerate(COLUMNS) if console.out.width >= 120 or name not in NARROW]
-        console.table("", [COLUMNS[i] for i in keep], [[row[i] for i in keep] for row in rows_of(found)])
-        console.out.print(found["reason"], markup=False)
+        _compared(found)
         where = out / "delta"
     else:
         console.pairs(told(found))
@@ -170,6 +168,18 @@ def show(folder: Folder, json: Json = False) -> None:
         *told(found),
     ]
     console.pairs(rows)
+
+
+def _compared(found: dict[str, Any]) -> None:
+    """The ways that were trained as a table, and of the others why they were not."""
+    keep = [i for i, name in enumerate(COLUMNS) if name and (console.out.width >= 120 or name not in NARROW)]
+    trained = [row for row in rows_of(found) if row[1]]
+    console.table("", [COLUMNS[i] for i in keep], [[row[i] for i in keep] for row in trained])
+    console.out.print("[dim]* advised   ~ had a third of the steps[/]")
+    for way in found["ways"]:
+        if way["reason"]:
+            console.out.print(f"{way['name']}: {way['reason']}", markup=False)
+    console.out.print(found["reason"], markup=False)
 
 
 def _said(settings: dict[str, Any]) -> str:

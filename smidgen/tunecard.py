@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smidgen.words import bounds, calls, count, mb, md, metric_of, plain, ranged, said, seconds, settings
+from smidgen.words import NBSP, bounds, calls, count, mb, md, metric_of, plain, ranged, said, seconds, settings
 
 COLUMNS = ("way", "dev", "95 %", "of the best", "test", "trained", "head", "MB a task", "seconds", "peak MB", "")
 CARD = """---
@@ -106,21 +106,21 @@ def page(found: Mapping[str, Any]) -> str:
 
 
 def rows_of(found: Mapping[str, Any]) -> list[list[str]]:
-    """The cells of the table, a row a way; `*` is the one that is advised."""
+    """The cells of the table, a row a way: `*` is the one that is advised, `~` had a third of the steps."""
     return [_row(way, found) for way in found["ways"]]
 
 
 def _row(way: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    numbers, mark = way["numbers"] or {}, "* " if way["name"] == found["advised"] else "  "
-    state = STATES.get(way["status"], "")
-    state += f": {way['reason']}" if way["reason"] else ""
+    numbers, short = way["numbers"] or {}, way["status"] == "short"
+    name = ("* " if way["name"] == found["advised"] else "~ " if short else "  ") + way["name"]
+    state = ": ".join(filter(None, [STATES.get(way["status"], ""), way["reason"]]))
     if not numbers:
-        return [mark + way["name"], *[""] * (len(COLUMNS) - 2), state]
+        return [name, *[""] * (len(COLUMNS) - 2), state]
     trained = numbers["trained"]
     return [
-        mark + way["name"],
+        name,
         said(numbers["dev_quality"]),
-        bounds(numbers["dev_quality"]),
+        bounds(numbers["dev_quality"]).rstrip(NBSP + "%"),
         ranged(numbers["kept"]) if numbers.get("kept") else "",
         ranged(numbers["quality"]) if numbers["quality"] else "",
         count(trained["delta"]),
