@@ -85,7 +85,7 @@ def advise(tried: Sequence[Tried], tasks: int, base: int, rows: int, n: int, met
     below = [t.name for t in tried if t not in fit]
     if below:
         said.append(f"Below by more than chance: {', '.join(below)}.")
-    kind = "a delta" if found.delta else "a whole model, no delta"
+    kind = "a delta" if found.delta else "a whole model, no delta,"
     price = f"A task is {kind} of {mb(found.bytes / 1e6)}, trained in {seconds(found.seconds)}"
     if tasks > 1:
         said.append(f"{price}; {many} take {mb(held(found, tasks, base) / 1e6)} on disk{_beside(found, base)}.")

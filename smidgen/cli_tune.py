@@ -110,7 +110,9 @@ def tune(
     else:
         console.pairs(told(found))
     if found["leaves"] == "model":
-        console.out.print(f"It changes the base itself, so there is no delta: a whole model is in {out / 'model'}.")
+        console.out.print(
+            f"It changes the base itself, so there is no delta: a whole model is in {out / 'model'}.", soft_wrap=True
+        )
         return
     console.out.print(f"The delta is in {where}. With its base it is a model:", soft_wrap=True)
     console.out.print(f"  smidgen merge {shlex.quote(model)} {shlex.quote(str(where))} --out DIR", soft_wrap=True)

@@ -180,6 +180,21 @@ def put(model: PreTrainedModel, part: Part, path: Path) -> None:
     settle(model, graft)
 
 
+def untouched(model: PreTrainedModel, base: Path) -> bool:
+    """Is the body the base's to the bit, so that the head is all there is to keep?"""
+    import torch
+    from safetensors import safe_open
+
+    prefix = f"{model.base_model_prefix}."
+    own = {name.removeprefix(prefix): value for name, value in model.state_dict().items() if name.startswith(prefix)}
+    with safe_open(str(base / "model.safetensors"), framework="pt") as opened:
+        for name in opened.keys():  # noqa: SIM118
+            bare = name.removeprefix(prefix)
+            if bare in own and not torch.equal(own[bare], opened.get_tensor(name).to(own[bare].dtype)):
+                return False
+    return True
+
+
 def body_hash(base: Source) -> str:
     """16 hex digits of the SHA-256 of names, types and numbers of a model's body, the same with any head or none."""
     import torch

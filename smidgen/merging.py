@@ -58,7 +58,7 @@ def _there(out: Path, id: str) -> Artefact | None:
 def _write(base: Source, delta: Delta, out: Path, id: str) -> None:
     model = fit(delta, base)
     before = _grafts(base.config.get("edits") or ())
-    own = {
+    own: dict[str, Any] = {
         "id": id,
         "name": "merge",
         "methods": delta.record.get("methods") or {},

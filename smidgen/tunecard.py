@@ -10,6 +10,7 @@ from typing import Any
 from smidgen.words import NBSP, bounds, calls, count, mb, md, metric_of, plain, ranged, said, seconds, settings
 
 COLUMNS = ("way", "dev", "95 %", "of the best", "test", "trained", "head", "MB a task", "seconds", "peak MB", "")
+OURS = "library_name: smidgen"
 CARD = """---
 library_name: smidgen
 tags: [smidgen, {kind}]{base_model}

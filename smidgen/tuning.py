@@ -25,11 +25,11 @@ from smidgen.measure import entries
 from smidgen.measure.memory import forget_peak, peak_mb
 from smidgen.measure.peers import TorchModel
 from smidgen.method import find, names
-from smidgen.planner import plan
+from smidgen.planner import Plan, plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use, to_data
 from smidgen.runner import run
 from smidgen.source import MODEL_FILES, Source, load_model, resolve
-from smidgen.tunecard import card
+from smidgen.tunecard import OURS, card
 from smidgen.watch import Watch
 
 SCHEMA = 1
@@ -154,10 +154,17 @@ class Tuner:
     def base_bytes(self) -> int:
         return model_bytes(self.base.path)
 
+    def plan(self, way: Way) -> Plan:
+        return plan(self.job.recipe(way), self.data)
+
+    def has(self, way: Way) -> bool:
+        """Has it been trained before?"""
+        return (self.root / self.plan(way).stages[0].id).is_dir()
+
     def tune(self, way: Way, watch: Watch | None = None) -> Tuned:
         """Train a way, unless that has been done, and score it on dev."""
         forget_peak()
-        (done,) = run(plan(self.job.recipe(way), self.data), self.root, watch or self.watch)
+        (done,) = run(self.plan(way), self.root, watch or self.watch)
         numbers = self.memo.setdefault(done.artefact.id, dict.fromkeys(("quality", "dev_quality", "memory_mb")))
         if not done.reused:
             numbers["memory_mb"] = peak_mb()
@@ -203,6 +210,7 @@ def begin(job: Job, out: Path, watch: Watch, way: Way) -> Tuner:
         InputError: the model, the data, a setting, or an OUT that holds another task.
     """
     checked = plan(job.recipe(way))
+    job = replace(job, files=replace(job.files, max_length=checked.max_length))  # so that it is looked for once
     tuner = Tuner(job, out, watch, checked.models[job.model], checked.data)
     refuse_other(tuner)
     memo = tuner.root / "tuned.json"
@@ -269,11 +277,14 @@ def described(tuner: Tuner, tuned: Tuned) -> dict[str, Any]:
 
 
 def refuse_other(tuner: Tuner) -> None:
-    """Refuse an OUT in which another task lies.
+    """Refuse an OUT in which another task lies, or something that is not ours.
 
     Raises:
-        InputError: a delta or a model of other labels, or of other data from another file.
+        InputError: a delta or a model of other labels, or of other data from another file; a README.md of someone else.
     """
+    page = tuner.out / CARD
+    if page.is_file() and OURS not in page.read_text(encoding="utf-8", errors="replace")[:200]:
+        raise InputError(f"--out {tuner.out}: has a {CARD} that smidgen did not write. Give a folder of its own.")
     for place in (tuner.out / DELTA, tuner.out / "delta" / DELTA, tuner.out / "model" / RECORD):
         if not place.is_file():
             continue
