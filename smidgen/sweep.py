@@ -51,16 +51,18 @@ class Entry:
         return self.whole or self.short
 
 
-@dataclass(frozen=True)
+@dataclass
 class Clock:
     """When it has to be over; `now` is a test's to set."""
 
     started: float
     limit: float | None = None
     now: Callable[[], float] = time.monotonic
+    after: float = 0.0  # the most that scoring and keeping a way has taken once it was trained
 
     def until(self, share: float = 1.0) -> float:
-        return math.inf if self.limit is None else self.started + share * self.limit
+        """When a training has to end, so that it can be scored, and test read at last."""
+        return math.inf if self.limit is None else self.started + share * self.limit - 2 * self.after
 
 
 def ways(blocks: int, epochs: float | None = None, batch_size: int | None = None) -> list[Way]:
@@ -173,7 +175,8 @@ def _try(tuner: Tuner, entry: Entry, way: Way, status: str, clock: Clock, until:
     """Train a way, and note how that went; None where it came to nothing."""
     if entry.status == "refused":
         return None
-    if clock.now() > until and not tuner.has(way):
+    begun, fresh = clock.now(), not tuner.has(way)
+    if fresh and begun > until:
         entry.reason = "the time was over"
         return None
     try:
@@ -185,6 +188,8 @@ def _try(tuner: Tuner, entry: Entry, way: Way, status: str, clock: Clock, until:
         entry.status, entry.reason = "refused", str(refusal)
         return None
     entry.status, entry.reason = status, ""
+    if fresh:
+        clock.after = max(clock.after, clock.now() - begun - found.numbers["seconds"])
     return found
 
 
@@ -250,7 +255,6 @@ def _shares(tuner: Tuner, judged: Sequence[Entry]) -> dict[str, dict[str, Any] |
     task, dev, top = tuner.data.task, tuner.data.dev, best.tuned
     assert dev.labels is not None
     found: dict[str, dict[str, Any] | None] = {}
-    outputs: Any = None
     for entry in judged:
         assert entry.tuned is not None
         known = entry.tuned.numbers.get("kept")
@@ -259,8 +263,7 @@ def _shares(tuner: Tuner, judged: Sequence[Entry]) -> dict[str, dict[str, Any] |
         elif known and known["of"] == top.artefact.id:
             found[entry.way.name] = known
         else:
-            outputs = tuner.outputs(top, dev) if outputs is None else outputs
-            share = kept(task, tuner.outputs(entry.tuned, dev), outputs, dev.labels)
+            share = kept(task, tuner.on_dev(entry.tuned), tuner.on_dev(top), dev.labels)
             told = {"value": share.value, "low": share.low, "high": share.high, "n": len(dev)}
             found[entry.way.name] = entry.tuned.numbers["kept"] = {**told, "of": top.artefact.id}
     tuner.remember()

@@ -141,6 +141,7 @@ class Tuner:
     base: Source
     data: Data
     memo: dict[str, dict[str, Any]] = field(default_factory=dict)  # numbers by the artefact's id
+    said: dict[str, Any] = field(default_factory=dict)  # what each says of dev, likewise
 
     @property
     def root(self) -> Path:
@@ -163,28 +164,34 @@ class Tuner:
 
     def tune(self, way: Way, watch: Watch | None = None) -> Tuned:
         """Train a way, unless that has been done, and score it on dev."""
-        forget_peak()
-        (done,) = run(self.plan(way), self.root, watch or self.watch)
+        planned = self.plan(way)
+        if not (self.root / planned.stages[0].id).is_dir():
+            forget_peak()
+        (done,) = run(planned, self.root, watch or self.watch)
         numbers = self.memo.setdefault(done.artefact.id, dict.fromkeys(("quality", "dev_quality", "memory_mb")))
         if not done.reused:
             numbers["memory_mb"] = peak_mb()
         found = Tuned(way, done.artefact, numbers)
         if numbers["dev_quality"] is None:
             numbers |= self._counted(found)
-            numbers["dev_quality"] = self.score(found, self.data.dev)
+            numbers["dev_quality"] = entries.quality_data(self.data.task, self.on_dev(found), self.data.dev)
             self.remember()
         return found
 
     def test(self, tuned: Tuned) -> None:
         """Score it on test, if there is one and that has not been done."""
-        if self.data.test is not None and tuned.numbers["quality"] is None:
-            tuned.numbers["quality"] = self.score(tuned, self.data.test)
+        test = self.data.test
+        if test is not None and tuned.numbers["quality"] is None:
+            tuned.numbers["quality"] = entries.quality_data(self.data.task, self._outputs(tuned, test), test)
             self.remember()
 
-    def score(self, tuned: Tuned, split: Split) -> dict[str, Any]:
-        return entries.quality_data(self.data.task, self.outputs(tuned, split), split)
+    def on_dev(self, tuned: Tuned) -> Any:
+        """What it says of dev, asked once."""
+        if tuned.artefact.id not in self.said:
+            self.said[tuned.artefact.id] = self._outputs(tuned, self.data.dev)
+        return self.said[tuned.artefact.id]
 
-    def outputs(self, tuned: Tuned, split: Split) -> Any:
+    def _outputs(self, tuned: Tuned, split: Split) -> Any:
         return TorchModel(tuned.artefact.path, self.data.task).outputs(split.texts, split.pairs)
 
     def remember(self) -> None:

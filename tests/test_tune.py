@@ -247,11 +247,11 @@ def test_a_merged_folder_predicts_and_recipes_go_on_from_it(place: Path) -> None
 
     (place / "on.yaml").write_text(
         "model: merged\ndata: {train: train.csv, dev: dev.csv}\n"
-        "stages:\n- {name: on, methods: {tune.full: {}}, train: {epochs: 0.2}}\n"
+        "stages:\n- {name: more, methods: {tune.full: {}}, train: {epochs: 0.2}}\n"
     )
     (done,) = spoken(command("run on.yaml --out on --json"))
     last = json.loads((place / "on/stages" / done["id"] / "smidgen.json").read_text())
-    assert [stage["name"] for stage in last["lineage"]] == ["merge", "on"] and last["model"] == "base"
+    assert [stage["name"] for stage in last["lineage"]] == ["merge", "more"] and last["model"] == "base"
     assert [edit["edit"] for edit in last["edits"]] == ["Attach"]
 
 
@@ -400,6 +400,14 @@ def test_a_training_that_ends_in_time_is_let_be_and_other_work_too() -> None:
     with watch.bar("labelling", 10) as bar:
         now.time = 1000
         bar.to(10)
+
+
+def test_time_is_left_to_score_what_was_trained() -> None:
+    clock = sweep.Clock(started=10.0, limit=100.0)
+    assert (clock.until(), clock.until(0.5)) == (110.0, 60.0)
+    clock.after = 5.0
+    assert clock.until() == 100.0
+    assert sweep.Clock(started=10.0).until() == float("inf")
 
 
 def test_when_a_training_ends() -> None:
