@@ -141,7 +141,8 @@ class Tuner:
     base: Source
     data: Data
     memo: dict[str, dict[str, Any]] = field(default_factory=dict)  # numbers by the artefact's id
-    said: dict[str, Any] = field(default_factory=dict)  # what each says of dev, likewise
+    tested: dict[str, dict[str, Any]] = field(default_factory=dict)  # scores on test, by the ids of both
+    said: dict[str, Any] = field(default_factory=dict)  # what each says of dev, by the artefact's id
 
     @property
     def root(self) -> Path:
@@ -181,9 +182,13 @@ class Tuner:
     def test(self, tuned: Tuned) -> None:
         """Score it on test, if there is one and that has not been done."""
         test = self.data.test
-        if test is not None and tuned.numbers["quality"] is None:
-            tuned.numbers["quality"] = entries.quality_data(self.data.task, self._outputs(tuned, test), test)
+        if test is None:
+            return
+        key = f"{tuned.artefact.id}/{test.fingerprint}"  # an artefact's id knows nothing of test
+        if key not in self.tested:
+            self.tested[key] = entries.quality_data(self.data.task, self._outputs(tuned, test), test)
             self.remember()
+        tuned.numbers["quality"] = self.tested[key]
 
     def on_dev(self, tuned: Tuned) -> Any:
         """What it says of dev, asked once."""
@@ -195,11 +200,12 @@ class Tuner:
         return TorchModel(tuned.artefact.path, self.data.task).outputs(split.texts, split.pairs)
 
     def remember(self) -> None:
-        write_atomic(self.root / "tuned.json", json.dumps(self.memo, indent=1))
+        memo = {id: {**numbers, "quality": None} for id, numbers in self.memo.items()}
+        write_atomic(self.root / "tuned.json", json.dumps({"numbers": memo, "tested": self.tested}, indent=1))
 
     def _counted(self, tuned: Tuned) -> dict[str, Any]:
         """What was trained and what a task takes on disk."""
-        record, trained = tuned.artefact.record, None
+        record = tuned.artefact.record
         if tuned.delta is not None:
             trained = json.loads((tuned.delta / DELTA).read_text(encoding="utf-8"))["parameters"]
             size = sum((tuned.delta / name).stat().st_size for name in (DELTA, TENSORS))
@@ -222,7 +228,8 @@ def begin(job: Job, out: Path, watch: Watch, way: Way) -> Tuner:
     refuse_other(tuner)
     memo = tuner.root / "tuned.json"
     if memo.is_file():
-        tuner.memo = json.loads(memo.read_text(encoding="utf-8"))
+        found = json.loads(memo.read_text(encoding="utf-8"))
+        tuner.memo, tuner.tested = found["numbers"], found["tested"]
     return tuner
 
 

@@ -114,6 +114,16 @@ def test_the_same_command_again_trains_nothing(place: Path, monkeypatch: pytest.
     assert tree(place / "tasks/a") == before
 
 
+def test_another_test_set_is_read_and_nothing_trained(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(place / "tasks/a", place / "tasks/again")
+    rows = (place / "test.csv").read_text().splitlines()
+    (place / "half.csv").write_text("\n".join(rows[:17]) + "\n")
+    monkeypatch.setattr(loop, "train", None)
+    found = tune(f"{ADAPTER} --out tasks/again", "--train train.csv --dev dev.csv --test half.csv")
+    assert found["numbers"]["quality"]["n"] == 16
+    assert tune(f"{ADAPTER} --out tasks/again", "--train train.csv --dev dev.csv")["numbers"]["quality"] is None
+
+
 def test_full_tuning_leaves_a_whole_model_and_says_so(place: Path) -> None:
     data = "--train train.csv --dev dev.csv"
     ran = command(f"tune base {data} --method tune.full --epochs 1 --out tasks/full")
