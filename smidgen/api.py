@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,6 +212,41 @@ def read_delta(folder: str | Path) -> dict[str, Any]:
     return {**found.record, "path": str(found.path)}
 
 
+def import_delta(
+    source: str,
+    folder: str | Path,
+    base: str,
+    out: str | Path,
+    labels: Sequence[str] = (),
+    max_length: int | None = None,
+) -> dict[str, Any]:
+    """A delta from a folder of another library, `peft` or `adapterhub`; gives what its delta.json says.
+
+    Raises:
+        InputError, ModelError: it computes another function, or on another base.
+    """
+    read_foreign = _exchange("--from", "from_", source)
+    _refuse_taken(out)
+    from smidgen.source import resolve
+
+    return read_delta(read_foreign(Path(folder), resolve(base), Path(out), tuple(labels), max_length))
+
+
+def export_delta(target: str, folder: str | Path, base: str, out: str | Path) -> Path:
+    """A delta as a folder of another library, `peft` or `adapterhub`; gives that folder.
+
+    Raises:
+        InputError: that library computes no such function.
+        ModelError: another base than the delta's.
+    """
+    write_foreign = _exchange("--to", "to_", target)
+    _refuse_taken(out)
+    from smidgen.delta import read as read_whole
+    from smidgen.source import resolve
+
+    return Path(write_foreign(read_whole(Path(folder)), resolve(base), Path(out)))
+
+
 def plan(recipe: str | Path | Recipe) -> Plan:
     """Check a recipe: a file, the name of a packaged one, or a Recipe.
 
@@ -300,6 +335,26 @@ def _refuse_out(out: str | Path) -> None:
         raise InputError(f"--out {out}: {there.name} is a file, wanted a folder or a name that is free. Give another.")
     if not os.access(there, os.W_OK):
         raise InputError(f"--out {out}: nothing may be written in {there}. Give a folder that is yours.")
+
+
+def _refuse_taken(out: str | Path) -> None:
+    _refuse_out(out)
+    if Path(out).is_dir() and any(Path(out).iterdir()):
+        raise InputError(f"--out {out}: something is there. Give a name that is free, or delete it first.")
+
+
+def _exchange(option: str, prefix: str, format: str) -> Callable[..., Any]:
+    """The function that reads, or writes, a format of another library."""
+    _need_training()
+    import smidgen.exchange as exchange
+
+    known = [name.removeprefix(prefix) for name in exchange.__all__ if name.startswith(prefix)]
+    if format not in known:
+        raise InputError(
+            f"{option} {format}: no such format.{did_you_mean(format, known)} Use one of {', '.join(known)}."
+        )
+    found: Callable[..., Any] = getattr(exchange, prefix + format)
+    return found
 
 
 def _refuse_trackers(names: Sequence[str]) -> None:

@@ -82,7 +82,7 @@ def write(
         "parameters": {
             "delta": sum(value.numel() for value in tensors.values()),
             "head": sum(value.numel() for value in head.values()),
-            "base": sum(p.numel() for name, p in model.named_parameters() if name not in names and NAME not in name),
+            "base": sum(p.numel() for n, p in model.named_parameters() if n not in head and f".{NAME}" not in n),
         },
         "file": [file.stat().st_size, file_hash(file)],
         **about,
