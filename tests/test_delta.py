@@ -67,6 +67,16 @@ def test_a_delta_on_its_base_is_the_tuned_model(method: str, root: Path) -> None
     assert 0 < counted["delta"] < counted["base"] == base.parameters
 
 
+def test_a_head_of_another_kind_is_a_delta(root: Path) -> None:
+    done = tuned(root, "tune.head", {"pool": "mix"})
+    delta = read(done.artefact.path)
+    whole = load_model(resolve(str(done.artefact.path)), delta.task, 0)
+    model, inputs = fit(delta, resolve(str(root / "base"))), batch(30, [4, 7, 2])
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs).logits, whole(**inputs).logits, atol=1e-5, rtol=0)
+    assert delta.parts == () and set(delta.head) == {"classifier.weight", "classifier.bias", "mix.weights", "mix.scale"}
+
+
 @pytest.mark.parametrize("method", ["tune.bitfit", "tune.freeze"])
 def test_no_delta_where_another_method_changes_what_is_frozen(method: str, root: Path) -> None:
     done = tuned(root, method, WAYS[method], beside=(Use("prune.magnitude", {"share": 0.3}),))
