@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from smidgen.artefact import Artefact, identity, open_artefact, publish
 from smidgen.delta import Delta, check_base, fit, read
-from smidgen.errors import InputError, ModelError, SmidgenError
-from smidgen.graph import trace
+from smidgen.errors import InputError, SmidgenError
 from smidgen.grafts import build, kind, stacked
+from smidgen.graph import trace
 from smidgen.heads import Heads
 from smidgen.method import Context, find
 from smidgen.source import Source, load_model, resolve, takes_types
@@ -37,7 +37,6 @@ from smidgen.tokens import length_limit, pad_id, write_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from smidgen.method import Part
 
 FORM = "bundle"
 OUTPUTS = {  # of the graph, by the class of the head
@@ -54,17 +53,18 @@ class Together(nn.Module):
     def __init__(self, base: Source, deltas: Sequence[Delta]) -> None:
         """Deltas that were checked against the base, and whose parts can share a batch."""
         super().__init__()
-        self.heads, self.body = nn.ModuleDict(), None
+        self.body: Any
+        self.heads: Any = nn.ModuleDict()
         for output, rows in by_output(deltas).items():
             model = load_model(base, deltas[rows[0]].task, 0)
-            self.body = self.body or model.base_model
+            body: Any = model.base_model
             self.heads[output] = Heads(model, base, [deltas[row] for row in rows])
             places = torch.zeros(len(deltas), dtype=torch.long)
             places[rows] = torch.arange(len(rows))
             self.register_buffer(f"{output}_place", places)  # of a task among those of its kind
-        body: Any = self.body
         if getattr(body, "pooler", None) is not None:
             body.pooler = None  # pooling is the heads' affair
+        self.body = body.eval()
         self.grafts = nn.ModuleList(stacked(body, name, entries) for name, entries in lanes(body, deltas))
         for graft in self.grafts:
             graft.attach(body)  # type: ignore[operator]

@@ -35,10 +35,9 @@ class Many(nn.Module):
         self.tasks: Tensor | None = None  # (B,) int64, of each row
         self.norm = plain if isinstance(plain, nn.LayerNorm) else None
         most = max(len(weight) for weight in weights)
-        self.register_buffer("weight", torch.stack([padded(w, most, 0.0) for w in weights]))
-        self.register_buffer("bias", biases and torch.stack([padded(b, most, NEVER) for b in biases]))
-        if self.norm is None:
-            self.weight = self.weight.transpose(1, 2).contiguous()
+        weight = torch.stack([padded(w, most, 0.0) for w in weights])
+        self.weight = nn.Buffer(weight if self.norm is not None else weight.transpose(1, 2).contiguous())
+        self.bias = None if biases is None else nn.Buffer(torch.stack([padded(b, most, NEVER) for b in biases]))
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, inputs) or (B, L, inputs) to the same with outputs."""
