@@ -2,9 +2,13 @@
 
 The body of the base stands in the graph once. What the tasks have put beside it is stacked over tasks, and so are
 their heads; each row gathers its own numbers, so rows of different tasks, and of different methods, share a batch.
+A task of a kind that does not stack has a graph of its own from the lowest block on that it changes; its rows go
+through the body with the others, and their states into that graph. Where it changes all, that is the whole model.
 
     config.json, tokenizer.json, tokenizer_config.json      the base's
-    onnx/model.onnx    input_ids, attention_mask (token_type_ids), (B, L); tasks, (B,) int64; outputs as in OUTPUTS
+    onnx/model.onnx    input_ids, attention_mask (token_type_ids), (B, L); tasks, (B,) int64; outputs as in OUTPUTS,
+                       and states_K, (B, L, hidden), behind K blocks, for those who go on from there
+    onnx/own-NAME.onnx inputs_embeds, (B, L, hidden), or input_ids; attention_mask; output logits
     smidgen.json       the record: base, and of each task its labels, length, method and the hash of its delta
 
 A bundle is made from base and deltas and never changed: with one task more or less it is made again.
@@ -12,9 +16,11 @@ A bundle is made from base and deltas and never changed: with one task more or l
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +28,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from smidgen.anatomy import anatomy
 from smidgen.artefact import Artefact, identity, open_artefact, publish
 from smidgen.delta import Delta, check_base, fit, read
 from smidgen.errors import InputError, SmidgenError
 from smidgen.grafts import build, kind, stacked
 from smidgen.graph import trace
 from smidgen.heads import Heads
-from smidgen.method import Context, find
+from smidgen.method import find
 from smidgen.source import Source, load_model, resolve, takes_types
 from smidgen.tape import logits_of
-from smidgen.tasks import Classify
+from smidgen.tasks import Task
 from smidgen.tokens import length_limit, pad_id, write_tokenizer
+from smidgen.upper import Upper, lowest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,22 +58,30 @@ TOLERANCE = 1e-4  # the largest difference of a logit between a row in a mixed b
 class Together(nn.Module):
     """A base with what its tasks put beside it, and their heads."""
 
-    def __init__(self, base: Source, deltas: Sequence[Delta]) -> None:
-        """Deltas that were checked against the base, and whose parts can share a batch."""
+    def __init__(self, base: Source, deltas: Sequence[Delta], cuts: Collection[int] = (), task: Task | None = None):
+        """Deltas that were checked against the base, and whose parts can share a batch.
+
+        A number of one more than they are is no task: such a row meets the bare base, as those do that go on elsewhere.
+
+        Args:
+            cuts: behind so many blocks states are given out.
+            task: any, to load the base with, where there are no deltas.
+        """
         super().__init__()
-        self.body: Any
         self.heads: Any = nn.ModuleDict()
+        body: Any = None if task is None else load_model(base, task, 0).base_model
         for output, rows in by_output(deltas).items():
             model = load_model(base, deltas[rows[0]].task, 0)
-            body: Any = model.base_model
+            body = model.base_model
             self.heads[output] = Heads(model, base, [deltas[row] for row in rows])
-            places = torch.zeros(len(deltas), dtype=torch.long)
+            places = torch.zeros(len(deltas) + 1, dtype=torch.long)
             places[rows] = torch.arange(len(rows))
             self.register_buffer(f"{output}_place", places)  # of a task among those of its kind
         if getattr(body, "pooler", None) is not None:
             body.pooler = None  # pooling is the heads' affair
-        self.body = body.eval()
-        self.grafts = nn.ModuleList(stacked(body, name, entries) for name, entries in lanes(body, deltas))
+        self.body: Any = body
+        self.cuts = sorted(set(cuts))
+        self.grafts = nn.ModuleList(stacked(body, name, [*entries, None]) for name, entries in lanes(body, deltas))
         for graft in self.grafts:
             graft.attach(body)  # type: ignore[operator]
         self.eval()
@@ -75,15 +91,31 @@ class Together(nn.Module):
     ) -> dict[str, Tensor]:
         """Ids and mask (B, L), the number of each row's task (B,), to logits by OUTPUTS: (B, C) or (B, L, C)."""
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        found: dict[str, Tensor] = {}
         for graft in self.grafts:
             graft.tasks = tasks
-        states = self.body(input_ids=input_ids, attention_mask=attention_mask, **types)[0]
+        with self._taking(found):
+            states = self.body(input_ids=input_ids, attention_mask=attention_mask, **types)[0]
         for graft in self.grafts:
             graft.tasks = None
-        return {
-            output: head(states, attention_mask, getattr(self, f"{output}_place")[tasks])
-            for output, head in self.heads.items()
-        }
+        for output, head in self.heads.items():
+            found[output] = head(states, attention_mask, getattr(self, f"{output}_place")[tasks])
+        return found
+
+    @contextmanager
+    def _taking(self, found: dict[str, Tensor]) -> Iterator[None]:
+        """Put the states behind each cut into `found`."""
+
+        def take(cut: int, module: nn.Module, args: Any, output: Any) -> None:
+            found[f"states_{cut}"] = output[0] if isinstance(output, tuple) else output
+
+        blocks = anatomy(self.body).blocks
+        hooks = [blocks[n - 1].module.register_forward_hook(functools.partial(take, n)) for n in self.cuts]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def by_output(deltas: Sequence[Delta]) -> dict[str, list[int]]:
@@ -124,14 +156,18 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
         deltas: folders, or NAME=FOLDER; else a task is called as its folder is.
 
     Raises:
-        InputError: names that cannot be used, a delta of another base, or one that cannot share a batch.
+        InputError: names that cannot be used, a delta of another base, or of a task that cannot be in a bundle.
         SmidgenError: the graph does not answer as each task alone does.
     """
     source, found = resolve(base), named(deltas)
     for name, delta in found.items():
         check(name, delta, source)
     limit = length_limit(source.path)
-    module = Together(source, list(found.values()))
+    shared = {name: delta for name, delta in found.items() if stacks(delta)}
+    own = {name: apart(delta, source) for name, delta in found.items() if name not in shared}
+    cuts = [cut for _, cut in own.values() if cut]
+    any_task = next(iter(found.values())).task
+    module = Together(source, list(shared.values()), cuts, None if shared else any_task)
     module.body.set_attn_implementation("eager")
     record = {
         "id": identity([FORM, source.id, int8, [[name, delta.record] for name, delta in found.items()]]),
@@ -140,6 +176,10 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
         "base": {"model": source.reference, "id": source.id},
         "tasks": {name: about(delta) for name, delta in found.items()},
     }
+    for name, told in record["tasks"].items():
+        told["number"] = list(shared).index(name) if name in shared else len(shared)
+        if name in own:
+            told |= {"graph": f"own-{name}.onnx", "cut": own[name][1]}
     if out.exists() and not (out / "smidgen.json").is_file():
         raise InputError(f"--out {out}: is there and not a bundle. Give a name that is free.")
     with publish(out, record) as draft:
@@ -148,15 +188,20 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
         file = draft / "onnx" / "model.onnx"
         file.parent.mkdir()
         rows = sample(source, module, len(found), limit)
+        members = list(record["tasks"].values())
+        whose, rows["tasks"] = rows["tasks"], np.array([members[i]["number"] for i in rows["tasks"]])
         trace(module, rows, file, limit)
-        record["largest_difference"] = worst = difference(file, rows, source, list(found.values()))
+        for name, (upper, cut) in own.items():
+            trace(upper, _feed(module, rows, cut), file.parent / f"own-{name}.onnx", limit)
+        record["largest_difference"] = worst = difference(file.parent, rows, whose, source, found, record["tasks"])
         if not worst <= TOLERANCE:
             raise SmidgenError(
                 f"bundle: graph and tasks alone differ by {worst:.2g} in a logit, at most {TOLERANCE:.2g} is allowed. "
                 "Nothing was written. Please report this with the names of the methods."
             )
         if int8:
-            quantise(draft)
+            for graph in sorted(file.parent.iterdir()):
+                find("quant.dynamic")().quantise(graph, graph)  # type: ignore[attr-defined]
     return open_artefact(out)
 
 
@@ -182,7 +227,7 @@ def named(deltas: Sequence[str]) -> dict[str, Delta]:
 
 
 def check(name: str, delta: Delta, base: Source) -> None:
-    """Refuse a delta of another base, and one that cannot share a batch.
+    """Refuse a delta of another base, and one of a task that the graph has no output for.
 
     Raises:
         InputError: see there.
@@ -190,11 +235,19 @@ def check(name: str, delta: Delta, base: Source) -> None:
     check_base(delta, base)
     if delta.task.hf_class not in OUTPUTS:
         raise InputError(f"{name}: its task is {delta.task.name}, which a bundle cannot hold. Leave it out.")
-    if alone := [part.kind for part in delta.parts if not kind(part.kind).stacks]:
-        raise InputError(
-            f"{name}: its {alone[0]} is not of a kind that rows of several tasks can share. Leave it out, and make a "
-            "model of its own of it: smidgen merge."
-        )
+
+
+def stacks(delta: Delta) -> bool:
+    """Can rows of the task share a batch with those of others?"""
+    return all(kind(part.kind).stacks for part in delta.parts)
+
+
+def apart(delta: Delta, base: Source) -> tuple[Upper, int]:
+    """The task's own part of the model, and how many of the base's blocks come before it."""
+    model = fit(delta, base)
+    first = lowest(model, load_model(base, delta.task, 0))
+    model.set_attn_implementation("eager")
+    return Upper(model, first), first
 
 
 def about(delta: Delta) -> dict[str, Any]:
@@ -223,25 +276,41 @@ def sample(base: Source, module: Together, tasks: int, limit: int) -> dict[str, 
 
 
 @torch.inference_mode()
-def difference(file: Path, rows: Mapping[str, np.ndarray], base: Source, deltas: Sequence[Delta]) -> float:
-    """The largest difference of a logit between mixed rows in the graph and each task alone in torch."""
-    import onnxruntime
+def _feed(module: Together, rows: Mapping[str, np.ndarray], cut: int) -> dict[str, np.ndarray]:
+    """What a graph of a task's own reads of these rows."""
+    inputs = {name: value for name, value in rows.items() if name != "tasks"}
+    if not cut:
+        return inputs
+    states = module(**{name: torch.from_numpy(value) for name, value in rows.items()})[f"states_{cut}"]
+    return {"inputs_embeds": states.numpy(), "attention_mask": rows["attention_mask"]}
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    outputs = [output.name for output in session.get_outputs()]
-    said = dict(zip(outputs, session.run(outputs, dict(rows)), strict=True))
+
+@torch.inference_mode()
+def difference(
+    folder: Path,
+    rows: Mapping[str, np.ndarray],
+    whose: np.ndarray,
+    base: Source,
+    deltas: Mapping[str, Delta],
+    told: Mapping[str, Any],
+) -> float:
+    """The largest difference of a logit between mixed rows in the graphs and each task alone in torch.
+
+    Args:
+        whose: the number of each row's task among the deltas; `rows["tasks"]` is what the graph calls it.
+    """
+    from smidgen.runtime.bundle import run
+    from smidgen.runtime.model import open_session
+
+    graphs = {"model.onnx", *(told[name]["graph"] for name in deltas if told[name].get("graph"))}
+    sessions = {graph: open_session(folder / graph, 1) for graph in graphs}
+    said = run(sessions, rows, [told[list(deltas)[i]] for i in whose])
     worst = 0.0
-    for number, delta in enumerate(deltas):
-        own = rows["tasks"] == number
-        inputs = {name: torch.from_numpy(value[own]) for name, value in rows.items() if name != "tasks"}
+    for number, delta in enumerate(deltas.values()):
+        at = np.flatnonzero(whose == number)
+        inputs = {name: torch.from_numpy(value[at]) for name, value in rows.items() if name != "tasks"}
         alone = logits_of(fit(delta, base)(**inputs)).numpy()
-        mixed = said[OUTPUTS[delta.task.hf_class]][own][..., : alone.shape[-1]]
-        real = slice(None) if alone.ndim == 2 else rows["attention_mask"][own] > 0
-        worst = max(worst, float(np.abs(mixed[real] - alone[real]).max()))
+        for row, values in zip(at, alone, strict=True):
+            real = slice(None) if values.ndim == 1 else rows["attention_mask"][row] > 0
+            worst = max(worst, float(np.abs(said[row][..., : values.shape[-1]][real] - values[real]).max()))
     return worst
-
-
-def quantise(folder: Path) -> None:
-    """The graph in 8 bits, in place; what is gathered for each row stays as it is."""
-    dynamic = find("quant.dynamic")()
-    dynamic.run(Context(folder, folder, Classify(("no", "yes")), (), 0))  # type: ignore[attr-defined]

@@ -14,17 +14,20 @@ from folders import model_folder
 from test_grafts import CASES, FAMILY, STACKS, moved
 from tiny import batch
 
+from smidgen.anatomy import anatomy
 from smidgen.artefact import open_artefact
 from smidgen.bundle import OUTPUTS, Together, bundle, named
 from smidgen.delta import Delta, body_hash, fit, read, write
 from smidgen.errors import ArtefactError, InputError, ModelError
 from smidgen.grafting import head_names, part, settle
-from smidgen.grafts import build
+from smidgen.grafts import build, kind
 from smidgen.heads import NEVER
 from smidgen.runtime import Bundle, deployed_files, load
 from smidgen.source import Source, load_model, resolve
 from smidgen.tape import logits_of
 from smidgen.tasks import Answer, Classify, Several, Tag, Task
+from smidgen.tokens import encode
+from smidgen.upper import Upper, lowest
 
 Grafts = list[tuple[str, dict[str, Any]]]
 COLOURS = Classify(("red", "green", "blue", "grey"))
@@ -113,11 +116,9 @@ def model(root: Path) -> Bundle:
     return load(root / "out")
 
 
-def single(root: Path, name: str, text: Any) -> Any:
+def single(root: Path, name: str, text: Any, folder: Path | None = None) -> Any:
     """What the runtime should say of one text, from the task alone in torch."""
-    base = resolve(str(root / "base"))
-    from smidgen.tokens import encode
-
+    base = resolve(str(folder or root / "base"))
     delta = read(root / name)
     encoded = encode(delta.task, base.path, [text], None, 16)
     inputs = {k: torch.from_numpy(v) for k, v in encoded.batch([0], 1).items()}
@@ -222,6 +223,52 @@ def test_eight_bits_for_the_base_alone(root: Path) -> None:
         whole = said(fit(read(Path(folder)), base), inputs).softmax(-1)[0].sort(descending=True).values
         mine = torch.tensor([each["score"] for each in small.predict("a dull book", task=name, top_k=None)])
         torch.testing.assert_close(mine, whole, atol=0.1, rtol=0)
+
+
+@FAMILY
+def test_the_part_above_a_block_is_the_model(family: str, tmp_path: Path) -> None:
+    """From the states that the shared body gives, behind any number of blocks."""
+    base = resolve(str(model_folder(tmp_path, family)))
+    plain, inputs = load_model(base, MOODS, 0), batch(100, [5, 9, 3])
+    shared = Together(base, [delta_of(base, TAGS, [("bias", {"add": True})], 3)], [1, 2])
+    with torch.no_grad():
+        states = shared(**inputs, tasks=torch.ones(3, dtype=torch.long))
+    for cut in (0, 1, 2):
+        model, _ = tuned(base, MOODS, [], 0)
+        parts = anatomy(model)
+        changed = [parts.embeddings, parts.blocks[1].out, parts.head][cut]
+        assert isinstance(changed, torch.nn.Module)
+        next(changed.parameters()).data.add_(0.5)
+        wanted = said(model, inputs)
+        assert lowest(model, plain) == cut
+        above = {"inputs_embeds": states[f"states_{cut}"]} if cut else {"input_ids": inputs["input_ids"]}
+        with torch.no_grad():
+            found = Upper(model, cut)(**above, attention_mask=inputs["attention_mask"])["logits"]
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    beside, _ = tuned(base, MOODS, [("adapter", {"first": 1})], 0)
+    assert lowest(beside, plain) == 0, "what stands beside the blocks may read any of them"
+
+
+def test_kinds_that_do_not_stack_go_their_own_ways(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One from block 1 on, one whole, beside one that shares; a graph each."""
+    base = resolve(str(model_folder(root / "two", blocks=2)))
+    plans: dict[str, tuple[Task, Grafts]] = {
+        "mood": (MOODS, [("bias", {})]),
+        "upper": (COLOURS, [("norms", {"first": 1})]),
+        "whole": (TAGS, [("adapter", {"width": 2})]),
+    }
+    folders = [written(root / "ways", base, n, *plan, seed) for seed, (n, plan) in enumerate(plans.items())]
+    for name in ("norms", "adapter"):
+        monkeypatch.setattr(kind(name), "stacks", False)
+    made = bundle(str(root / "two"), folders, root / "own")
+    assert made.record["largest_difference"] <= 1e-5
+    assert {name: told.get("cut") for name, told in made.record["tasks"].items()} == dict(mood=None, upper=1, whole=0)
+    model = load(root / "own")
+    names = [*plans, *plans, "upper"]
+    texts = TEXTS[: len(names)]
+    for text, name, answer in zip(texts, names, model.predict(texts, task=names), strict=True):
+        close(answer, single(root / "ways", name, text, root / "two"))
+    assert root / "own" / "onnx" / "own-upper.onnx" in deployed_files(root / "own")
 
 
 def test_no_torch_is_needed(root: Path) -> None:

@@ -26,12 +26,12 @@ LAYERS = (
     "students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture",
-    "data attention.* attention factors grafts.* grafts edits.* edits surgery uneven source runtime.model runtime.bundle "
-    "runtime",
+    "data attention.* attention factors grafts.* grafts edits.* edits surgery uneven source "
+    "runtime.model runtime.bundle runtime",
     "distances detours concrete prices method sparsity tape batch gates gating grafting graph keeping refit tokens "
     "masking mapping vectors",
     "teacher fill shapes making measure.* measure",
-    "methods.* methods clock loop sampling planner delta heads",
+    "methods.* methods clock loop sampling planner delta heads upper",
     "reading runner costs benching predicting verification bundle",
     "search",
     "outcome",

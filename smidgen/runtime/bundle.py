@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from smidgen.artefact import open_artefact
 from smidgen.encoded import Encoded, join
 from smidgen.errors import InputError, ModelError, did_you_mean
-from smidgen.runtime.folder import deployed_bytes, first_line, graph_file
+from smidgen.runtime.folder import closed, deployed_bytes, first_line, graph_file, own_graphs
 from smidgen.runtime.inputs import as_questions, as_rows, as_words
 from smidgen.runtime.model import BATCH_TOKENS, batches, counted, open_session
 from smidgen.runtime.tokenizer import TextEncoder
 from smidgen.tasks import Classify, Several, Tag, Task, from_data
 from smidgen.tasks.several import mixed
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 TopK = int | Literal["unset"] | None
 Answering = Callable[[list[np.ndarray]], list[Any]]  # from the logits of each row to an answer a text
@@ -29,10 +32,9 @@ Answering = Callable[[list[np.ndarray]], list[Any]]  # from the logits of each r
 class Member:
     """One task of a bundle."""
 
-    number: int  # as the graph knows it
     task: Task
-    output: str  # of the graph
     encoder: TextEncoder
+    told: Mapping[str, Any]  # by the record: number, output, and perhaps a graph of its own
 
     def read(self, texts: Sequence[Any], pairs: Sequence[str] | None, top_k: TopK) -> tuple[Encoded, Answering]:
         """The rows of its texts, and what makes answers of the logits of these rows."""
@@ -73,13 +75,13 @@ class Bundle:
         record = open_artefact(self.folder, deep=True).record
         self.members: dict[str, Member] = {}
         encoders: dict[tuple[str, int], TextEncoder] = {}  # one a kind of task: each sets how it cuts
-        for number, (name, told) in enumerate(record["tasks"].items()):
+        for name, told in record["tasks"].items():
             task, length = from_data(told["task"]), int(told["max_length"])
             if (task.name, length) not in encoders:
                 encoders[task.name, length] = TextEncoder(self.folder, length)
-            self.members[name] = Member(number, task, told["output"], encoders[task.name, length])
-        self.session = open_session(graph, self.threads)
-        self._inputs = [value.name for value in self.session.get_inputs()]
+            self.members[name] = Member(task, encoders[task.name, length], told)
+        files = [graph, *(closed(self.folder / file) for file in own_graphs(record["tasks"]))]
+        self.sessions = {file.name: open_session(file, self.threads) for file in files}
         self._encoding = Lock()
 
     @property
@@ -157,20 +159,50 @@ class Bundle:
         lengths = rows.lengths
         for batch in batches(lengths, batch_tokens):
             members = [read[owner[row]][0] for row in batch]
-            feed = rows.batch(batch, members[0].encoder.pad_id) | {"tasks": np.array([m.number for m in members])}
-            outputs = sorted({member.output for member in members})
-            said = dict(zip(outputs, self._run(outputs, feed), strict=True))
-            for place, (row, member) in enumerate(zip(batch, members, strict=True)):
-                values = said[member.output][place][..., : len(member.task.labels)]
+            feed = rows.batch(batch, members[0].encoder.pad_id)
+            feed["tasks"] = np.array([member.told["number"] for member in members])
+            said = self._run(feed, [member.told for member in members])
+            for row, member, whole in zip(batch, members, said, strict=True):
+                values = whole[..., : len(member.task.labels)]
                 own = owner[row]
                 found[own][row - first[own]] = values[: lengths[row]] if member.task.per_token else values
         return found
 
-    def _run(self, outputs: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def _run(self, feed: dict[str, np.ndarray], told: list[Mapping[str, Any]]) -> list[np.ndarray]:
         try:
-            return list(self.session.run(outputs, {name: feed[name] for name in self._inputs}))
+            return run(self.sessions, feed, told)
         except Exception as error:
             raise ModelError(f"{self.folder}: ONNX Runtime could not run the graph ({first_line(error)}).") from None
+
+
+def run(
+    sessions: Mapping[str, InferenceSession], feed: Mapping[str, np.ndarray], told: Sequence[Mapping[str, Any]]
+) -> list[np.ndarray]:
+    """The logits of each row of a batch, (labels,) or (L, labels), where `told` is what the record says of its task.
+
+    All rows but those of tasks with a whole model of their own go through the shared graph together; then those that
+    have a part of their own go through that, a task at a time.
+    """
+    through = [i for i, one in enumerate(told) if one.get("cut") != 0]
+    wanted = sorted({f"states_{one['cut']}" if "cut" in one else one["output"] for one in (told[i] for i in through)})
+    shared = _ask(sessions["model.onnx"], {k: v[through] for k, v in feed.items()}, wanted) if through else {}
+    found: list[Any] = [None] * len(told)
+    for place, i in enumerate(through):
+        if "cut" not in told[i]:
+            found[i] = shared[told[i]["output"]][place]
+    for graph in dict.fromkeys(one["graph"] for one in told if "graph" in one):
+        at = [i for i, one in enumerate(told) if one.get("graph") == graph]
+        own = {name: value[at] for name, value in feed.items()}
+        if cut := told[at[0]]["cut"]:
+            own["inputs_embeds"] = shared[f"states_{cut}"][[through.index(i) for i in at]]
+        for i, values in zip(at, _ask(sessions[graph], own, ["logits"])["logits"], strict=True):
+            found[i] = values
+    return found
+
+
+def _ask(session: InferenceSession, feed: Mapping[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
+    inputs = {value.name: feed[value.name] for value in session.get_inputs()}
+    return dict(zip(outputs, session.run(outputs, inputs), strict=True))
 
 
 def _together(parts: Sequence[Encoded]) -> Encoded:

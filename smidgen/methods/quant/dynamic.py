@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, final
 
 from smidgen.errors import NoEffect
@@ -36,15 +37,18 @@ class Dynamic(Method[None]):
 
     def run(self, ctx: Context) -> dict[str, float]:
         """Quantise `ctx.target`'s graph in place of the float one; gives the counts of quantised matrices."""
+        target = ctx.target / "onnx" / "model.onnx"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return self.quantise(ctx.source / "onnx" / "model.onnx", target)
+
+    def quantise(self, source: Path, target: Path) -> dict[str, float]:
+        """One graph into another file, or in place."""
         import logging
 
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         logging.getLogger().setLevel(logging.ERROR)
-        source = ctx.source / "onnx" / "model.onnx"
-        target = ctx.target / "onnx" / "model.onnx"
-        target.parent.mkdir(parents=True, exist_ok=True)
         graph = onnx.load(str(source))
         _drop_stale_types(graph)
         before = _count(graph, "MatMul")
