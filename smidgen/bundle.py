@@ -97,7 +97,7 @@ class Together(nn.Module):
         with self._taking(found):
             states = self.body(input_ids=input_ids, attention_mask=attention_mask, **types)[0]
         for graft in self.grafts:
-            graft.tasks = None
+            graft.tasks = None  # type: ignore[assignment]
         for output, head in self.heads.items():
             found[output] = head(states, attention_mask, getattr(self, f"{output}_place")[tasks])
         return found
@@ -169,7 +169,7 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
     any_task = next(iter(found.values())).task
     module = Together(source, list(shared.values()), cuts, None if shared else any_task)
     module.body.set_attn_implementation("eager")
-    record = {
+    record: dict[str, Any] = {
         "id": identity([FORM, source.id, int8, [[name, delta.record] for name, delta in found.items()]]),
         "form": FORM,
         "int8": int8,

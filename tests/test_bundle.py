@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import command
 from folders import model_folder
 from test_grafts import CASES, FAMILY, STACKS, moved
 from tiny import batch
@@ -194,6 +196,39 @@ def test_another_task_leaves_the_others_as_they_are(root: Path) -> None:
         before, after = Together(base, there)(**inputs), Together(base, [*there, wide])(**inputs)
     for output, values in before.items():
         torch.testing.assert_close(after[output][..., : values.shape[-1]], values, atol=1e-6, rtol=0)
+
+
+def test_the_command(root: Path, model: Bundle) -> None:
+    folder = root / "out"
+    ran = command(f"predict {folder} --task mood 'a dull book' 'so fun'")
+    assert ran.code == 0, ran.err
+    answers = model.predict(["a dull book", "so fun"], task="mood")
+    lines = [
+        f"mood\t{a['label']}\t{a['score']:.4f}\t{t}" for a, t in zip(answers, ["a dull book", "so fun"], strict=True)
+    ]
+    assert ran.out.splitlines() == lines
+    rows: list[dict[str, Any]] = [
+        {"task": "names", "tokens": ["a", "film"], "text": None, "text_pair": None},
+        {"task": "mood", "tokens": None, "text": "a dull book", "text_pair": None},
+        {"task": "colour", "tokens": None, "text": "a film", "text_pair": "a room"},
+    ]
+    file = root / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    ran = command(f"predict {folder} --file {file} --json")
+    texts, pairs = [["a", "film"], "a dull book", "a film"], [None, None, "a room"]
+    close(json.loads(ran.out), model.predict(texts, pairs, [row["task"] for row in rows]))
+    for words, message in [
+        ("a", "--task: got none. This bundle has mood, colour, names, two. Give --task NAME, or --file with"),
+        ("a --task moods", "--task: there is no 'moods'. Did you mean 'mood'? This bundle has mood, colour"),
+        ("a --task names --pair b", "this model tags single texts"),
+    ]:
+        ran = command(f"predict {folder} {words}")
+        assert ran.code == 2 and message in ran.err
+    file.write_text(json.dumps({"task": "mod", "text": "a"}) + "\n", encoding="utf-8")
+    ran = command(f"predict {folder} --file {file}")
+    assert ran.code == 2 and "rows.jsonl, row 1" in ran.err and "'mod'" in ran.err
+    ran = command(f"bundle {root / 'base'} {root / 'mood'} {root / 'mood'}")
+    assert ran.code == 2 and "is called mood too" in ran.err
 
 
 def test_what_is_deployed_and_what_the_record_says(root: Path, model: Bundle) -> None:
