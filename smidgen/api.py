@@ -93,7 +93,7 @@ def compress(
             "compress what it makes for another task."
         )
     _refuse_out(out)
-    _need_training()
+    need_training()
     from smidgen.outcome import carry_out
     from smidgen.shapes import STUDENT, TEACHER, Job
 
@@ -253,7 +253,7 @@ def plan(recipe: str | Path | Recipe) -> Plan:
     Raises:
         RecipeError: with every fault at once.
     """
-    _need_training()
+    need_training()
     from smidgen.planner import plan as check
 
     return check(recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe)))
@@ -278,7 +278,7 @@ def run(
 
 def verify(out: str | Path, watch: Watch | None = None) -> list[dict[str, Any]]:
     """Measure every claim of `out/report.json` again: a list of `{claim, reported, measured, passed}`."""
-    _need_training()
+    need_training()
     from smidgen.verification import verify as check
 
     return check(Path(out), watch)
@@ -371,7 +371,8 @@ def _refuse_trackers(names: Sequence[str]) -> None:
             raise MissingExtra(f"--tracker {name}: it is not installed. Type: pip install {name.replace('_', '-')}")
 
 
-def _need_training() -> None:
+def need_training() -> None:
+    """Refuse what needs torch where only the runtime is installed."""
     import importlib.util
 
     lacking = [name for name in ("torch", "transformers", "accelerate", "yaml") if not importlib.util.find_spec(name)]
