@@ -172,7 +172,7 @@ def tune(
     if method != "auto" and (time_limit is not None or tasks != 1):
         raise InputError("--time-limit and --tasks go with --method auto. Leave them out.")
     _refuse_out(out)
-    _need_training()
+    need_training()
     from smidgen.sweep import sweep
     from smidgen.tuning import Job, way_of
     from smidgen.tuning import tune as tune_one
@@ -197,7 +197,7 @@ def merge(base: str, delta: str | Path, out: str | Path, *, onnx: bool = False) 
         ArtefactError: the delta is not whole.
     """
     _refuse_out(out)
-    _need_training()
+    need_training()
     from smidgen.merging import merged
 
     return dict(merged(base, delta, out, onnx).record)
@@ -205,7 +205,7 @@ def merge(base: str, delta: str | Path, out: str | Path, *, onnx: bool = False) 
 
 def read_delta(folder: str | Path) -> dict[str, Any]:
     """What a delta's delta.json says, once the delta has been found whole."""
-    _need_training()
+    need_training()
     from smidgen.delta import read as read_whole
 
     found = read_whole(Path(folder))
@@ -345,7 +345,7 @@ def _refuse_taken(out: str | Path) -> None:
 
 def _exchange(option: str, prefix: str, format: str) -> Callable[..., Any]:
     """The function that reads, or writes, a format of another library."""
-    _need_training()
+    need_training()
     import smidgen.exchange as exchange
 
     known = [name.removeprefix(prefix) for name in exchange.__all__ if name.startswith(prefix)]
