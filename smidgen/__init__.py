@@ -17,8 +17,10 @@ _HOMES = {
     "SmidgenError": "smidgen.errors",
     "compress": "smidgen.api",
     "load": "smidgen.runtime",
+    "merge": "smidgen.api",
     "plan": "smidgen.api",
     "run": "smidgen.api",
+    "tune": "smidgen.api",
     "verify": "smidgen.api",
 }
 __all__ = sorted(_HOMES)

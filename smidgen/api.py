@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +112,104 @@ def compress(
         student=STUDENT if student_epochs is None else replace(STUDENT, epochs=student_epochs),
     )
     return carry_out(job, Path(out), watch, command)
+
+
+def tune(
+    model: str,
+    train: str,
+    test: str | None = None,
+    dev: str | None = None,
+    *,
+    method: str = "auto",
+    out: str | Path = "out/task",
+    settings: Mapping[str, Any] | None = None,
+    epochs: float | None = None,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+    time_limit: str | None = None,
+    tasks: int = 1,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    task_column: str | None = None,
+    multi_label: bool | None = None,
+    metric: str | None = None,
+    max_length: int | None = None,
+    task: str = "classify",
+    seed: int = 0,
+    watch: Watch | None = None,
+    command: str = "smidgen.tune(...)",
+) -> dict[str, Any]:
+    """Tune a frozen base for one task: a small delta in `out`, or a whole model in `out/model`.
+
+    Args:
+        model: the base; the delta is made against it as it is given.
+        method: of `smidgen methods`, with or without `tune.` before it; `auto` has several trained and compared, and
+            the one that is advised is left in `out/delta`.
+        settings: of the method, as a recipe writes them.
+        epochs, learning_rate, batch_size: None = the habits of the method, in `smidgen.tuning`.
+        time_limit: of `auto`, as `20m`.
+        tasks: how many tasks the base is to serve; `auto` weighs the bytes of all of them.
+
+    Returns:
+        What `out/delta.json` says, or of `auto` what `out/tune.json` says.
+
+    Raises:
+        InputError: what was given cannot be used.
+        NoEffect: there is nothing in this model that the method could tune.
+    """
+    from smidgen.tasks import task_class
+
+    kind = task_class(task)
+    limits = budget.read(time_limit=time_limit)
+    if task == "mask_language":
+        raise InputError(
+            "--task mask_language: is pretraining, which changes the base. Type smidgen run distilbert, and tune what "
+            "it makes for another task."
+        )
+    if method == "auto" and (settings or learning_rate is not None):
+        raise InputError("--set and --learning-rate go with one method. Give --method too, or leave them out.")
+    if method != "auto" and (time_limit is not None or tasks != 1):
+        raise InputError("--time-limit and --tasks go with --method auto. Leave them out.")
+    _refuse_out(out)
+    _need_training()
+    from smidgen.sweep import sweep
+    from smidgen.tuning import Job, way_of
+    from smidgen.tuning import tune as tune_one
+    from smidgen.watch import Silent
+
+    columns = (text_column, text_pair_column, label_column, task_column)
+    job = Job(model, Files(train, dev, test, None, *columns, multi_label, metric, max_length), kind.name, seed)
+    seen = watch or Silent()
+    if method == "auto":
+        return sweep(job, Path(out), seen, tasks, limits.time_limit_s, epochs, batch_size, command)
+    return tune_one(job, way_of(method, settings, epochs, learning_rate, batch_size), Path(out), seen)
+
+
+def merge(base: str, delta: str | Path, out: str | Path, *, onnx: bool = False) -> dict[str, Any]:
+    """The base with a delta in it, as a Hugging Face folder; with `onnx` it predicts without torch.
+
+    Returns:
+        The folder's record, as its smidgen.json has it.
+
+    Raises:
+        ModelError: another base than the delta's.
+        ArtefactError: the delta is not whole.
+    """
+    _refuse_out(out)
+    _need_training()
+    from smidgen.merging import merged
+
+    return dict(merged(base, delta, out, onnx).record)
+
+
+def read_delta(folder: str | Path) -> dict[str, Any]:
+    """What a delta's delta.json says, once the delta has been found whole."""
+    _need_training()
+    from smidgen.delta import read as read_whole
+
+    found = read_whole(Path(folder))
+    return {**found.record, "path": str(found.path)}
 
 
 def plan(recipe: str | Path | Recipe) -> Plan:

@@ -11,7 +11,26 @@ from typing import Annotated, Any
 import typer
 
 from smidgen import console
+from smidgen.cli_tune import delta, delta_app, merge, tune
 from smidgen.errors import InputError, SmidgenError
+from smidgen.options import (
+    Dev,
+    Json,
+    LabelColumn,
+    MaxLength,
+    Metric,
+    MultiLabel,
+    Out,
+    PairColumn,
+    Seed,
+    TaskColumn,
+    TaskName,
+    Test,
+    TextColumn,
+    Threads,
+    Train,
+    Unlabeled,
+)
 
 app = typer.Typer(
     name="smidgen",
@@ -21,22 +40,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Out = Annotated[Path, typer.Option(help="The folder for everything that is made.")]
-Train = Annotated[str, typer.Option(help="Labelled texts: csv, tsv, jsonl, parquet or conll, or a Hub id.")]
-Dev = Annotated[str | None, typer.Option(help="Texts to choose on; left out: a seeded part of train.")]
-Test = Annotated[str | None, typer.Option(help="Texts to report on; read once, at the end.")]
-Unlabeled = Annotated[str | None, typer.Option(help="More texts of the same kind; the teacher labels them.")]
-TextColumn = Annotated[
-    str | None, typer.Option(help="Column of the text, the words to tag, or the question; found by its name if usual.")
-]
-PairColumn = Annotated[str | None, typer.Option(help="Column of the second text of a pair, or of the context.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of the label, the tags, or the answers.")]
-TaskColumn = Annotated[str | None, typer.Option(help="Column that names the task of a row, with --task several.")]
-MultiLabel = Annotated[bool | None, typer.Option("--multi-label/--single-label", help="Several labels a text.")]
-Seed = Annotated[int, typer.Option(help="Everything random follows from it.", min=0, max=2**32 - 1)]
-Threads = Annotated[int | None, typer.Option(help="Threads in one call; left out: the cores of this process.")]
 
 NOT_MET, INTERRUPTED = 3, 130
 _USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # click's, or that of typer's own copy of it
@@ -65,18 +68,9 @@ def compress(
     label_column: LabelColumn = None,
     task_column: TaskColumn = None,
     multi_label: MultiLabel = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(help="classify, tag: accuracy or f1; several: accuracy; answer: f1 or exact. Left out: its own."),
-    ] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens a text is cut at; left out: fits the data.")] = None,
-    task: Annotated[
-        str,
-        typer.Option(
-            help="classify, several (classifications, a row names its task), tag (lists of words and tags) or answer "
-            "(find it in a context)."
-        ),
-    ] = "classify",
+    metric: Metric = None,
+    max_length: MaxLength = None,
+    task: TaskName = "classify",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -386,6 +380,12 @@ def doctor(json: Json = False) -> None:
     console.table("", ["", "found"], rows)
     for line in found["advice"]:
         console.out.print(f"- {line}", markup=False)
+
+
+app.command()(tune)
+app.command()(merge)
+delta_app.callback()(delta)
+app.add_typer(delta_app, name="delta")
 
 
 def main() -> None:

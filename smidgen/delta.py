@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smidgen.artefact import file_hash, write_atomic
+from smidgen.edits.attach import NAME
 from smidgen.errors import ArtefactError, ModelError
 from smidgen.grafting import head_names, settle
 from smidgen.method import Part
@@ -81,7 +82,7 @@ def write(
         "parameters": {
             "delta": sum(value.numel() for value in tensors.values()),
             "head": sum(value.numel() for value in head.values()),
-            "base": sum(p.numel() for p in model.parameters()) - sum(value.numel() for value in head.values()),
+            "base": sum(p.numel() for name, p in model.named_parameters() if name not in names and NAME not in name),
         },
         "file": [file.stat().st_size, file_hash(file)],
         **about,
@@ -177,6 +178,21 @@ def put(model: PreTrainedModel, part: Part, path: Path) -> None:
         why = " ".join(str(error).split())[:200]
         raise ModelError(f"{path}: its {part.kind} does not fit the base ({why}). Make the delta again.") from error
     settle(model, graft)
+
+
+def untouched(model: PreTrainedModel, base: Path) -> bool:
+    """Is the body the base's to the bit, so that the head is all there is to keep?"""
+    import torch
+    from safetensors import safe_open
+
+    prefix = f"{model.base_model_prefix}."
+    own = {name.removeprefix(prefix): value for name, value in model.state_dict().items() if name.startswith(prefix)}
+    with safe_open(str(base / "model.safetensors"), framework="pt") as opened:
+        for name in opened.keys():  # noqa: SIM118
+            bare = name.removeprefix(prefix)
+            if bare in own and not torch.equal(own[bare], opened.get_tensor(name).to(own[bare].dtype)):
+                return False
+    return True
 
 
 def body_hash(base: Source) -> str:

@@ -7,6 +7,7 @@ SmidgenError                  exit 1
 │   ├── BudgetError                    a budget that does not parse
 │   └── RecipeError                    every fault of a recipe at once, in `.faults`
 ├── NoEffect                           a method that matched nothing
+├── OutOfTime                     what would not end in the time that it was given
 ├── ArtefactError                      a folder that is not whole, or not what its name says
 └── MissingExtra              exit 2   a package of an extra that is not installed
 
@@ -54,6 +55,10 @@ class RecipeError(InputError):
 
 class NoEffect(SmidgenError):
     """A method matched nothing, so the stage would have changed nothing."""
+
+
+class OutOfTime(SmidgenError):
+    """Work would not end in time, and was stopped."""
 
 
 class ArtefactError(SmidgenError):

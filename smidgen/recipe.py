@@ -127,6 +127,15 @@ def read(text: str, where: str = "recipe") -> tuple[Recipe | None, list[str]]:
     return recipe, faults
 
 
+def value(text: str, where: str) -> Any:
+    """One setting as it would be written in a recipe: a number, true, a list ... or a text.
+
+    Raises:
+        RecipeError: the text is not YAML.
+    """
+    return _yaml_load(text, where)
+
+
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML text; `load(dump(r)) == r`."""
     import yaml

@@ -179,18 +179,20 @@ def _save_model(plan: Plan, source: Source, home: Source, ctx: Context, target: 
 
 
 def _save_delta(plan: Plan, planned: Planned, source: Source, ctx: Context, running: Running, target: Path) -> None:
-    """Keep apart what was put beside a frozen base, if the stage did that and nothing else to the model.
+    """Keep apart what was put beside a frozen base, or the head alone, if the stage did nothing else to the model.
 
     A method beside it may have: zeros in frozen weights, say. The base with the delta is then another model.
     """
     import torch
 
-    from smidgen.delta import fit, read, write
+    from smidgen.delta import fit, read, untouched, write
     from smidgen.edits.attach import Attach
 
     assert ctx.model is not None
     parts = tuple(part for method, state in running for part in method.adds(state, ctx))
-    if parts and ctx.skeleton is None and all(isinstance(edit, Attach) for edit in ctx.edits):
+    if ctx.skeleton is not None or not all(isinstance(edit, Attach) for edit in ctx.edits):
+        return
+    if parts or (planned.trains and untouched(ctx.model, source.path)):
         methods = {name_of(m): settings_of(m) for m in planned.methods}
         write(target / "delta", source, ctx.model, parts, plan.data.task, plan.max_length, {"methods": methods})
         made, own = fit(read(target / "delta"), source).state_dict(), ctx.model.state_dict()

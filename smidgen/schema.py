@@ -1,4 +1,4 @@
-"""The shape of `report.json`, schema 1, and the check that a report has it."""
+"""The shapes of `report.json` and `tune.json`, schema 1, and the check that a report has its own."""
 
 from __future__ import annotations
 
@@ -46,6 +46,34 @@ SHAPE = {
     "notes": [None],
 }
 
+_COUNTED = {"delta": None, "head": None, "base": None, "share": None}
+_SCORE = {"metric": None, "value": None, "low": None, "high": None, "n": None, "split": None}
+_TUNED = {
+    "quality?": _SCORE,
+    "dev_quality": _SCORE,
+    "kept?": {"value": None, "low": None, "high": None, "n": None, "of": None},
+    "trained": _COUNTED,
+    "bytes": None,
+    "seconds": None,
+    "memory_mb?": None,
+}
+_WAY = {
+    **dict.fromkeys(("name", "method", "settings", "train", "status", "reason", "leaves?", "path?")),
+    "numbers?": _TUNED,
+}
+TUNE = {
+    **dict.fromkeys(("schema", "command", "advised", "reason", "best", "leaves", "tasks", "time_limit_s?")),
+    "tied": [None],
+    "task": {"name": None, "labels?": None, "metric": None},
+    "base": dict.fromkeys(("model", "hash", "family", "bytes", "parameters")),
+    "seed": None,
+    "data": {"train": _SPLIT, "dev": _SPLIT, "test?": _SPLIT},
+    "ways": [_WAY],
+    "seconds": None,
+    "environment": {"cpu": None, "cores": None, "python": None, "versions": None},
+    "notes": [None],
+}
+
 
 def check(report: Mapping[str, Any]) -> None:
     """Raise ArtefactError, naming every key that is missing, unless `report` is schema 1."""
@@ -56,7 +84,7 @@ def check(report: Mapping[str, Any]) -> None:
             f"report.json: got schema {report['schema']!r}, this smidgen reads schema {SCHEMA}. "
             f"Type: pip install --upgrade smidgen, or run the smidgen compress command again."
         )
-    missing = list(_missing(report, SHAPE, ""))
+    missing = list(lacking(report, SHAPE))
     if missing:
         raise ArtefactError(
             f"report.json: missing {', '.join(missing)}. Wanted every key of schema {SCHEMA}. "
@@ -66,13 +94,14 @@ def check(report: Mapping[str, Any]) -> None:
         raise ArtefactError(f"report.json: got verdict {report['verdict']!r}, wanted 'met' or 'not_met'.")
 
 
-def _missing(value: Any, shape: Any, where: str) -> Iterator[str]:
+def lacking(value: Any, shape: Any, where: str = "") -> Iterator[str]:
+    """The keys of a shape that a value lacks."""
     if isinstance(shape, list):
         if not isinstance(value, list):
             yield f"{where} (a list)"
             return
         for index, item in enumerate(value):
-            yield from _missing(item, shape[0], f"{where}[{index}]")
+            yield from lacking(item, shape[0], f"{where}[{index}]")
     elif isinstance(shape, dict):
         if not isinstance(value, Mapping):
             yield f"{where} (an object)"
@@ -81,6 +110,6 @@ def _missing(value: Any, shape: Any, where: str) -> Iterator[str]:
             name = key.rstrip("?")
             path = f"{where}.{name}".lstrip(".")
             if value.get(name) is not None:
-                yield from _missing(value[name], inner, path)
+                yield from lacking(value[name], inner, path)
             elif name not in value or name == key:
                 yield path

@@ -25,25 +25,25 @@ LAYERS = (
     "artefact shards budget splits tables runtime.inputs runtime.words runtime.folder tasks tasks.* anatomy._parts "
     "students._configs students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
-    "report words schema pages axes curves findings card picture",
+    "report words schema pages axes curves findings card picture tunecard advice",
     "data attention.* attention factors hearing heads grafts.* grafts edits.* edits surgery uneven source "
     "runtime.model runtime",
     "distances detours concrete prices method sparsity tape batch gates gating grafting graph keeping refit tokens "
     "masking mapping vectors",
     "teacher fill frozen shapes making measure.* measure",
     "methods.* methods clock loop sampling planner delta exchange.* exchange",
-    "reading runner costs benching predicting verification",
-    "search",
-    "outcome",
-    "api console",
-    "demo cli",
+    "reading runner costs benching predicting verification merging",
+    "search tuning",
+    "outcome sweep",
+    "api console options",
+    "demo cli cli_tune",
     "__main__",
 )
 LIGHT = (
     "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
-    "uneven anatomy attention grafts edits.* edits method mapping errors watch api registration cli console predicting "
-    "runtime runtime.* tasks.* report words schema pages axes curves findings card picture measure.environment "
-    "measure.health measure.number measure.size"
+    "uneven anatomy attention grafts edits.* edits method mapping errors watch api registration cli cli_tune options "
+    "console predicting runtime runtime.* tasks.* report words schema pages axes curves findings card picture tunecard "
+    "advice measure.environment measure.health measure.number measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}
 FILES = sorted(PACKAGE.rglob("*.py"))

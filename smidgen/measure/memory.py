@@ -1,4 +1,4 @@
-"""How much memory: the peak of a fresh process that loads a folder and predicts.
+"""How much memory: the peak of a fresh process that loads a folder and predicts, or of this one since a moment.
 
 On Linux the peak is VmHWM of /proc and not `ru_maxrss`: the latter survives exec, so that a child of a large process
 would report its parent. Elsewhere `ru_maxrss` is all there is.
@@ -6,6 +6,7 @@ would report its parent. Elsewhere `ru_maxrss` is all there is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from smidgen.errors import ModelError
 from smidgen.measure.number import Number
 from smidgen.runtime.model import BATCH_TOKENS
 
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux
 SCRIPT = """
 import json, sys
 def peak():
@@ -83,6 +85,39 @@ def memory(
         "batch_tokens": batch_tokens,
     }
     return Number("memory_mb", round(peak, 1), "MB", len(texts), conditions=conditions)
+
+
+def forget_peak() -> None:
+    """Begin to watch the peak memory of this process anew; what is free is given back to the system first."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):
+        CLEAR.write_text("5")
+    if cuda := _cuda():
+        cuda.reset_peak_memory_stats()
+
+
+def peak_mb() -> float | None:
+    """The peak since `forget_peak`, in MB of 1,000,000 bytes: of the GPU where there is one, else of the whole process.
+
+    None where the system does not tell.
+    """
+    if cuda := _cuda():
+        return round(cuda.max_memory_allocated() / 1e6, 1)
+    with contextlib.suppress(OSError, StopIteration):
+        lines = STATUS.read_text().splitlines()
+        return round(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")) / 1e6, 1)
+    return None
+
+
+def _cuda() -> Any:
+    import torch
+
+    return torch.cuda if torch.cuda.is_available() else None
 
 
 def _environment() -> dict[str, str]:
