@@ -1,8 +1,8 @@
 """One task tuned in a process of its own, so that the peak of its memory is its own, and what is kept of it: a few files.
 
-    run.json       the numbers of `smidgen tune`, the seconds of each epoch, and what the process had before it began
-    outputs.npy    what it said of test
-    delta.*        the delta, where it leaves one
+run.json       the numbers of `smidgen tune`, the seconds of each epoch, and what the process had before it began
+outputs.npy    what it said of test
+delta.*        the delta, where it leaves one
 """
 
 from __future__ import annotations

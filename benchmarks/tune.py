@@ -48,7 +48,7 @@ def table(seeds: Sequence[int] = SEEDS) -> None:
         ways = {name: (way, tuple(tunings.ROWS)) for name, way in tunings.TABLE.items()}
         ways |= {name: (way, tunings.CHEAP) for name, way in tunings.REST.items()}
         runs += side_by_side(ways, tunings.ROWS, MODEL, seed)
-        fusion = {tunings.FULL: ways[tunings.FULL], tunings.FUSION: (tunings.fusion(seed), tunings.CHEAP)}
+        fusion = {tunings.FULL: ways[tunings.FULL], tunings.FUSION: (tunings.fusion(MODEL, seed), tunings.CHEAP)}
         runs += [run for run in side_by_side(fusion, tunings.ROWS, MODEL, seed) if run["way"] == tunings.FUSION]
         keep(FILE, "table", {"what": what, "runs": runs, "wanted": wanted}, list(seeds[:number]))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +17,9 @@ from common import ahead
 from ledger import Bench, Claim, Way
 
 from smidgen.measure.peers import TorchModel
-from smidgen.recipe import Stage, Training, Use
-from smidgen.tuning import HABITS, Way as Tuning, way_of
+from smidgen.recipe import Stage, Training
+from smidgen.tuning import HABITS, way_of
+from smidgen.tuning import Way as Tuning
 
 # The table.
 
@@ -55,10 +55,10 @@ REST = {
 FUSION = "fusion of the tasks' adapters"
 
 
-def fusion(seed: int) -> Tuning:
+def fusion(model: str, seed: int) -> Tuning:
     """Of the adapters that the same seed has left."""
-    adapters = tuple(str(alone.folder_of(alone.job(name, rows, seed), TABLE["adapter"])) for name, rows in ROWS.items())
-    return way("fusion", 3, adapters=adapters)
+    jobs = [alone.job(name, rows, seed, model) for name, rows in ROWS.items()]
+    return way("fusion", 3, adapters=tuple(str(alone.folder_of(job, TABLE["adapter"])) for job in jobs))
 
 
 # A base-size model, with what its frozen blocks give kept on disk wherever a way allows it.
