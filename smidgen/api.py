@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ def compress(
             "compress what it makes for another task."
         )
     _refuse_out(out)
-    _need_training()
+    need_training()
     from smidgen.outcome import carry_out
     from smidgen.shapes import STUDENT, TEACHER, Job
 
@@ -172,7 +172,7 @@ def tune(
     if method != "auto" and (time_limit is not None or tasks != 1):
         raise InputError("--time-limit and --tasks go with --method auto. Leave them out.")
     _refuse_out(out)
-    _need_training()
+    need_training()
     from smidgen.sweep import sweep
     from smidgen.tuning import Job, way_of
     from smidgen.tuning import tune as tune_one
@@ -197,7 +197,7 @@ def merge(base: str, delta: str | Path, out: str | Path, *, onnx: bool = False) 
         ArtefactError: the delta is not whole.
     """
     _refuse_out(out)
-    _need_training()
+    need_training()
     from smidgen.merging import merged
 
     return dict(merged(base, delta, out, onnx).record)
@@ -205,11 +205,46 @@ def merge(base: str, delta: str | Path, out: str | Path, *, onnx: bool = False) 
 
 def read_delta(folder: str | Path) -> dict[str, Any]:
     """What a delta's delta.json says, once the delta has been found whole."""
-    _need_training()
+    need_training()
     from smidgen.delta import read as read_whole
 
     found = read_whole(Path(folder))
     return {**found.record, "path": str(found.path)}
+
+
+def import_delta(
+    source: str,
+    folder: str | Path,
+    base: str,
+    out: str | Path,
+    labels: Sequence[str] = (),
+    max_length: int | None = None,
+) -> dict[str, Any]:
+    """A delta from a folder of another library, `peft` or `adapterhub`; gives what its delta.json says.
+
+    Raises:
+        InputError, ModelError: it computes another function, or on another base.
+    """
+    read_foreign = _exchange("--from", "from_", source)
+    _refuse_taken(out)
+    from smidgen.source import resolve
+
+    return read_delta(read_foreign(Path(folder), resolve(base), Path(out), tuple(labels), max_length))
+
+
+def export_delta(target: str, folder: str | Path, base: str, out: str | Path) -> Path:
+    """A delta as a folder of another library, `peft` or `adapterhub`; gives that folder.
+
+    Raises:
+        InputError: that library computes no such function.
+        ModelError: another base than the delta's.
+    """
+    write_foreign = _exchange("--to", "to_", target)
+    _refuse_taken(out)
+    from smidgen.delta import read as read_whole
+    from smidgen.source import resolve
+
+    return Path(write_foreign(read_whole(Path(folder)), resolve(base), Path(out)))
 
 
 def plan(recipe: str | Path | Recipe) -> Plan:
@@ -218,7 +253,7 @@ def plan(recipe: str | Path | Recipe) -> Plan:
     Raises:
         RecipeError: with every fault at once.
     """
-    _need_training()
+    need_training()
     from smidgen.planner import plan as check
 
     return check(recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe)))
@@ -243,7 +278,7 @@ def run(
 
 def verify(out: str | Path, watch: Watch | None = None) -> list[dict[str, Any]]:
     """Measure every claim of `out/report.json` again: a list of `{claim, reported, measured, passed}`."""
-    _need_training()
+    need_training()
     from smidgen.verification import verify as check
 
     return check(Path(out), watch)
@@ -302,6 +337,26 @@ def _refuse_out(out: str | Path) -> None:
         raise InputError(f"--out {out}: nothing may be written in {there}. Give a folder that is yours.")
 
 
+def _refuse_taken(out: str | Path) -> None:
+    _refuse_out(out)
+    if Path(out).is_dir() and any(Path(out).iterdir()):
+        raise InputError(f"--out {out}: something is there. Give a name that is free, or delete it first.")
+
+
+def _exchange(option: str, prefix: str, format: str) -> Callable[..., Any]:
+    """The function that reads, or writes, a format of another library."""
+    need_training()
+    import smidgen.exchange as exchange
+
+    known = [name.removeprefix(prefix) for name in exchange.__all__ if name.startswith(prefix)]
+    if format not in known:
+        raise InputError(
+            f"{option} {format}: no such format.{did_you_mean(format, known)} Use one of {', '.join(known)}."
+        )
+    found: Callable[..., Any] = getattr(exchange, prefix + format)
+    return found
+
+
 def _refuse_trackers(names: Sequence[str]) -> None:
     from accelerate.tracking import get_available_trackers
     from accelerate.utils import LoggerType
@@ -316,7 +371,8 @@ def _refuse_trackers(names: Sequence[str]) -> None:
             raise MissingExtra(f"--tracker {name}: it is not installed. Type: pip install {name.replace('_', '-')}")
 
 
-def _need_training() -> None:
+def need_training() -> None:
+    """Refuse what needs torch where only the runtime is installed."""
     import importlib.util
 
     lacking = [name for name in ("torch", "transformers", "accelerate", "yaml") if not importlib.util.find_spec(name)]

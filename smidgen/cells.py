@@ -105,23 +105,30 @@ def label_names(table: Table, columns: Columns, multi_label: bool | None) -> tup
     return names, lists or bool(multi_label)
 
 
+def task_names(table: Table, columns: Columns) -> list[str]:
+    """The name of the task of each row; DataError for one that is missing."""
+    column = _need(table, "task", columns.task, TASK)
+    for i, cell in enumerate(table.columns[column]):
+        if cell is None or cell != cell or not str(cell).strip():
+            raise table.fault(i, f"the column {column!r} has no task, got {cell!r}. {MEND}")
+    return [str(cell).strip() for cell in table.columns[column]]
+
+
 def tasks_and_labels(table: Table, columns: Columns) -> list[tuple[str, str]]:
     """The names of the task and of the label of each row; whole numbers as 1, not 1.0.
 
     DataError for one that is missing or has the separator in it.
     """
-    column = _need(table, "task", columns.task, TASK)
+    tasks = task_names(table, columns)
     labels, _ = label_names(table, columns, False)
     found = []
-    for i, (cell, (label,)) in enumerate(zip(table.columns[column], labels, strict=True)):
-        if cell is None or cell != cell or not str(cell).strip():
-            raise table.fault(i, f"the column {column!r} has no task, got {cell!r}. {MEND}")
-        task, label = str(cell).strip(), str(value(label)) if are_integral([label]) else label
-        for what, name in (("task", task), ("label", label)):
-            if SEPARATOR in name:
+    for i, (task, (name,)) in enumerate(zip(tasks, labels, strict=True)):
+        label = str(value(name)) if are_integral([name]) else name
+        for what, word in (("task", task), ("label", label)):
+            if SEPARATOR in word:
                 raise table.fault(
                     i,
-                    f"the {what} {name!r} has {SEPARATOR!r} in it, which stands between task and label in the names "
+                    f"the {what} {word!r} has {SEPARATOR!r} in it, which stands between task and label in the names "
                     "of a model's answers. Write another sign.",
                 )
         found.append((task, label))

@@ -225,6 +225,8 @@ def predict(
     ] = None,
     text_column: TextColumn = None,
     text_pair_column: PairColumn = None,
+    task: Annotated[str | None, typer.Option(help="The task of all texts, of a bundle; or a column names it.")] = None,
+    task_column: TaskColumn = None,
     top_k: Annotated[int | None, typer.Option(help="The likeliest so many labels of each text.", min=1)] = None,
     threads: Threads = None,
     json: Json = False,
@@ -233,28 +235,62 @@ def predict(
 
     A line each, with tabs between: label, score and text, behind the task's name where a model does several; or, of
     each entity, the number of its text, type, score and words; or answer (empty where there is none), score and
-    question. A tagger also reads files with a column of `tokens`.
+    question. A tagger also reads files with a column of `tokens`. In front of it stands the task of a bundle.
 
     `smidgen predict out/winner "what a day"` · `smidgen predict out/winner --file new.csv --json` ·
     `cat new.txt | smidgen predict out/winner` · `smidgen predict out/winner "Who sang?" --pair "Lady Gaga sang."`
     """
     from smidgen import predicting
     from smidgen.data import Columns
-    from smidgen.runtime import load
+    from smidgen.runtime import Bundle, load
 
     model = load(folder, threads)
+    columns = Columns(text_column, text_pair_column, None, task_column)
+    unset: Any = "unset" if top_k is None else top_k
+    if isinstance(model, Bundle):
+        typed, seconds, names = predicting.read_of(model.tasks, task, texts or (), pair or (), file, columns)
+        answers = model.predict(typed, seconds, names, unset)
+        _show_answers(answers, predicting.lines_of(model.tasks, names, typed, answers), json)
+        return
+    if task is not None:
+        raise InputError("--task: goes with a bundle, and this folder holds one model. Leave it out.")
     if top_k is not None and model.task.name not in ("classify", "several"):
         raise InputError(
             f"--top-k goes with classification, the task of this model is {model.task.name}. Leave it out."
         )
-    columns = Columns(text_column, text_pair_column)
     rows, pairs = predicting.read(model.task, texts or (), pair or (), file, columns)
-    answers = model.predict(rows, pairs, top_k="unset" if top_k is None else top_k)
+    answers = model.predict(rows, pairs, top_k=unset)
+    _show_answers(answers, predicting.lines(model.task, rows, answers), json)
+
+
+@app.command()
+def bundle(
+    base: Annotated[str, typer.Argument(help="The model that the deltas were made on: a folder, a Hub id ...")],
+    deltas: Annotated[list[str], typer.Argument(help="Folders of deltas, or NAME=FOLDER; a task is called so.")],
+    out: Out = Path("bundle"),
+    int8: Annotated[bool, typer.Option("--int8", help="The base in 8 bits; the tasks' own stay as they are.")] = False,
+    json: Json = False,
+) -> None:
+    """Many tasks over one base in one folder that runs without torch; rows of all tasks share a batch.
+
+    `smidgen bundle MODEL deltas/topic deltas/mood names=deltas/ner --out bundle` ·
+    `smidgen predict bundle --task mood "what a day"` · `smidgen predict bundle --file rows-with-a-task-column.csv`
+    """
+    from smidgen.api import need_training
+
+    need_training()
+    from smidgen.bundle import bundle as make
+
+    made = make(base, deltas, out, int8)
     if json:
-        console.print_json(answers)
+        console.print_json(dict(made.record) | {"path": str(out)})
         return
-    for line in predicting.lines(model.task, rows, answers):
-        sys.stdout.write(line + "\n")
+    rows = [
+        [name, told["task"]["name"], ", ".join(told["kinds"]), str(len(told["task"].get("labels", ())))]
+        for name, told in made.record["tasks"].items()
+    ]
+    console.table("", ["task", "does", "grafts", "labels"], rows)
+    console.out.print(f"The bundle is in {out}", soft_wrap=True)
 
 
 @app.command()
@@ -489,6 +525,14 @@ def _warn(warnings: Any) -> None:
     for warning in warnings:
         console.err.print("[yellow]Note[/] ", end="")
         console.err.print(warning, markup=False)
+
+
+def _show_answers(answers: Any, lines: Any, json: bool) -> None:
+    if json:
+        console.print_json(answers)
+        return
+    for line in lines:
+        sys.stdout.write(line + "\n")
 
 
 def _count(stage: dict[str, Any], key: str) -> str:

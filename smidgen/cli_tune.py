@@ -172,6 +172,53 @@ def show(folder: Folder, json: Json = False) -> None:
     console.pairs(rows)
 
 
+@delta_app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="What the other library saved.")],
+    source: Annotated[str, typer.Option("--from", help="peft or adapterhub.")],
+    base: Annotated[str, typer.Option(help="The model that it was made on.")],
+    out: Annotated[Path, typer.Option(help="The delta to make; its name must be free.")],
+    label: Annotated[list[str] | None, typer.Option(help="A label, in the order of the head's outputs.")] = None,
+    max_length: MaxLength = None,
+    json: Json = False,
+) -> None:
+    """A delta from an adapter of PEFT or AdapterHub, with its head.
+
+    What is read computes the same, or is refused with the reason. Pickles are opened for tensors alone.
+
+    `smidgen delta import saved --from peft --base MODEL --out tasks/mood --label bad --label good`
+    """
+    from smidgen import api
+
+    found = api.import_delta(source, folder, base, out, label or (), max_length)
+    if json:
+        console.print_json(found)
+        return
+    kinds = ", ".join(part["kind"] for part in found["parts"])
+    console.out.print(f"{out}: a delta of {kinds} for {found['task']['name']}.", soft_wrap=True)
+
+
+@delta_app.command("export")
+def export(
+    folder: Folder,
+    target: Annotated[str, typer.Option("--to", help="peft or adapterhub.")],
+    base: Annotated[str, typer.Option(help="The base that the delta was made on.")],
+    out: Annotated[Path, typer.Option(help="The folder to make; its name must be free.")],
+    json: Json = False,
+) -> None:
+    """A delta as an adapter that PEFT or AdapterHub reads.
+
+    `smidgen delta export tasks/mood --to peft --base MODEL --out saved`
+    """
+    from smidgen import api
+
+    made = api.export_delta(target, folder, base, out)
+    if json:
+        console.print_json({"path": str(made), "format": target, "files": sorted(p.name for p in made.iterdir())})
+        return
+    console.out.print(f"{made}: as {target} reads it.", soft_wrap=True)
+
+
 def _compared(found: dict[str, Any]) -> None:
     """The ways that were trained as a table, and of the others why they were not."""
     keep = [i for i, name in enumerate(COLUMNS) if name and (console.out.width >= 120 or name not in NARROW)]

@@ -3,13 +3,14 @@
 load_data    train, dev, test and unlabeled -> Data: the task found out, every fault an error that names its row
 read_split   one labelled file for a known task
 read_texts   texts to predict
+read_mixed   the same, of rows that each name their task
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,6 +26,7 @@ from smidgen.cells import (
     label_names,
     shown,
     tagged,
+    task_names,
     tasks_and_labels,
     texts_and_pairs,
     untagged,
@@ -132,6 +134,31 @@ def read_texts(
         table = _read_stream(source)
     else:
         table = _read_stream(sys.stdin) if str(source) == "-" else read_table(str(source), "test")
+    return _unlabelled(table, columns, task)
+
+
+def read_mixed(
+    source: str, columns: Columns, tasks: Mapping[str, str]
+) -> tuple[list[Any], list[str | None], list[str]]:
+    """Texts to predict, the pair of each or None, and its task, from a file whose rows each name one of `tasks`, which
+    are kinds by name. Of a task's rows the columns count that hold something."""
+    table = read_table(source, "test")
+    names = task_names(table, columns)
+    texts: list[Any] = [None] * len(table)
+    pairs: list[str | None] = [None] * len(table)
+    for name in dict.fromkeys(names):
+        at = [i for i, one in enumerate(names) if one == name]
+        if name not in tasks:
+            raise _unknown(table, at[0], "task", name, tuple(tasks))
+        cells = {column: [values[i] for i in at] for column, values in table.columns.items()}
+        filled = {column: values for column, values in cells.items() if any(v not in (None, "") for v in values)}
+        found, seconds = _unlabelled(Table(source, filled, [table.rows[i] for i in at]), columns, tasks[name])
+        for i, row in enumerate(at):
+            texts[row], pairs[row] = found[i], None if seconds is None else seconds[i]
+    return texts, pairs, names
+
+
+def _unlabelled(table: Table, columns: Columns, task: str) -> tuple[tuple[Any, ...], tuple[str, ...] | None]:
     if task == "tag":
         texts, given = untagged(table, columns)
         return tuple(text.split(" ") for text in texts) if given else texts, None

@@ -23,12 +23,15 @@ from smidgen.errors import ArtefactError, ModelError
 from smidgen.grafting import head_names, settle
 from smidgen.method import Part
 from smidgen.source import Source, load_model, open_config, tensor_shapes
+from smidgen.surgery import from_data, replay
 from smidgen.tasks import Task
 from smidgen.tasks import from_data as task_from_data
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from smidgen.edits import Edit
 
 SCHEMA = 1
 RECORD, TENSORS = "delta.json", "delta.safetensors"
@@ -53,6 +56,11 @@ class Delta:
     def max_length(self) -> int:
         return int(self.record["max_length"])
 
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """What was changed above the blocks, such as another kind of head."""
+        return from_data(self.record.get("edits", ()))
+
 
 def write(
     folder: Path,
@@ -63,7 +71,7 @@ def write(
     max_length: int,
     about: Mapping[str, Any],
 ) -> None:
-    """Write the delta of a model that was tuned from `base`; `about` is kept as it is."""
+    """Write the delta of a model that was tuned from `base`; `about` is kept as it is, `edits` above the blocks too."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +90,7 @@ def write(
         "parameters": {
             "delta": sum(value.numel() for value in tensors.values()),
             "head": sum(value.numel() for value in head.values()),
-            "base": sum(p.numel() for name, p in model.named_parameters() if name not in names and NAME not in name),
+            "base": sum(p.numel() for n, p in model.named_parameters() if n not in head and f".{NAME}" not in n),
         },
         "file": [file.stat().st_size, file_hash(file)],
         **about,
@@ -155,12 +163,13 @@ def fit(delta: Delta, base: Source) -> PreTrainedModel:
 
     check_base(delta, base)
     model = load_model(base, delta.task, 0)
+    replay(model, delta.edits)
     for part in delta.parts:
         put(model, part, delta.path)
     own = dict(model.named_parameters())
-    for name in head_names(model, base.path):
-        if name in own and (name not in delta.head or delta.head[name].shape != own[name].shape):
-            raise ModelError(f"{delta.path}: lacks {name} of the head, {tuple(own[name].shape)}. Make the delta again.")
+    for name in {name for name in head_names(model, base.path) if name in own} | set(delta.head):
+        if name not in own or name not in delta.head or delta.head[name].shape != own[name].shape:
+            raise ModelError(f"{delta.path}: {name} of the head does not fit the base. Make the delta again.")
     with torch.no_grad():
         for name, value in delta.head.items():
             own[name].copy_(value)

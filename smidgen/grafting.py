@@ -75,15 +75,13 @@ def plain(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 def head_names(model: PreTrainedModel, base: Path) -> frozenset[str]:
     """Parameters of the task and not of the base: all outside the body, and of the body what the base's file lacks.
 
-    Such as the pooler of a BERT that came without one: it is random, so it is trained and kept with the head. Grafts
-    are not: they are the delta's own.
+    Such as the pooler of a BERT that came without one: it is random, so it is trained and kept with the head.
     """
     prefix = f"{model.base_model_prefix}."
     known = {name.removeprefix(prefix) for name in tensor_shapes(base / "model.safetensors")}
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    inside = {name for name in names if name.startswith(prefix)}
-    own = {n for n in inside if n.removeprefix(prefix) in known or n.startswith(f"{prefix}{NAME}")}
-    return frozenset(set(names) - own)
+    named = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    names = [name for name in named if not name.startswith(f"{prefix}{NAME}")]  # a graft is neither
+    return frozenset(n for n in names if not n.startswith(prefix) or n.removeprefix(prefix) not in known)
 
 
 def first_of(model: PreTrainedModel, blocks: int | str, method: str) -> int:

@@ -20,6 +20,17 @@ FOLDED = 1 << 30  # bytes of the largest constant that is worked out beforehand
 
 def export(model: PreTrainedModel, batch: dict[str, np.ndarray], file: Path, limit: int) -> None:
     """Trace the model on a batch of at least two rows, with free batch size and length, and save the graph."""
+    inputs = dict(batch)
+    if not takes_types(model):
+        del inputs["token_type_ids"]
+    if len(inputs["input_ids"]) == 1:
+        inputs = {name: value.repeat(2, 0) for name, value in inputs.items()}
+    slices = plain_type(model.config.model_type) == "mobilebert"  # at length - 1, which must not look like 1
+    trace(model, inputs, file, limit, 3 if slices else 2)
+
+
+def trace(model: torch.nn.Module, batch: dict[str, np.ndarray], file: Path, limit: int, least: int = 2) -> None:
+    """The graph of a module that takes these inputs, (B, ...) or (B, L, ...), with B and L free, and gives tensors."""
     import onnx_ir
     from onnxscript.optimizer import fold_constants
     from transformers.exporters.configs import OnnxConfig
@@ -27,16 +38,11 @@ def export(model: PreTrainedModel, batch: dict[str, np.ndarray], file: Path, lim
 
     quiet()
     inputs: dict[str, Any] = {name: torch.from_numpy(value) for name, value in batch.items()}
-    if not takes_types(model):
-        del inputs["token_type_ids"]
-    if len(inputs["input_ids"]) == 1:
-        inputs = {name: value.repeat(2, 1) for name, value in inputs.items()}
-    slices = plain_type(model.config.model_type) == "mobilebert"  # at length - 1, which must not look like 1
-    least = 3 if slices else 2
     free = {0: torch.export.Dim("batch", min=1, max=65536), 1: torch.export.Dim("length", min=least, max=limit)}
-    config = OnnxConfig(dynamic=True, dynamic_shapes=dict.fromkeys(inputs, free))
+    shapes = {name: {axis: free[axis] for axis in range(min(value.ndim, 2))} for name, value in batch.items()}
+    config = OnnxConfig(dynamic=True, dynamic_shapes=shapes)
     with contextlib.redirect_stdout(io.StringIO()):  # the exporter tells its steps there
-        program = OnnxExporter().export(model, inputs, config=config).program
+        program = OnnxExporter().export(model, inputs, config=config).program  # type: ignore[arg-type]
     if any(node.op_type == "LSTM" for node in program.graph):
         fold_constants(program, input_size_limit=FOLDED, output_size_limit=FOLDED)  # its gates were put in order
     onnx_ir.save(program, str(file))

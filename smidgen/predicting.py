@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from smidgen.data import Columns, read_texts
-from smidgen.errors import InputError
+from smidgen.data import Columns, read_mixed, read_texts
+from smidgen.errors import InputError, did_you_mean
 from smidgen.tasks import Task
 
 Rows = tuple[list[Any], list[str] | None]  # texts, questions or lists of words; and pairs or contexts
@@ -40,15 +40,48 @@ def read(task: Task, texts: Sequence[str], pairs: Sequence[str], file: Path | No
     return list(rows), None if seconds is None else list(seconds)
 
 
-def lines(task: Task, rows: Sequence[Any], answers: Sequence[Any]) -> Iterator[str]:
+def read_of(
+    tasks: Mapping[str, Task],
+    task: str | None,
+    texts: Sequence[str],
+    pairs: Sequence[str],
+    file: Path | None,
+    columns: Columns,
+) -> tuple[list[Any], list[str | None], list[str]]:
+    """The same for a bundle of tasks: rows, their pairs, and the task of each, which is `task` or stands in the file.
+
+    Raises:
+        InputError: as `read`, and where no task is named, or an unknown one.
+    """
+    there = f"This bundle has {', '.join(tasks)}."
+    if task is None and file is not None and not texts:
+        return read_mixed(str(file), columns, {name: one.name for name, one in tasks.items()})
+    if task is None:
+        raise InputError(f"--task: got none. {there} Give --task NAME, or --file with a column of task names.")
+    if task not in tasks:
+        raise InputError(f"--task: there is no {task!r}.{did_you_mean(task, tasks)} {there}")
+    rows, seconds = read(tasks[task], texts, pairs, file, columns)
+    return rows, list(seconds) if seconds is not None else [None] * len(rows), [task] * len(rows)
+
+
+def lines_of(
+    tasks: Mapping[str, Task], names: Sequence[str], rows: Sequence[Any], answers: Sequence[Any]
+) -> Iterator[str]:
+    """As `lines`, behind the name of the row's task."""
+    for number, (name, row, answer) in enumerate(zip(names, rows, answers, strict=True), 1):
+        for line in lines(tasks[name], [row], [answer], number):
+            yield f"{name}\t{line}"
+
+
+def lines(task: Task, rows: Sequence[Any], answers: Sequence[Any], first: int = 1) -> Iterator[str]:
     """Fields with tabs between them, without line breaks inside.
 
     classify   label, score, text; a line a label
     several    task, label, score, text; a line a label of a task
-    tag        number of the text from 1, type, score, words; a line an entity
+    tag        number of the text, `first` and on, type, score, words; a line an entity
     answer     answer, score, question; a line a question
     """
-    for number, (row, answer) in enumerate(zip(rows, answers, strict=True), 1):
+    for number, (row, answer) in enumerate(zip(rows, answers, strict=True), first):
         for name, one in _each(task, answer):
             score = f"{one['score']:.4f}"
             if task.name == "tag":

@@ -187,14 +187,16 @@ def _save_delta(plan: Plan, planned: Planned, source: Source, ctx: Context, runn
 
     from smidgen.delta import fit, read, untouched, write
     from smidgen.edits.attach import Attach
+    from smidgen.surgery import to_data
 
     assert ctx.model is not None
     parts = tuple(part for method, state in running for part in method.adds(state, ctx))
-    if ctx.skeleton is not None or not all(isinstance(edit, Attach) for edit in ctx.edits):
+    heads = [edit for edit in ctx.edits if getattr(edit, "above", False)]
+    if ctx.skeleton is not None or not all(isinstance(edit, Attach) or edit in heads for edit in ctx.edits):
         return
     if parts or (planned.trains and untouched(ctx.model, source.path)):
-        methods = {name_of(m): settings_of(m) for m in planned.methods}
-        write(target / "delta", source, ctx.model, parts, plan.data.task, plan.max_length, {"methods": methods})
+        about = {"methods": {name_of(m): settings_of(m) for m in planned.methods}, "edits": to_data(heads)}
+        write(target / "delta", source, ctx.model, parts, plan.data.task, plan.max_length, about)
         made, own = fit(read(target / "delta"), source).state_dict(), ctx.model.state_dict()
         if made.keys() != own.keys() or not all(torch.allclose(made[name], own[name], atol=1e-6) for name in own):
             shutil.rmtree(target / "delta")

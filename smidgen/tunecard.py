@@ -98,7 +98,8 @@ def page(found: Mapping[str, Any]) -> str:
         f"{metric_of(found)} on the same {count(data['dev']['rows'])} rows of dev, trained on the same "
         f"{count(data['train']['rows'])} rows from seed {found['seed']}. In brackets: 95 % intervals; `of the best` is "
         "the share of the best's score, paired by row. `trained` counts numbers beside or in the base, `head` those of "
-        "the task's head. Times and peaks are of this machine. Test was read for the way that is advised alone.",
+        "the task's head. Times are of this machine, peaks of the whole process. Test was "
+        "read for the way that is advised alone.",
         *(md(note) for note in found["notes"]),
         "## How",
         "\n".join(f"- {md(way['name'])}: {md(settings(way['train']))}" for way in found["ways"]),

@@ -87,7 +87,33 @@ def enter_models(auto: ModuleType) -> None:
         config: Any = CONFIG_MAPPING[name]
         CONFIG_MAPPING.register(PREFIX + name, config_class(config), exist_ok=True)
         for kind in (getattr(auto, name) for name in AUTO):
-            kind.register(config_class(config), model_class(kind._model_mapping[config]), exist_ok=True)
+            mapping = kind._model_mapping
+            if not isinstance(mapping._extra_content, Late):
+                mapping._extra_content = Late(mapping._extra_content)
+            mapping._extra_content[config_class(config)] = functools.partial(_of, mapping, config)
+
+
+class Late(dict[Any, Any]):
+    """What transformers has been told of, some of it made only when it is asked for.
+
+    Its tables of models are loaded by each family's own module, half way: that family's classes are not there yet.
+    """
+
+    def __getitem__(self, key: Any) -> Any:
+        value = super().__getitem__(key)
+        if isinstance(value, functools.partial):
+            self[key] = value = value()
+        return value
+
+    def values(self) -> Any:
+        return [self[key] for key in self]
+
+    def items(self) -> Any:
+        return [(key, self[key]) for key in self]
+
+
+def _of(mapping: Mapping[Any, Any], config: Any) -> type[PreTrainedModel]:
+    return model_class(mapping[config])
 
 
 def enter_tokenizers(auto: ModuleType) -> None:

@@ -61,10 +61,20 @@ def test_a_delta_on_its_base_is_the_tuned_model(method: str, root: Path) -> None
     model, inputs = fit(delta, base), batch(30, [4, 7, 2])
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs).logits, whole(**inputs).logits, atol=1e-5, rtol=0)
-    assert {"classifier.weight", "classifier.bias"} <= set(delta.head)
+    assert set(delta.head) == {"classifier.weight", "classifier.bias"}, "what is beside the model is no head"
     counted = delta.record["parameters"]
     assert counted["head"] == sum(v.numel() for v in delta.head.values())
-    assert 0 < counted["delta"] < counted["base"]
+    assert 0 < counted["delta"] < counted["base"] == base.parameters
+
+
+def test_a_head_of_another_kind_is_a_delta(root: Path) -> None:
+    done = tuned(root, "tune.head", {"pool": "mix"})
+    delta = read(done.artefact.path)
+    whole = load_model(resolve(str(done.artefact.path)), delta.task, 0)
+    model, inputs = fit(delta, resolve(str(root / "base"))), batch(30, [4, 7, 2])
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs).logits, whole(**inputs).logits, atol=1e-5, rtol=0)
+    assert delta.parts == () and set(delta.head) == {"classifier.weight", "classifier.bias", "mix.weights", "mix.scale"}
 
 
 @pytest.mark.parametrize("method", ["tune.bitfit", "tune.freeze"])

@@ -129,6 +129,28 @@ def test_losses_are_those_of_a_run_without(family: str, tmp_path: Path) -> None:
     assert len(seen(kept)) == 8 and seen(kept)[0] != seen(kept)[2]
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "levels"),
+    [
+        ("tune.adapter", {"drop": 2, "width": 4}, 1),
+        ("tune.side", {"width": 8, "blocks": 1}, 2),
+        ("tune.ladder", {"reduction": 4}, 4),
+        ("tune.head", {"pool": "mix"}, 4),
+    ],
+)
+def test_methods_that_leave_blocks_as_they_are_read_their_states(
+    name: str, settings: dict[str, Any], levels: int, tmp_path: Path
+) -> None:
+    methods, histories = (find(name)(**settings), find("tune.full")()), []
+    for place, store in (("a", None), ("b", tmp_path / "store")):
+        model = dropping("bert")
+        model.save_pretrained(tmp_path / place)
+        torch.manual_seed(7)
+        histories.append(trained(model, tmp_path / place, store, methods=methods)[1])
+    assert seen(histories[1]) == pytest.approx(seen(histories[0]), abs=1e-5)
+    assert len(list((tmp_path / "store").glob("states-*"))) == levels
+
+
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 def test_in_sixteen_bits_they_are_near(kind: str, tmp_path: Path) -> None:
     auto = replace(EXACT, cache="auto", precision="float32" if kind == "float16" else "bfloat16")

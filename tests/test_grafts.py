@@ -140,6 +140,28 @@ def test_adapters_of_two_plans_share_a_batch() -> None:
     torch.testing.assert_close(said(model, inputs), torch.stack([alone[0][0], alone[1][1]]), atol=1e-5, rtol=0)
 
 
+@FAMILY
+@pytest.mark.parametrize(
+    ("name", "tasks"),
+    [
+        ("lora", [{"sites": ("query",), "rank": 2}, {"sites": ("down", "value"), "rank": 4, "factors": True}]),
+        ("scale", [{"outputs": ("value",), "inputs": ()}, {"outputs": ("key", "out"), "inputs": ("up",)}]),
+    ],
+)
+def test_tasks_of_other_sites_share_a_batch(name: str, tasks: list[dict[str, Any]], family: str) -> None:
+    model, inputs = tiny(family), batch(120, [5, 9])
+    grafts = [moved(build(model, name, settings), i) for i, settings in enumerate(tasks)]
+    alone = []
+    for graft in grafts:
+        graft.attach(model)
+        alone.append(said(model, inputs))
+        graft.detach()
+    many = stacked(model, name, [(graft.settings, graft.state_dict()) for graft in grafts])
+    many.attach(model)
+    many.tasks = torch.tensor([1, 0])
+    torch.testing.assert_close(said(model, inputs), torch.stack([alone[1][0], alone[0][1]]), atol=1e-5, rtol=0)
+
+
 def test_other_activations_do_not_share_one() -> None:
     model = tiny("bert")
     made = [build(model, "adapter", {"activation": name}) for name in ("relu", "gelu")]

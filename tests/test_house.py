@@ -26,13 +26,13 @@ LAYERS = (
     "students._configs students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture tunecard advice",
-    "data attention.* attention factors hearing heads grafts.* grafts edits.* edits surgery uneven source "
-    "runtime.model runtime",
+    "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits surgery uneven source "
+    "runtime.model runtime.bundle runtime",
     "distances detours concrete prices method sparsity tape batch gates gating grafting graph keeping refit tokens "
     "masking mapping vectors",
     "teacher fill frozen shapes making measure.* measure",
-    "methods.* methods clock loop sampling planner delta exchange.* exchange",
-    "reading runner costs benching predicting verification merging",
+    "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
+    "reading runner costs benching predicting verification merging bundle",
     "search tuning",
     "outcome sweep",
     "api console options",

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from folders import LABELS, model_folder
+from folders import LABELS, data_files, model_folder
 from tiny import FAMILIES, batch, tiny
 from torch import Tensor
 
 from smidgen.delta import put
 from smidgen.errors import InputError
 from smidgen.method import Context, find
+from smidgen.planner import plan
+from smidgen.recipe import Files, Recipe, Stage, Training, Use
+from smidgen.runner import run
 from smidgen.source import load_model, resolve
 from smidgen.tape import listen
 from smidgen.tasks import Classify
+from smidgen.watch import Silent
 
 FAMILY = pytest.mark.parametrize("family", [f for f in FAMILIES if f != "mobilebert"])
 KINDS: dict[str, dict[str, Any]] = {
@@ -139,3 +145,32 @@ def test_a_model_is_left_alone_where_a_site_is_wrong() -> None:
 
     with pytest.raises(InputError, match=r"sites: got 'querry', wanted one of .*Did you mean 'query'"):
         linears(tiny("bert"), ("querry",))
+
+
+class StopAfter(Silent):
+    """Ends a training once it has made so many steps."""
+
+    def __init__(self, step: float) -> None:
+        self.step = step
+
+    @contextmanager
+    def bar(self, name: str, total: float) -> Iterator[Any]:  # type: ignore[override]
+        yield self
+
+    def to(self, done: float, note: str = "") -> None:
+        if done >= self.step:
+            raise InterruptedError
+
+
+@pytest.mark.parametrize("kind", ["pissa", "vera"])
+def test_stopped_and_resumed_it_leaves_the_same_files(kind: str, tmp_path: Path) -> None:
+    """The best weights of dev and those of a checkpoint are of PEFT's layers; pissa's have changed the matrix too."""
+    files = data_files(tmp_path / "data")
+    training = Training(epochs=2, learning_rate=1e-2, batch_size=8, evaluations=2)
+    stage = Stage("t", (Use("tune.full"), Use("tune.lora", {"kind": kind, "rank": 3})), train=training)
+    recipe = Recipe(str(model_folder(tmp_path / "base")), Files(files["train"], files["dev"]), (stage,))
+    whole = run(plan(recipe), tmp_path / "a")[-1].artefact.record["files"]
+    with pytest.raises(InterruptedError):
+        run(plan(recipe), tmp_path / "b", StopAfter(6), checkpoint_seconds=0)
+    assert [found.name for found in (tmp_path / "b").rglob("step-*")] == ["step-00000005"]
+    assert run(plan(recipe), tmp_path / "b")[-1].artefact.record["files"] == whole

@@ -279,10 +279,27 @@ def test_show_tells_what_a_delta_is(place: Path) -> None:
         assert words in said
 
 
-@pytest.mark.parametrize("name", ["show"])
+@pytest.mark.parametrize("name", ["show", "import", "export"])
 def test_help_of_what_is_done_with_deltas(name: str) -> None:
     said = " ".join(command(f"delta {name} --help").out.split())
     assert said.count(f"smidgen delta {name}") >= 2 and "--json" in said
+
+
+def test_a_delta_goes_to_another_library_and_comes_back(place: Path) -> None:
+    pytest.importorskip("smidgen.exchange")
+    gone = spoken(command("delta export tasks/a --to adapterhub --base base --out hub --json"))
+    assert gone["format"] == "adapterhub" and "adapter_config.json" in gone["files"]
+    found = spoken(command("delta import hub --from adapterhub --base base --out back --label bad --label good --json"))
+    assert found["task"]["labels"] == ["bad", "good"] and found["parts"][0]["kind"] == "adapter"
+    inputs = batch(30, [4, 7, 2])
+    ours, theirs = (fit(read(place / name), resolve("base")) for name in ("tasks/a", "back"))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(**inputs).logits, ours(**inputs).logits, atol=1e-6, rtol=0)
+    taken = command("delta import hub --from adapterhub --base base --out back")
+    assert taken.code == 2 and "--out back: something is there." in taken.err
+    unknown = command("delta export tasks/a --to pfet --base base --out other")
+    assert unknown.code == 2 and "--to pfet: no such format. Did you mean 'peft'?" in unknown.err
+    assert not (place / "other").exists()
 
 
 # ---- several, side by side

@@ -275,3 +275,14 @@ assert transformers.AutoTokenizer.from_pretrained({str(tmp_path)!r}).pad_token =
     environment = os.environ | {"PYTHONPATH": str(Path(smidgen.__file__).parent.parent)}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("first", ["BertModel", "MPNetForSequenceClassification", "AutoModel", "BertTokenizerFast"])
+def test_any_name_of_transformers_may_be_imported_first(first: str) -> None:
+    """A family's own module loads the tables that we enter uneven models into, half way through itself."""
+    code = (
+        f"import smidgen; from transformers import {first}, AutoConfig, AutoModel\n"
+        "print(AutoModel._model_mapping[type(AutoConfig.for_model('smidgen-bert'))].__name__)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert said.stdout.strip() == "UnevenBertModel", said.stderr[-500:]

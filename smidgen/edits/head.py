@@ -16,7 +16,7 @@ POOLS = ("first", "mean", "mix", "last_four")
 
 @dataclass(frozen=True)
 class Head:
-    """pool: what the head reads, see `smidgen.heads`. The model's own pooler and head go."""
+    """pool: what the head reads, see `smidgen.pooling`. The model's own pooler and head go."""
 
     pool: str
 
@@ -32,7 +32,7 @@ class Head:
     def apply_to(self, model: PreTrainedModel) -> None:
         from torch import nn
 
-        from smidgen.heads import Headed, Mix, headed
+        from smidgen.pooling import Headed, Mix, headed
         from smidgen.source import takes_types
 
         changed: Any = model

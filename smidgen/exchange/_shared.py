@@ -12,7 +12,7 @@ from smidgen.errors import ArtefactError, InputError, ModelError
 from smidgen.grafting import head_names
 from smidgen.method import Part
 from smidgen.source import Source, load_model, tensor_shapes
-from smidgen.tasks import TASKS, Task, task_class
+from smidgen.tasks import TASKS, Task, from_data
 from smidgen.tokens import length_limit
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 LAST = ("classifier", "out_proj", "qa_outputs")  # the modules whose weight has a row a class
+INNER = {"into": 1, "into_bias": 0, "back": 0}  # by table, the axis of rank or width, which may be less than others'
 HEADLESS = (
     "Save it again with its head (in PEFT name the modules in modules_to_save, in adapters save the head with the "
     "adapter), or give a base that has it."
@@ -70,7 +71,7 @@ def task_of(folder: Path, base: Source, name: str, labels: Sequence[str], head: 
     if base.head and not labels:
         return TASKS[base.head].from_config(base.config)
     if name == "answer":
-        return task_class(name)()  # type: ignore[call-arg]
+        return from_data({"name": name})
     counts = [len(value) for key, value in head.items() if key.endswith(".weight") and key.split(".")[-2] in LAST]
     if not counts:
         raise ModelError(f"{folder}: holds no head, and {base.reference} has none either. {HEADLESS}")
@@ -79,7 +80,7 @@ def task_of(folder: Path, base: Source, name: str, labels: Sequence[str], head: 
         raise InputError(
             f"{folder}: got {len(named)} labels, wanted {counts[-1]}, as many as its head has outputs, in their order."
         )
-    return task_class(name)(labels=named)
+    return from_data({"name": name, "labels": named})
 
 
 def keep(
@@ -108,8 +109,8 @@ def keep(
         for name, value in head.items():
             if name not in own or own[name].shape != value.shape:
                 raise ModelError(
-                    f"{out}: the head's {name} {tuple(value.shape)} is not in a {base.family} for the task {task.name}. "
-                    "Give the base and the labels that it was made with."
+                    f"{out}: the head's {name} {tuple(value.shape)} is not in a {base.family} for the task "
+                    f"{task.name}. Give the base and the labels that it was made with."
                 )
             if name not in wanted and not torch.equal(own[name], value.to(own[name].dtype)):
                 raise ModelError(
@@ -123,7 +124,10 @@ def keep(
 
 
 def filled(model: PreTrainedModel, kind: str, settings: Mapping[str, Any], given: Mapping[str, Tensor]) -> Part:
-    """A part with these tensors, in the upper left of its own, and zeros where there are none."""
+    """A part with these tensors, narrower ones in the upper left of its own, and zeros where there are none.
+
+    Raises ModelError for a tensor of another base.
+    """
     import torch
 
     from smidgen.grafts import build
@@ -131,11 +135,14 @@ def filled(model: PreTrainedModel, kind: str, settings: Mapping[str, Any], given
     graft = build(model, kind, settings)
     tensors = {name: torch.zeros_like(value).detach() for name, value in graft.state_dict().items()}
     for name, value in given.items():
-        if any(size > most for size, most in zip(value.shape, tensors[name].shape, strict=True)):
+        own, inner = tensors[name], INNER.get(name.partition(".")[0])
+        if [size for axis, size in enumerate(value.shape) if axis != inner] != [
+            size for axis, size in enumerate(own.shape) if axis != inner
+        ]:
             raise ModelError(
-                f"{name} is {tuple(value.shape)}, wanted {tuple(tensors[name].shape)} at most. Give the base that it was made on."
+                f"{name} is {tuple(value.shape)}, wanted {tuple(own.shape)}. Give the base that the folder was made on."
             )
-        tensors[name][tuple(slice(size) for size in value.shape)] = value
+        own[tuple(slice(size) for size in value.shape)] = value
     return Part(kind, graft.settings, tensors)
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SAFE, PICKLED = "adapter.safetensors", "pytorch_adapter.bin"
 HEAD_CONFIG, HEAD_SAFE, HEAD_PICKLED = "head_config.json", "model_head.safetensors", "pytorch_model_head.bin"
-FAMILIES = ("bert", "roberta", "electra", "distilbert")  # that both know, with the norms behind
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")  # that both know, with the norms behind
 OLD = re.compile(r"(attention|layer)_text_(task|lang)_adapters")
 OLD_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}  # before its configs had a version
 OWN = re.compile(
@@ -94,13 +94,23 @@ def from_adapterhub(
     model = loaded(base, task)
     places = ("out", "down") if settings["kind"] == "houlsby" else ("down",)
     left_out = set(config.get("leave_out") or ())
-    wanted = {f"into.{i}/{place}" for i in range(base.blocks) if i not in left_out for place in places}
-    if (got := {name for name in given if name.startswith("into.")}) != wanted:
-        name = sorted(got ^ wanted)[0]
+    blocks = [i for i in range(base.blocks) if i not in left_out]
+    wanted = {f"{table}.{i}/{place}" for table in TABLES.values() for i in blocks for place in places}
+    if wanted != set(given) or not wanted:
+        name = min(wanted ^ set(given), default="no adapter")
         raise ModelError(f"{folder}: {name} is in the file or in this base, not in both. Give the base it was made on.")
     width = max(value.shape[1] for name, value in given.items() if name.startswith("into."))
     part = filled(model, "adapter", {**settings, "width": width}, given)
-    return keep(out, base, model, part, head, task, max_length, {"from": {"adapterhub": str(about.get("name"))}})
+    return keep(
+        out,
+        base,
+        model,
+        part,
+        head,
+        task,
+        max_length,
+        {"from": {"adapterhub": about.get("name"), "base": about.get("model_name")}},
+    )
 
 
 def settings_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,12 +124,13 @@ def settings_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
                 "with tune.adapter."
             )
     parallel = bool(config.get("is_parallel", False))
-    chosen = (bool(config.get("mh_adapter")), bool(config.get("output_adapter")))
-    key = (*chosen, bool(config.get("original_ln_before", False)) and not parallel, parallel)
-    if key not in KINDS:
+    heads, output = bool(config.get("mh_adapter")), bool(config.get("output_adapter"))
+    before = bool(config.get("original_ln_before", False)) and not parallel
+    kind = KINDS.get((heads, output, before, parallel))
+    if kind is None:
         raise InputError(
-            f"{folder}: mh_adapter {key[0]}, output_adapter {key[1]}, original_ln_before {key[2]} and is_parallel "
-            f"{key[3]} together are none of seq_bn, double_seq_bn and par_bn. Train again with tune.adapter."
+            f"{folder}: mh_adapter {heads}, output_adapter {output}, original_ln_before {before} and is_parallel "
+            f"{parallel} together are none of seq_bn, double_seq_bn and par_bn. Train again with tune.adapter."
         )
     scaling = config.get("scaling", 1.0)
     if isinstance(scaling, str):
@@ -127,7 +138,7 @@ def settings_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     activation = str(config.get("non_linearity")).lower().replace("leakyrelu", "leaky_relu")
     if activation not in ACT2FN:
         raise InputError(f"{folder}: its non_linearity is {activation!r}, which transformers does not have.")
-    return {"kind": KINDS[key], "activation": activation, "scale": float(scaling)}
+    return {"kind": kind, "activation": activation, "scale": float(scaling)}
 
 
 def _head(folder: Path, base: Source) -> dict[str, Tensor]:
@@ -144,7 +155,7 @@ def _head(folder: Path, base: Source) -> dict[str, Tensor]:
         names = plain[kind]
     elif kind == "classification" and base.family == "bert" and layers == 1 and pooler:
         names = ["classifier"]
-    elif kind == "classification" and base.family == "roberta" and layers == 2 and activation == "tanh" and not pooler:
+    elif kind == "classification" and base.family.endswith("roberta") and (layers, activation) == (2, "tanh"):
         names = ["classifier.dense", "classifier.out_proj"]
     if not names:
         raise InputError(
@@ -220,7 +231,9 @@ def to_adapterhub(delta: Delta, base: Source, out: Path, name: str = "smidgen") 
         "version": "adapters.1.0.0",
     }
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {_name(base, path, name): v.T if v.dim() > 1 else v for path, v in part.tensors.items()}
+    tensors = {
+        _name(model.base_model_prefix, path, name): v.T if v.dim() > 1 else v for path, v in part.tensors.items()
+    }
     save_file({key: value.contiguous() for key, value in tensors.items()}, out / SAFE)
     write_atomic(out / CONFIG, json.dumps({**about, "name": name, "config": config}, indent=2) + "\n")
     save_file({key: value.contiguous() for key, value in delta.head.items()}, out / HEAD_SAFE)
@@ -230,13 +243,13 @@ def to_adapterhub(delta: Delta, base: Source, out: Path, name: str = "smidgen") 
     return out
 
 
-def _name(base: Source, path: str, name: str) -> str:
+def _name(body: str, path: str, name: str) -> str:
     """`into.3/down` as AdapterHub has it."""
     table, _, place = path.partition(".")
     index, _, site = place.partition("/")
     (layer, what) = next(key for key, value in TABLES.items() if value == table)
-    if base.family == "distilbert":
+    if body == "distilbert":
         where = f"distilbert.transformer.layer.{index}.{'attention' if site == 'out' else 'output'}_adapters"
     else:
-        where = f"{base.family}.encoder.layer.{index}.{'attention.output' if site == 'out' else 'output'}"
+        where = f"{body}.encoder.layer.{index}.{'attention.output' if site == 'out' else 'output'}"
     return f"{where}.adapters.{name}.{layer}.{what}"

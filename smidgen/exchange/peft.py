@@ -1,8 +1,9 @@
 """PEFT's folders: adapter_config.json and adapter_model.safetensors, of LoRA (also rsLoRA and DoRA) and (IA)^3.
 
 A tensor is named `base_model.model.<module>.lora_A.weight`, (rank, inputs), `lora_B.weight`, (outputs, rank),
-`lora_magnitude_vector`, (outputs,), or `ia3_l`, (outputs, 1) of an output and (1, inputs) of an input; a module that was
-saved whole has its own names.
+`lora_magnitude_vector`, (outputs,), or `ia3_l`, (outputs, 1) of an output and (1, inputs) of an input; a module that
+was saved whole has its own names. PEFT notes its base by name and without a hash, so that the base is the
+same is taken on trust; the name goes into the delta's record.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ OWN = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector|ia3_l)(?:\.weight)
 TASKS = {"classify": "SEQ_CLS", "tag": "TOKEN_CLS", "answer": "QUESTION_ANS"}
 STARTS = ("gaussian", "eva", "orthogonal", "mica", "True", "False")  # inits that leave the base's weights as they are
 # What in a config is of its making alone, or is read below. Anything else that is set is another function.
-READ = set(
-    "auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config "
-    "exclude_modules fan_in_fan_out feedforward_modules inference_mode init_ia3_weights init_lora_weights "
-    "layers_pattern layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config megatron_config "
-    "megatron_core modules_to_save peft_type peft_version qalora_group_size r rank_pattern alpha_pattern revision "
-    "runtime_config target_modules task_type use_dora use_rslora".split()
-)
+READ = """
+    alpha_pattern auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config exclude_modules
+    fan_in_fan_out feedforward_modules inference_mode init_ia3_weights init_lora_weights layers_pattern
+    layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config megatron_config megatron_core
+    modules_to_save peft_type peft_version qalora_group_size r rank_pattern revision runtime_config target_modules
+    task_type use_dora use_rslora
+"""
 
 
 def from_peft(folder: Path, base: Source, out: Path, labels: Sequence[str] = (), max_length: int | None = None) -> Path:
@@ -60,8 +61,8 @@ def from_peft(folder: Path, base: Source, out: Path, labels: Sequence[str] = (),
             shifts.setdefault(found[1], {})[found[2]] = value.float()
         else:
             head[bare.replace(".modules_to_save.", ".")] = value.float()
-    if not shifts:
-        raise InputError(f"{folder}: holds no tensors of {kind}. Get {SAFE} whole.")
+    magnitude = {"lora_magnitude_vector"} if config.get("use_dora") else set()
+    complete(folder, shifts, {"ia3_l"} if kind == "IA3" else {"lora_A", "lora_B"} | magnitude)
     said = next((ours for ours, theirs in TASKS.items() if theirs == config.get("task_type")), "classify")
     task = task_of(folder, base, said, labels, head)
     model = loaded(base, task)
@@ -69,15 +70,26 @@ def from_peft(folder: Path, base: Source, out: Path, labels: Sequence[str] = (),
     prefix = f"{model.base_model_prefix}."
     placed: dict[str, dict[str, Tensor]] = {}
     for path, values in shifts.items():
-        name = at.get(path) or at.get(prefix + path)
-        if name is None:
+        place = at.get(path) or at.get(prefix + path)
+        if place is None:
             raise InputError(
                 f"{folder}: acts on {path}, which is no projection of a block of {base.reference}. Give the base that "
                 "it was made on; where it is, train again with target_modules inside the blocks."
             )
-        placed[name] = values | ({} if kind == "IA3" else {"scale": _scale(config, path, values["lora_A"])})
+        placed[place] = values
+        if kind == "LORA":
+            values["lora_B"] = values["lora_B"] * scale_of(folder, config, path, len(values["lora_A"]))
     part = _factors(model, placed) if kind == "IA3" else _shifts(model, placed, bool(config.get("use_dora")))
-    return keep(out, base, model, part, head, task, max_length, {"from": {"peft": kind}})
+    return keep(
+        out,
+        base,
+        model,
+        part,
+        head,
+        task,
+        max_length,
+        {"from": {"peft": kind, "base": config.get("base_model_name_or_path")}},
+    )
 
 
 def check(folder: Path, config: Mapping[str, Any], kind: str) -> None:
@@ -92,7 +104,7 @@ def check(folder: Path, config: Mapping[str, Any], kind: str) -> None:
             f"{folder}: starts from {start}, which changed the base's weights too. Save it again with PEFT's "
             "path_initial_model_for_weight_conversion, which makes it a plain LoRA."
         )
-    wrong = {key: value for key, value in config.items() if value and key not in READ}
+    wrong = {key: value for key, value in config.items() if value and key not in READ.split()}
     if config.get("bias") not in (None, "none"):
         wrong["bias"] = config["bias"]
     if wrong:
@@ -111,14 +123,28 @@ def paths(model: PreTrainedModel) -> dict[str, str]:
     return {name: named[id(module)] for name, module in linears(model, SITES).items()}
 
 
-def _scale(config: Mapping[str, Any], path: str, into: Tensor) -> Tensor:
-    import torch
+def complete(folder: Path, shifts: Mapping[str, Mapping[str, Tensor]], wanted: set[str]) -> None:
+    """Refuse a module of which a tensor is missing, or has another shape than they have."""
+    if not shifts:
+        raise InputError(f"{folder}: holds no tensors named {', '.join(sorted(wanted))}. Get {SAFE} whole.")
+    for path, values in shifts.items():
+        matrices = [value for name, value in values.items() if name != "lora_magnitude_vector"]
+        if set(values) != wanted or any(value.dim() != 2 or not value.numel() for value in matrices):
+            got = ", ".join(f"{name} {tuple(value.shape)}" for name, value in sorted(values.items()))
+            raise InputError(f"{folder}: {path} has {got}, wanted {', '.join(sorted(wanted))}, matrices. Get it whole.")
 
-    own = [
-        value for key, value in (config.get("alpha_pattern") or {}).items() if re.fullmatch(rf"(.*\.)?({key})", path)
-    ]
-    alpha, rank = own[0] if own else config.get("lora_alpha", 8), into.shape[0]
-    return torch.tensor(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+
+def scale_of(folder: Path, config: Mapping[str, Any], path: str, rank: int) -> float:
+    """By what PEFT multiplies the shift of a module: its alpha, or the first pattern's that it matches, by its rank."""
+    try:
+        patterns = (config.get("alpha_pattern") or {}).items()
+        own = [value for key, value in patterns if re.fullmatch(rf"(.*\.)?({key})", path)]
+        alpha = float(own[0] if own else config.get("lora_alpha", 8))
+    except (re.error, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{folder}: lora_alpha or alpha_pattern cannot be read ({error}). Get {CONFIG} whole."
+        ) from error
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _shifts(model: PreTrainedModel, placed: Mapping[str, Mapping[str, Tensor]], factors: bool) -> Part:
@@ -127,7 +153,7 @@ def _shifts(model: PreTrainedModel, placed: Mapping[str, Mapping[str, Tensor]], 
     sites = tuple(dict.fromkeys(name.partition("/")[2] for name in placed))
     modules, given = linears(model, sites), {}
     for name, values in placed.items():
-        into, back = values["lora_A"].T, values["lora_B"].T * values["scale"]
+        into, back = values["lora_A"].T, values["lora_B"].T
         if (into.shape[0], back.shape[1]) != (modules[name].in_features, modules[name].out_features):
             raise ModelError(f"{name}: {tuple(into.shape)} to {tuple(back.shape)}. Give the base that it was made on.")
         if factors:
@@ -164,7 +190,7 @@ def to_peft(delta: Delta, base: Source, out: Path) -> Path:
     model = loaded(base, delta.task)
     prefix, where = model.base_model_prefix, paths(model)
     saved = {n.partition(".")[0] if not n.startswith(f"{prefix}.") else ".".join(n.split(".")[:2]) for n in delta.head}
-    about = {
+    about: dict[str, Any] = {
         "task_type": TASKS[delta.task.name],
         "modules_to_save": sorted(saved) or None,
         "base_model_name_or_path": base.reference,

@@ -95,7 +95,7 @@ def linears(model: PreTrainedModel, sites: Iterable[str]) -> dict[str, nn.Linear
             first = next(other for other in SITES if getattr(block, other) is module)
             found[f"{block.index}/{first}"] = module
     if asked and not found:
-        raise NoEffect(f"lora: no block of this model has {', '.join(asked)}. Name other sites of {', '.join(SITES)}.")
+        raise NoEffect(f"sites: no block of this model has {', '.join(asked)}. Name other sites of {', '.join(SITES)}.")
     return found
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from smidgen.artefact import half_written
+from smidgen.artefact import RECORD, half_written
 from smidgen.errors import ModelError
 from smidgen.tasks import head_of
 
@@ -37,7 +37,8 @@ def deployed_files(folder: Path | str) -> tuple[Path, ...]:
     missing = [name for name in REQUIRED if not (root / name).is_file()]
     if missing:
         raise ModelError(f"{root}: this folder has no {' and no '.join(missing)}.{_hint(root)}")
-    files = tuple(root / name for name in (*REQUIRED, *OPTIONAL) if (root / name).is_file())
+    names = (*REQUIRED, *OPTIONAL) if (tasks := tasks_of(root)) is None else (RECORD, *REQUIRED, *own_graphs(tasks))
+    files = tuple(root / name for name in names if (root / name).is_file())
     for file in files:
         if not file.resolve().is_relative_to(root.resolve()):
             raise ModelError(
@@ -45,6 +46,17 @@ def deployed_files(folder: Path | str) -> tuple[Path, ...]:
                 "followed: cp -rL FROM TO."
             )
     return files
+
+
+def tasks_of(folder: Path) -> dict[str, Any] | None:
+    """What the record of a bundle says of its tasks, by name; None where the folder is no bundle."""
+    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    return record["tasks"] if record.get("form") == "bundle" else None
+
+
+def own_graphs(tasks: dict[str, Any]) -> dict[str, str]:
+    """The tasks of a bundle that have a graph of their own, by its file."""
+    return {f"onnx/{task['graph']}": name for name, task in tasks.items() if task.get("graph")}
 
 
 def deployed_bytes(folder: Path | str) -> int:
@@ -59,7 +71,11 @@ def graph_file(folder: Path) -> Path:
         ModelError: see `deployed_files`; or the graph keeps weights anywhere but in `onnx/model.onnx.data`.
     """
     deployed_files(folder)
-    graph = folder / REQUIRED[-1]
+    return closed(folder / REQUIRED[-1])
+
+
+def closed(graph: Path) -> Path:
+    """The same file, if it keeps its weights where it may. Raises ModelError."""
     for location in external_locations(graph):
         if location != Path(OPTIONAL[0]).name:
             raise ModelError(

@@ -20,7 +20,7 @@ import numpy as np
 
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError, ModelError
-from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_json
+from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_json, tasks_of
 from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
 from smidgen.runtime.tokenizer import Ids, TextEncoder
 from smidgen.tasks import TASKS, Answer, Classify, MaskLanguage, Several, Tag, Task, head_of, task_class
@@ -34,8 +34,8 @@ CHUNK = 8192  # rows that are tokenised at once
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def load(folder: Path | str, threads: int | None = None) -> Model:
-    """Open a folder to predict with.
+def load(folder: Path | str, threads: int | None = None) -> Any:
+    """Open a folder to predict with: a `Model`, or the `Bundle` of many tasks over one base.
 
     Args:
         threads: threads inside one call; None = the processors that this process may use.
@@ -44,7 +44,9 @@ def load(folder: Path | str, threads: int | None = None) -> Model:
         ModelError: the folder is not whole, not ours to read, or its graph does not open.
         InputError: `threads` is less than 1.
     """
-    return Model(folder, threads)
+    from smidgen.runtime.bundle import Bundle
+
+    return Model(folder, threads) if tasks_of(Path(folder)) is None else Bundle(folder, threads)
 
 
 class Model:
@@ -52,9 +54,7 @@ class Model:
 
     def __init__(self, folder: Path | str, threads: int | None = None) -> None:
         self.folder = Path(folder)
-        self.threads = usable_cores() if threads is None else threads
-        if self.threads < 1:
-            raise InputError(f"threads: got {threads}, wanted 1 or more.")
+        self.threads = counted(threads)
         graph = graph_file(self.folder)
         config = _runnable(self.folder)
         self.task: Task = task_class(head_of(config) or "classify").from_config(config)
@@ -248,6 +248,13 @@ def open_session(graph: Path, threads: int) -> InferenceSession:
             f"{graph}: ONNX Runtime {onnxruntime.__version__} cannot open it ({first_line(error)}). "
             "Copy the folder again, or export it again."
         ) from None
+
+
+def counted(threads: int | None) -> int:
+    """The threads of one call; None = `usable_cores`. Raises InputError below 1."""
+    if threads is not None and threads < 1:
+        raise InputError(f"threads: got {threads}, wanted 1 or more.")
+    return usable_cores() if threads is None else threads
 
 
 def usable_cores() -> int:

@@ -33,13 +33,13 @@ SHIFTED = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "lo
 
 
 class TextEncoder:
-    """The tokenizer of a folder with its token limit.
+    """The tokenizer of a folder with its token limit, or with a lower one.
 
     Raises:
         ModelError: `tokenizer.json` cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_length: int | None = None) -> None:
         from tokenizers import Tokenizer
 
         config, settings = read_json(folder / "config.json"), read_json(folder / "tokenizer_config.json")
@@ -48,7 +48,8 @@ class TextEncoder:
         except Exception as error:
             raise ModelError(f"{folder / 'tokenizer.json'}: {first_line(error)}. Copy the folder again.") from None
         side = settings.get("truncation_side", "right")
-        self.max_length = length_limit(config, settings)
+        limit = length_limit(config, settings)
+        self.max_length = limit if max_length is None else min(limit, max_length)
         self.pad_id = int(config.get("pad_token_id") or 0)
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=side)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, final
 
 from smidgen.errors import NoEffect
@@ -36,15 +37,18 @@ class Dynamic(Method[None]):
 
     def run(self, ctx: Context) -> dict[str, float]:
         """Quantise `ctx.target`'s graph in place of the float one; gives the counts of quantised matrices."""
+        target = ctx.target / "onnx" / "model.onnx"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return self.quantise(ctx.source / "onnx" / "model.onnx", target)
+
+    def quantise(self, source: Path, target: Path) -> dict[str, float]:
+        """One graph into another file, or in place."""
         import logging
 
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         logging.getLogger().setLevel(logging.ERROR)
-        source = ctx.source / "onnx" / "model.onnx"
-        target = ctx.target / "onnx" / "model.onnx"
-        target.parent.mkdir(parents=True, exist_ok=True)
         graph = onnx.load(str(source))
         _drop_stale_types(graph)
         before = _count(graph, "MatMul")
@@ -56,6 +60,7 @@ class Dynamic(Method[None]):
             per_channel=self.per_channel,
             reduce_range=self.reduce_range,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=_picks(graph),
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
         )
         after = onnx.load(str(target))
@@ -71,6 +76,19 @@ def _drop_stale_types(graph: onnx.ModelProto) -> None:  # type: ignore[name-defi
     kept = [info for info in graph.graph.value_info if info.name not in constant]
     del graph.graph.value_info[:]
     graph.graph.value_info.extend(kept)
+
+
+def _picks(graph: onnx.ModelProto) -> list[str]:  # type: ignore[name-defined]  # noqa: F821
+    """Names of the Gathers by which the rows of a bundle pick what is their task's: small, and not one embedding."""
+    numbers, found = {"tasks"}, []
+    for i, node in enumerate(graph.graph.node):
+        if numbers & set(node.input[1:] if node.op_type == "Gather" else node.input[:1]):
+            if node.op_type == "Gather":
+                node.name = node.name or f"pick_{i}"
+                found.append(node.name)
+            if node.op_type in ("Gather", "Cast", "Unsqueeze", "Reshape", "Identity"):
+                numbers.update(node.output)
+    return found
 
 
 def _count(graph: onnx.ModelProto, kind: str) -> int:  # type: ignore[name-defined]  # noqa: F821

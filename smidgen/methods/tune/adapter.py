@@ -1,6 +1,6 @@
 """Put small bottlenecks into the frozen blocks and tune these alone.
 
-Idea       h' = h + U f(D h + d) + u, with D (hidden, width) and U (width, hidden) near 0, so that a block starts near the
+Idea       h' = h + U f(D h + d) + u, with D (hidden, width) and U (width, hidden) near 0, so that it starts near the
            identity. `houlsby`: after attention's output projection and after the feed-forward, before the residual,
            and the norms are tuned too (Houlsby et al. 2019, arXiv:1902.00751). `pfeiffer`: after the feed-forward
            alone (Pfeiffer et al. 2020, arXiv:2005.00052). `parallel`: from the feed-forward's input to its output,
@@ -48,6 +48,10 @@ class Adapter(Method[nn.ModuleList]):
         yield from above("scale", self.scale, 0)
         if self.drop != "random" and (isinstance(self.drop, str) or self.drop < 0):
             yield f"drop: got {self.drop!r}, wanted a number from 0, or random."
+
+    def frozen(self, blocks: int) -> tuple[int, ...]:
+        """Blocks below the lowest adapter give the same in every step."""
+        return (self.drop,) if isinstance(self.drop, int) and 0 < self.drop < blocks else ()
 
     def begin(self, ctx: Context) -> nn.ModuleList:
         first = self.drop if isinstance(self.drop, int) else 0
