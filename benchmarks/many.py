@@ -14,9 +14,9 @@ from typing import Any
 import common
 import numpy as np
 import torch
-from smidgen.bundle import bundle
 
 from smidgen import runtime
+from smidgen.bundle import bundle
 from smidgen.data import load_data
 from smidgen.delta import read, write
 from smidgen.exchange import to_peft
