@@ -6,8 +6,8 @@ SmidgenError                  exit 1
 │   ├── ModelError                     a model folder
 │   ├── BudgetError                    a budget that does not parse
 │   └── RecipeError                    every fault of a recipe at once, in `.faults`
-├── NoEffect                           a method that matched nothing
-├── OutOfTime                     what would not end in the time that it was given
+├── NoEffect                  exit 2   a method that would change nothing in this model
+├── OutOfTime                          what would not end in the time that it was given
 ├── ArtefactError                      a folder that is not whole, or not what its name says
 └── MissingExtra              exit 2   a package of an extra that is not installed
 
@@ -55,6 +55,8 @@ class RecipeError(InputError):
 
 class NoEffect(SmidgenError):
     """A method matched nothing, so the stage would have changed nothing."""
+
+    exit_code = 2
 
 
 class OutOfTime(SmidgenError):
