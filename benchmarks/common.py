@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import shlex
@@ -37,6 +38,22 @@ def data(name: str) -> dict[str, str]:
     if not folder.is_dir():
         sys.exit(f"This benchmark needs the data set {name!r} in {SHARED.parent.name}/data beside the checkout.")
     return {split: str(next(folder.glob(f"{split}.*"))) for split in ("train", "dev", "test")}
+
+
+def part(file: Path, folder: Path, rows: int, seed: int) -> str:
+    """The path of a file in a folder, with so many rows of another, drawn by a seed."""
+    target = folder / file.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with file.open(encoding="utf-8", newline="") as opened:
+        lines: list[Any] = list(csv.reader(opened)) if file.suffix == ".csv" else opened.read().splitlines()
+    head = [lines.pop(0)] if file.suffix == ".csv" else []
+    picked = head + [lines[i] for i in np.random.default_rng(seed).permutation(len(lines))[:rows]]
+    with target.open("w", encoding="utf-8", newline="") as opened:
+        if file.suffix == ".csv":
+            csv.writer(opened).writerows(picked)
+        else:
+            opened.write("\n".join(picked) + "\n")
+    return str(target)
 
 
 def mpnet() -> str:

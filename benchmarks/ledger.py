@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import WORK, ahead, data
+from common import WORK, ahead, data, part
 
 from smidgen.data import Data, load_data
 from smidgen.distances import soft_targets
@@ -53,13 +53,16 @@ class Way:
     labelled: int = LABELLED
 
 
+Made = Callable[["Bench", int], Way]  # a way that is another for each seed
+
+
 @dataclass(frozen=True)
 class Claim:
     claim: str
     source: str
     setting: str
-    better: Way
-    worse: Way
+    better: Way | Made
+    worse: Way | Made
     margin: float = 0.0  # by which the better way may be behind, where "as good" is claimed
 
 
@@ -161,8 +164,9 @@ CLAIMS = (
 class Bench:
     """Makes the ways, each once, and tells on which test sentences their students are right."""
 
-    def __init__(self, make: Callable[..., Any], model: str, seeds: Sequence[int]) -> None:
-        self.make, self.model, self.seeds = make, model, tuple(seeds)
+    def __init__(self, make: Callable[..., Any], model: str, seeds: Sequence[int], dev: int | None = None) -> None:
+        """`dev`: how many of its rows are asked after each epoch; None = all."""
+        self.make, self.model, self.seeds, self.dev = make, model, tuple(seeds), dev
         self.known: dict[tuple[str, int], np.ndarray] = {}
         self.splits: dict[tuple[int, int], tuple[Data, dict[str, str]]] = {}
 
@@ -183,10 +187,11 @@ class Bench:
         print(row, flush=True)
         return row
 
-    def correct(self, way: Way) -> np.ndarray:
+    def correct(self, given: Way | Made) -> np.ndarray:
         """(seeds, n) bool."""
         rows = []
         for seed in self.seeds:
+            way = given if isinstance(given, Way) else given(self, seed)
             splits, _ = self.data(way.labelled, seed)
             assert splits.test is not None and splits.test.labels is not None
             rows.append(splits.task.correct(self.outputs(way, seed), splits.test.labels))
@@ -225,6 +230,8 @@ class Bench:
                     writer.writerow(columns)
                     writer.writerows([rows[i][column] for column in columns] for i in picked)
                 files[name] = str(folder / f"{name}.csv")
+            if self.dev is not None:
+                files["dev"] = part(Path(files["dev"]), folder / f"dev-{self.dev}", self.dev, 0)
             self.splits[labelled, seed] = load_data(**files), files
         return self.splits[labelled, seed]
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of pruning would run, and what the evidence says of results."""
+"""What the benchmarks of pruning and tuning would run, and what the evidence says of results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import cuts
 import evidence
 import ledger
-from common import GRAPHS
+import tunings
+from common import GRAPHS, part
 
 
 def test_every_way_can_be_planned(tmp_path: Path) -> None:
@@ -35,6 +36,34 @@ def test_every_way_can_be_planned(tmp_path: Path) -> None:
     for model, stages in {repr(way): way for way in ways}.values():
         planned = plan(Recipe(model, Files(**files), (*stages, *GRAPHS)), splits)
         assert planned.stages[-1].leaves == "int8"
+
+
+def test_every_tuning_can_be_planned(tmp_path: Path) -> None:
+    """But for fusion, which wants the adapters that others leave."""
+    files = data_files(tmp_path)
+    splits = load_data(**files)
+    for count, tried in ((6, (tunings.TABLE, tunings.REST)), (12, (tunings.BASE,))):
+        bare = str(model_folder(tmp_path / str(count), blocks=count))
+        ways = [way for group in tried for way in group.values()]
+        ways += [tunings.frozen(n, 2, "off") for n in tunings.CACHED["MiniLM-6" if count == 6 else "MPNet"]]
+        stages = [(Stage("tuned", way.methods, train=way.training),) for way in ways]
+        stages += [one.stages for claim in tunings.CLAIMS for one in (claim.better, claim.worse) if not callable(one)]
+        for each in {repr(one): one for one in stages}.values():
+            planned = plan(Recipe(bare, Files(**files), each), splits)
+            assert planned.stages[-1].leaves == "float"
+
+
+def test_a_part_of_a_file_has_its_rows_and_its_head(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f'"row, {i}",x\n' for i in range(9)), encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text("".join(f'{{"n": {i}}}\n' for i in range(9)), encoding="utf-8")
+    table, lines = (
+        Path(part(tmp_path / name, tmp_path / "part", 4, 1)).read_text(encoding="utf-8").splitlines()
+        for name in ("a.csv", "b.jsonl")
+    )
+    assert table[0] == "text,label" and len(table) == 5 and len(lines) == 4
+    assert [row[6] for row in table[1:]] == [line[6] for line in lines]  # the same rows by the same seed
+    part(tmp_path / "b.jsonl", tmp_path / "part", 4, 2)
+    assert (tmp_path / "part" / "b.jsonl").read_text(encoding="utf-8").splitlines() != lines
 
 
 @pytest.mark.parametrize(
@@ -118,9 +147,76 @@ def test_attention_and_claims_are_told() -> None:
     assert "cut 90% at 128, 1% at 2,048." in text
     claim = {"claim": "c", "source": "s", "setting": "t", "difference": number(0.02) | {"n": 9}, "verdict": "holds"}
     heads = {"claim": "h", "source": "s", "setting": "t", "speedup": number(1.1), "at_32": 1.15, "verdict": "holds"}
-    text = evidence.ledger(MADE | {"what": "w", "rows": [claim], "heads": heads})
+    text = evidence.ledger(MADE | {"what": "w", "rows": [claim], "heads": heads, "speed": heads | {"claim": "f"}})
+    assert "| f | s | t | 1.10x (1.09 to 1.11) | holds |" in text
     assert "| c | s | t | +2.0 (+1.0 to +3.0) | holds |" in text
     assert "| h | s | t | 1.10x (1.09 to 1.11), 1.15x in batches of 32 | holds |" in text
+
+
+def tuning(way: str, task: str, seed: int, share: float, kept: float) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "task": task,
+        "way": way,
+        "method": f"tune.{way.partition(',')[0]}",
+        "quality": number(0.9 * kept) | {"metric": "accuracy", "n": 100, "split": "test"},
+        "trained": {"delta": int(1000 * share), "head": 7, "base": 1000, "share": share},
+        "bytes": 2_000_000,
+        "seconds": 30.0,
+        "memory_mb": 700.0,
+        "before_mb": 300.0,
+        "kept": number(kept) if task != "c" else None,
+    }
+
+
+def test_tunings_are_told_beside_their_marks() -> None:
+    runs = []
+    for seed, more in ((0, 0.0), (1, 0.02)):
+        for task in ("a", "b", "c"):
+            runs += [tuning("full", task, seed, 1.0, 1.0), tuning("bitfit", task, seed, 0.001, 0.96 + more)]
+            runs += [tuning("adapter", task, seed, 0.02, 0.98)]
+        runs += [tuning("lora", "a", seed, 0.001, 1.5)]
+    wanted = [
+        {"claim": "few keep 97 %", "share": 0.005, "of": "", "kept": 0.97},
+        {"claim": "adapters keep 99 %", "share": 1.0, "of": "adapter", "kept": 0.99},
+        {"claim": "prefixes", "share": 1.0, "of": "prefix", "kept": 0.99},
+    ]
+    text = evidence.tuned(MADE | {"what": "Rows", "runs": runs, "wanted": wanted}, "Tuning")
+    assert "few keep 97 %. Measured: **97.0%** (bitfit), holds." in text  # lora was tried on one task alone
+    assert "adapters keep 99 %. Measured: **98.0%** (adapter), does not hold." in text
+    assert "prefixes. Measured: none trains so few, does not hold." in text
+    cells = "97.0% (96.0% to 98.0%) | 96.0% (95.0% to 97.0%) | 0.10% | 1 | 7 | 2.00 | 30 | 700 |"
+    assert f"| bitfit | 3 | {cells}" in text
+    assert "| lora | 1.350 (1.340 to 1.360) |  |  |" in text
+
+
+def test_the_cache_and_bundles_are_told() -> None:
+    ratios = {"faster": number(2.0), "than_full": number(4.0), "difference": number(0.0) | {"n": 9}}
+    seconds = {"cache": [1.0], "first": [3.0], "off": [2.0], "full": [4.0]}
+    each = {"model": "M", "blocks": 9, "rows": 400, "seconds": seconds, "accuracy": {"auto": [0.9], "off": [0.9]}}
+    text = evidence.cached(MADE | {"what": "w", "runs": [each | ratios], "wanted": 3.0})
+    assert "**2.00x** against the same without the cache, does not hold; **4.00x** against full tuning, holds." in text
+    assert "| M | 9 | 400 | 4.00 | 2.00 | 3.00 | 1.00 | 2.00x (1.99 to 2.01) |" in text
+    memory = {"bundle": {"mb": 250.0}, "folder": {"mb": 200.0}, "times": 1.25}
+    pairs = ("bundle, mixed / a folder, one task", "bundle, mixed / bundle, one task")
+    found = {
+        "what": "w",
+        "memory": memory,
+        "size_mb": {"bundle": 95.0, "folders": 900.0},
+        "tasks": [{"grafts": ["adapter", "norms"], "labels": 2}],
+        "milliseconds": {"bundle, mixed": {"p50_ms": 9.0, "p95_ms": 10.0}},
+        "times": {pairs[0]: number(1.3), pairs[1]: number(1.1)},
+        "apart": {"bundle and folders": 1e-6, "bundle and PEFT": 2e-6},
+        "threads": 2,
+        "calls": 100,
+        "wanted": {"memory": 1.3, "time": 1.25},
+    }
+    text = evidence.bundled(MADE | found)
+    assert "**1.25x** (250 MB against 200 MB, the process included), holds." in text
+    assert (
+        "**1.30x** against a folder of its own, does not hold; **1.10x** against one task in the bundle, holds." in text
+    )
+    assert "adapter + norms" in text and "| bundle, mixed | 9.0 | 10.0 |" in text
 
 
 def test_what_is_missing_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,8 @@ job = json.load(sys.stdin)
 base = peak()
 try:
     model = smidgen.runtime.load(job["folder"], job["threads"])
-    model.predict(job["texts"], job["pairs"], batch_tokens=job["batch_tokens"])
+    more = {"task": job["task"]} if job["task"] else {}
+    model.predict(job["texts"], job["pairs"], batch_tokens=job["batch_tokens"], **more)
 except SmidgenError as error:
     sys.exit(str(error))
 print(json.dumps([base, peak()]))
@@ -49,11 +50,15 @@ def memory(
     threads: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     timeout: float = 600,
+    task: str | Sequence[str] | None = None,
 ) -> Number:
     """Peak resident memory of a new Python that loads `folder` and predicts on `texts`, in MB of 1,000,000 bytes.
 
     `conditions` has `baseline_mb`, the same process after its imports and before it loads, and `model_mb`, the
     difference.
+
+    Args:
+        task: of a bundle, the task of all texts or of each.
 
     Raises:
         ModelError: the process could not load the folder or predict.
@@ -64,6 +69,7 @@ def memory(
         "pairs": None if pairs is None else list(pairs),
         "threads": threads,
         "batch_tokens": batch_tokens,
+        "task": task if task is None or isinstance(task, str) else list(task),
     }
     done = subprocess.run(
         [sys.executable, "-P", "-c", SCRIPT],
