@@ -51,6 +51,10 @@ class RecipeError(InputError):
         self.faults = tuple(faults)
         count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
         super().__init__("\n".join([f"{where}: {count}", *(f"  - {fault}" for fault in self.faults)]))
+        self.where = where
+
+    def __reduce__(self) -> tuple[type[RecipeError], tuple[tuple[str, ...], str]]:
+        return RecipeError, (self.faults, self.where)  # whole again in another process
 
 
 class NoEffect(SmidgenError):

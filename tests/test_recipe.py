@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from typing import Any
 
 import pytest
@@ -336,3 +337,8 @@ def test_to_data_leaves_out_what_is_at_its_default() -> None:
     assert to_data(Training()) == {}
     assert to_data(Training(epochs=1)) == {"epochs": 1}
     assert to_data(dataclasses.replace(OPEN.stages[1], teacher=None))["methods"][1] == "tune.full"
+
+
+def test_faults_arrive_whole_from_another_process() -> None:
+    told = pickle.loads(pickle.dumps(RecipeError(["a: got 1.", "b: got 2."], "recipe.yaml")))
+    assert told.faults == ("a: got 1.", "b: got 2.") and str(told).startswith("recipe.yaml: 2 faults")
