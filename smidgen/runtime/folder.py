@@ -17,7 +17,8 @@ from smidgen.artefact import half_written
 from smidgen.errors import ModelError
 from smidgen.tasks import head_of
 
-REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx")
+GRAPH = "onnx/model.onnx"
+REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", GRAPH)
 OPTIONAL = ("onnx/model.onnx.data",)
 LOCATION = b"\n\x08location\x12"  # the key of a protobuf StringStringEntryProto, then the tag of its value
 
@@ -59,7 +60,7 @@ def graph_file(folder: Path) -> Path:
         ModelError: see `deployed_files`; or the graph keeps weights anywhere but in `onnx/model.onnx.data`.
     """
     deployed_files(folder)
-    graph = folder / REQUIRED[-1]
+    graph = folder / GRAPH
     for location in external_locations(graph):
         if location != Path(OPTIONAL[0]).name:
             raise ModelError(
