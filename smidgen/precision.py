@@ -20,6 +20,7 @@ from smidgen.measure.entries import two_lists
 from smidgen.measure.quality import agreement, interval, resampled_rows
 from smidgen.runtime.folder import GRAPH, deployed_files
 from smidgen.runtime.model import load
+from smidgen.saturation import without_vnni
 from smidgen.tasks import Task
 from smidgen.tokens import encode, length_limit, pad_id
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Quantise = Callable[[Collection[str]], onnx.ModelProto]  # all but the nodes of these names
 PROBED = 32  # rows that nodes are put in an order by
+PORTABLE = 0.995  # of decisions that are the same on other processors
 NAMED = 4  # nodes that are told by name
 
 
@@ -62,15 +64,24 @@ def guarded(ctx: Context, quantise: Quantise, parts: Mapping[str, str], max_loss
             if file.parent == ctx.source:
                 shutil.copyfile(file, folder / file.name)
         first, last, back = _searched(ctx, dev, quantise, list(parts), max_loss, folder)
-        made = ctx.source if len(back) == len(parts) else folder
+        if len(back) == len(parts):
+            shutil.copyfile(ctx.source / GRAPH, folder / GRAPH)
         (ctx.target / GRAPH).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(made / GRAPH, ctx.target / GRAPH)
+        shutil.copyfile(folder / GRAPH, ctx.target / GRAPH)
+        same = without_vnni(ctx.task, folder, *two_lists(ctx.texts))
+    words = told(first, last, [parts[name] for name in back], len(parts), max_loss, ctx.task.metric, len(dev))
+    if same is not None and same < PORTABLE:
+        words += (
+            f" Where the processor has no VNNI, {1 - same:.1%} of {len(ctx.texts)} decisions would be others: for such "
+            "machines write reduce_range: true."
+        )
     return {
-        "told": told(first, last, [parts[name] for name in back], len(parts), max_loss, ctx.task.metric, len(dev)),
+        "told": words,
         "loss_before": first.points,
         "loss": last.points,
         "loss_interval": [last.low, last.high],
         "same_decisions": last.same,
+        "same_without_vnni": same,
         "rows": len(dev),
         "float": {name: parts[name] for name in back},
         **counts(onnx.load(str(ctx.target / GRAPH))),
