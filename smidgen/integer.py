@@ -83,6 +83,7 @@ def dynamic(
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     logging.getLogger().setLevel(logging.ERROR)
+    excluded = [name for each in kept for name in (each, f"{each}_MatMul")]  # which it calls the product of a Gemm
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder) / "model.onnx")
         quantize_dynamic(
@@ -92,7 +93,7 @@ def dynamic(
             per_channel=per_channel,
             reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(kept),
+            nodes_to_exclude=excluded,
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
         )
         return onnx.load(file)

@@ -85,7 +85,7 @@ class Static(Method[None]):
         others = ["LSTM", "Gather"] if self.embeddings else ["LSTM"]
 
         def quantise(kept: Collection[str]) -> onnx.ModelProto:
-            return static(dynamic(graph, others, True, self.reduce_range, kept), ranges, self.reduce_range, kept)
+            return dynamic(static(graph, ranges, self.reduce_range, kept), others, True, self.reduce_range, kept)
 
         found = guarded(ctx, quantise, parts(graph, ["MatMul", "Gemm", *others]), self.max_loss)
         return found | {"calibrated_on": rows}
