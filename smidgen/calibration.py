@@ -62,7 +62,7 @@ def percentile(found: Histogram, percent: float) -> float:
 
 def entropy(found: Histogram) -> float:
     ends = np.arange(min(LEVELS, len(found.counts)), len(found.counts) + 1)
-    return float(found.edges[ends[np.argmin([divergence(found.counts, end) for end in ends])] - 1])
+    return float(found.edges[ends[np.argmin([divergence(found.counts, int(end)) for end in ends])] - 1])
 
 
 def mse(found: Histogram) -> float:

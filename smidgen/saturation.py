@@ -53,7 +53,7 @@ def without_vnni(task: Task, folder: Path, texts: Sequence[str], pairs: Sequence
     said = []
     for cutting in (False, True):
         model = load(folder, 1)
-        model.session = ReferenceEvaluator(graph, new_ops=_operators(cutting))  # type: ignore[assignment]
+        model.session = ReferenceEvaluator(graph, new_ops=_operators(cutting))
         said.append(model.outputs(texts, pairs))
     return agreement(task, said[0], said[1]).value
 
