@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from transformers import AutoModelForSequenceClassification
 
 from smidgen.calibration import extremes
+from smidgen.data import load_data
 from smidgen.errors import InputError, RecipeError
 from smidgen.integer import affine, count, dynamic, parts, products, smoothed, smoothing, sources, static, symmetric
 from smidgen.method import Context, Sight, find
@@ -195,9 +196,11 @@ STAGES = (
     Stage("onnx", (Use("export.onnx"),)),
     Stage("static", (Use("quant.static", GATED),), source="onnx"),
     Stage("dynamic", (Use("quant.dynamic", GATED),), source="onnx"),
+    Stage("smooth", (Use("quant.static", GATED | {"smooth": 0.9}),), source="onnx"),
+)
+MORE = (
     Stage("reduced", (Use("quant.static", GATED | {"reduce_range": True}),), source="onnx"),
     Stage("plain", (Use("quant.dynamic"),), source="onnx"),
-    Stage("smooth", (Use("quant.static", GATED | {"smooth": 0.9}),), source="onnx"),
 )
 
 
@@ -223,18 +226,18 @@ def trained(home: Path, files: Files) -> Path:
 
 @pytest.fixture(scope="module")
 def healthy(home: Path, files: Files, trained: Path) -> dict[str, Done]:
-    return stages(home, files, trained)
+    return stages(home, files, trained, STAGES + MORE)
 
 
 @pytest.fixture(scope="module")
 def poisoned(home: Path, files: Files, trained: Path) -> dict[str, Done]:
     folder = shutil.copytree(trained, home / "poisoned", ignore=shutil.ignore_patterns("smidgen.json"))
     poison(folder)
-    return stages(home, files, folder)
+    return stages(home, files, folder, STAGES)
 
 
-def stages(home: Path, files: Files, model: Path) -> dict[str, Done]:
-    return {done.planned.stage.name: done for done in run(plan(Recipe(str(model), files, STAGES)), home / "stages")}
+def stages(home: Path, files: Files, model: Path, chain: tuple[Stage, ...]) -> dict[str, Done]:
+    return {done.planned.stage.name: done for done in run(plan(Recipe(str(model), files, chain)), home / "stages")}
 
 
 def found(done: Done) -> dict[str, Any]:
@@ -286,6 +289,24 @@ def test_only_what_is_cut_off_changes_decisions(healthy: dict[str, Done], monkey
     assert without_vnni(task, folder, texts, None) == 1.0
     monkeypatch.setattr("smidgen.saturation.cut_off", lambda x, w: 10**6 * np.arange(w.shape[1]))
     assert without_vnni(task, folder, texts, None) < 1.0
+
+
+def test_a_folder_says_that_it_is_not_portable(
+    healthy: dict[str, Done], files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    dev = load_data(files.train, files.dev, labels=LABELS).dev
+    texts = tuple((text, None) for text in dev.texts[:10])
+    ctx = Context(healthy["onnx"].artefact.path, tmp_path, Classify(LABELS), texts, 0, sight=Sight(dev=lambda: dev))
+    method: Any = find("quant.dynamic")(max_loss=100.0)  # type: ignore[call-arg]
+    for same, said in ((1.0, False), (0.996, False), (0.9, True), (None, False)):
+        monkeypatch.setattr("smidgen.precision.without_vnni", lambda *_, same=same: same)
+        record = method.run(ctx)
+        assert record["same_without_vnni"] == same
+        wanted = (
+            " Where the processor has no VNNI, 10.0% of 10 decisions would be others: for such machines write "
+            "reduce_range: true."
+        )
+        assert record["told"].endswith(wanted) == said and ("VNNI" in record["told"]) == said
 
 
 LOST = Loss(12.34, 8.0, 16.0, 0.8)
