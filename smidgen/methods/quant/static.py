@@ -13,9 +13,9 @@ Leaves     The same folder with the graph in int8, about a quarter of the bytes;
            dev and what is in float.
 Beside     Training before it. quant.dynamic, which needs no rows and measures ranges in each call.
 Fails      On rows unlike those of its data: what is beyond a range is cut. `percentile` and `entropy` also cut outliers
-           that encoders need: they cost MiniLM 3 to 4 points on tweets, mse and minmax none. Its products are ONNX Runtime's own
-           operator; other runtimes read quant.dynamic's graph. On processors without VNNI or AMX two products can
-           overflow 16 bits; `reduce_range` spends a bit to prevent it.
+           that encoders need: they cost MiniLM 3 to 4 points on tweets, mse and minmax none. Its products are ONNX
+           Runtime's own operator; other runtimes read quant.dynamic's graph. On processors without VNNI or AMX two
+           products can overflow 16 bits; `reduce_range` spends a bit to prevent it.
 """
 
 from __future__ import annotations
