@@ -43,6 +43,10 @@ class Loss:
     high: float
     same: float
 
+    def exceeds(self, limit: float) -> bool:
+        """Is it more than the limit, and more than none at all as far as so many rows can tell?"""
+        return self.points > limit and self.low > 0
+
 
 NONE = Loss(0.0, 0.0, 0.0, 1.0)
 
@@ -51,7 +55,8 @@ def guarded(ctx: Context, quantise: Quantise, parts: Mapping[str, str], max_loss
     """Write `ctx.target`'s graph in int8, all of its `parts` where `max_loss` is None, else as many as lose at most so
     many points on dev; gives what was found.
 
-    The parts are put in the order of the harm that each does alone, and the fewest of the worst go back that suffice.
+    A loss whose interval has 0 in it is none that dev can tell. The parts are put in the order of the harm that each
+    does alone, and of the worst so few go back as suffice.
     """
     if max_loss is None:
         write(made := quantise(()), ctx.target)
@@ -100,16 +105,19 @@ def _searched(
         return lost(ctx.task, said, load(folder).outputs(dev.texts, dev.pairs), dev)
 
     first = tried(())
-    if first.points <= max_loss:
+    if not first.exceeds(max_loss):
         return first, first, []
     order = worst_first(ctx, quantise, names)
-    few, many, found = 0, len(order), {len(order): NONE}  # too few, enough
-    while many - few > 1:
-        half = (few + many) // 2
-        found[half] = tried(order[:half])
-        few, many = (few, half) if found[half].points <= max_loss else (half, many)
-    write(quantise(order[:many]), folder)
-    return first, found[many], order[:many]
+    for few in growing(len(order)):
+        if not (last := tried(order[:few])).exceeds(max_loss):
+            return first, last, order[:few]
+    return first, NONE, order
+
+
+def growing(most: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, 16 ... below `most`."""
+    doubled = [2**power * start for power in range(most.bit_length()) for start in (2, 3)]
+    return [few for few in (1, *doubled) if few < most]
 
 
 def counts(graph: onnx.ModelProto) -> dict[str, int]:
@@ -168,7 +176,10 @@ def write(graph: onnx.ModelProto, folder: Path) -> None:
 def told(first: Loss, last: Loss, back: Sequence[str], of: int, max_loss: float, metric: str, rows: int) -> str:
     """The whole in a sentence or two."""
     if not back:
-        return f"int8 costs {_points(last)} of {metric} on {rows} rows of dev; up to {max_loss:g} are allowed."
+        limit = f"up to {max_loss:g} are allowed"
+        if last.points > max_loss:
+            limit += ", and so few rows cannot tell it from none"
+        return f"int8 costs {_points(last)} of {metric} on {rows} rows of dev; {limit}."
     before = f"int8 would cost {_points(first)} of {metric} on {rows} rows of dev, and {max_loss:g} are allowed"
     if len(back) == of:
         return f"{before}; no part of the graph could stay in int8, so that it is in float32 as it was."

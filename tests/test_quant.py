@@ -23,7 +23,7 @@ from smidgen.errors import InputError, RecipeError
 from smidgen.integer import affine, count, dynamic, parts, products, smoothed, smoothing, sources, static, symmetric
 from smidgen.method import Context, Sight, find
 from smidgen.planner import Plan, plan
-from smidgen.precision import NONE, Loss, told
+from smidgen.precision import NONE, Loss, growing, told
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import Done, run
 from smidgen.runtime.model import load
@@ -321,9 +321,20 @@ def test_what_was_done_is_told() -> None:
     ]
     for first, back, wanted in cases:
         assert told(first, NONE, back, 9, 0.5, "accuracy", 900).startswith(wanted)
-    assert told(LOST, LOST, [], 9, 15.0, "f1", 900) == (
-        "int8 costs 12.3 points (8.0 to 16.0) of f1 on 900 rows of dev; up to 15 are allowed."
+    within, unsure = "int8 costs 12.3 points (8.0 to 16.0)", Loss(12.34, -2.0, 30.0, 0.8)
+    assert told(LOST, LOST, [], 9, 15.0, "f1", 900) == f"{within} of f1 on 900 rows of dev; up to 15 are allowed."
+    assert told(unsure, unsure, [], 9, 0.5, "f1", 9) == (
+        "int8 costs 12.3 points (-2.0 to 30.0) of f1 on 9 rows of dev; up to 0.5 are allowed, and so few rows cannot "
+        "tell it from none."
     )
+
+
+def test_a_loss_exceeds_the_limit_where_rows_can_tell() -> None:
+    assert LOST.exceeds(12.0) and not LOST.exceeds(12.34) and not Loss(12.34, 0.0, 30.0, 0.8).exceeds(0.5)
+
+
+def test_few_go_back_before_many() -> None:
+    assert growing(41) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32] and growing(4) == [1, 2, 3] and growing(1) == []
 
 
 # What is read, and what is refused.

@@ -6,7 +6,8 @@ Idea       w ~ s_w * q_w with a scale for each output channel, x ~ s_x * (q_x - 
            (entropy: Migacz 2017, 8-bit inference with TensorRT) or the squared error (mse) is least. With `smooth` = a,
            s_j = max|X_j|^a / max|W_j|^(1-a) moves from channel j of x into row j of the weights, which says the same
            and leaves fewer outliers in x (Xiao et al. 2022, arXiv:2211.10438). The graph is then compared with its
-           float one on dev; while it loses more than `max_loss` points, what harms most goes back to float.
+           float one on dev; while it loses more than `max_loss` points, beyond what chance explains, what harms most
+           goes back to float.
 Takes      A folder with a float32 graph, and rows of the stage's data; no labels of them. Dev, with its labels, says
            how much is lost.
 Leaves     The same folder with the graph in int8, about a quarter of the bytes; `found` in its record has the loss on
