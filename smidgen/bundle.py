@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +36,7 @@ from smidgen.errors import InputError, SmidgenError
 from smidgen.grafts import build, kind, stacked
 from smidgen.graph import trace
 from smidgen.heads import Heads
-from smidgen.method import find
+from smidgen.integer import KINDS, dynamic
 from smidgen.source import Source, load_model, resolve, takes_types
 from smidgen.tape import logits_of
 from smidgen.tasks import Task
@@ -201,7 +202,7 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
             )
         if int8:
             for graph in sorted(file.parent.iterdir()):
-                find("quant.dynamic")().quantise(graph, graph)  # type: ignore[attr-defined]
+                onnx.save(dynamic(onnx.load(str(graph)), KINDS, per_channel=True, reduce_range=False), str(graph))
     return open_artefact(out)
 
 

@@ -30,6 +30,7 @@ from smidgen.errors import RecipeError, did_you_mean
 from smidgen.prices import Macs, Meter
 
 if TYPE_CHECKING:
+    import numpy as np
     from tokenizers import Tokenizer
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from smidgen.corpus import Corpus
     from smidgen.edits import Edit
     from smidgen.source import Source
+    from smidgen.splits import Split
     from smidgen.tape import Tape
     from smidgen.tasks import Task
 
@@ -56,6 +58,7 @@ class Needs:
     online: bool = False  # the teacher runs in each step, on the step's own inputs; nothing of it is kept on disk
     training: bool = False  # another method of the stage has a loss
     examples: bool = False  # `ctx.sight.sample`: rows with labels, or with a teacher's decisions
+    rows: bool = False  # `ctx.sight.inputs`: rows without their labels
     task: str = ""  # the only one that it is for
 
 
@@ -66,6 +69,8 @@ class Sight:
     training_texts: Callable[[], Iterable[str]] = tuple  # what the stage trains on, second texts of pairs too
     dev_texts: Callable[[], Iterable[str]] = tuple  # all of dev, likewise
     sample: Callable[[int], Iterable[Batch]] = lambda count: ()  # at most so many rows of the stage, drawn by the seed
+    inputs: Callable[[int], Iterable[Mapping[str, np.ndarray]]] = lambda count: ()  # the same, as a graph takes them
+    dev: Callable[[], Split | None] = lambda: None  # all of dev, with its labels
     dev_loss: Callable[[], float] = lambda: math.nan  # the task's loss of `model`, as it stands, on dev
     meter: Callable[[str], Meter] = lambda unit: Macs(128)  # of what a model costs: macs | float32 | int8
 
@@ -164,7 +169,7 @@ class Method(Generic[S]):
         return {}
 
     def looks(self) -> bool:
-        """Does it ask for `dev_loss`? Dev is then part of the artefact's id."""
+        """Does it ask for `dev` or `dev_loss`? Dev is then part of the artefact's id."""
         return False
 
     def frozen(self, blocks: int) -> tuple[int, ...]:

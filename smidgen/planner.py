@@ -49,7 +49,7 @@ class Planned:
     @property
     def reads(self) -> bool:
         """Does what it leaves depend on the rows of its data?"""
-        return self.trains or self.leaves == "texts" or any(method.needs.examples for method in self.methods)
+        return self.trains or self.leaves == "texts" or any(m.needs.examples or m.needs.rows for m in self.methods)
 
     @property
     def teacher(self) -> str | list[str] | None:
@@ -400,7 +400,7 @@ def _identify(
             parts["looked"] = _prints((), ("dev",), data)
         if training:
             parts |= _training_parts(stage, read, data, seed)
-        elif measures:
+        elif measures or any(method.needs.rows for method in chosen):
             parts |= {"seed": seed} | _prints(read, (), data)
         if training or measures:
             parts["teacher"] = written(tuple(models[name].id if name in models else name for name in teachers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,6 +129,8 @@ def sight(plan: Plan, planned: Planned, store: Store, ctx: Context, home: Callab
         training_texts=lambda: texts_of(training_split(plan, planned, store)),
         dev_texts=lambda: texts_of(plan.data.dev),
         sample=lambda count: _sample(plan, planned, store, home(), ctx, count, watch),
+        inputs=lambda count: _inputs(plan, planned, store, home(), count),
+        dev=lambda: plan.data.dev,
         dev_loss=_dev_loss(plan, ctx, home),
         meter=lambda unit: _meter(plan, store, home(), unit),
     )
@@ -148,6 +150,18 @@ def _sample(
     split, taps = draw(pool, count, planned.seed), set() if labelled else {"logits"}
     rows = training_rows(plan, planned, store, source, split, taps, accelerator, watch)
     return batches(rows, ctx.task, ctx.model, accelerator.device)
+
+
+def _inputs(
+    plan: Plan, planned: Planned, store: Store, source: Source, count: int
+) -> Iterable[Mapping[str, np.ndarray]]:
+    """Batches of rows drawn by the seed, the short ones first."""
+    from smidgen.runtime.model import BATCH_TOKENS, batches
+    from smidgen.sampling import draw
+
+    split, pad = draw(training_split(plan, planned, store), count, planned.seed), pad_id(source.path)
+    encoded = encode(plan.data.task, source.path, split.texts, split.pairs, plan.max_length)
+    return (encoded.batch(rows, pad) for rows in batches(encoded.lengths, BATCH_TOKENS))
 
 
 def _dev_loss(plan: Plan, ctx: Context, home: Callable[[], Source]) -> Callable[[], float]:

@@ -106,8 +106,10 @@ def run_stage(
                 ctx.corpus = _corpus(plan, planned, store, watch)
             else:
                 _carry_over(source.path, target, plan.max_length)
-            found = owner.run(ctx)  # type: ignore[attr-defined]
-            record |= {"found": found or {}, "seconds": time.monotonic() - started}
+                ctx.sight = sight(plan, planned, store, ctx, lambda: source, watch)
+            found = dict(owner.run(ctx) or {})  # type: ignore[attr-defined]
+            _say(record, name_of(owner), found.pop("told", None))
+            record |= {"found": found, "seconds": time.monotonic() - started}
         shutil.rmtree(store.work(planned.id), ignore_errors=True)
     _wait()
     return open_artefact(store.path(planned.id))
@@ -207,10 +209,14 @@ def _tell(record: dict[str, Any], running: Running, ctx: Context, target: Path) 
     for method, state in running:
         name = name_of(method)
         found = {**ctx.found.get(name, {}), **method.found(state, ctx, target)}
-        told = found.pop("told", None)
-        record["lineage"][-1]["remarks"] += [f"{name}: {told}"] if told else []
+        _say(record, name, found.pop("told", None))
         if found:
             record["found"] = record.get("found", {}) | {name: found}
+
+
+def _say(record: dict[str, Any], name: str, told: str | None) -> None:
+    """Put what a method tells of its work among the remarks on the artefact."""
+    record["lineage"][-1]["remarks"] += [f"{name}: {told}"] if told else []
 
 
 def _check_reload(plan: Plan, source: Source, ctx: Context, target: Path) -> None:

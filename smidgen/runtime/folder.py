@@ -17,7 +17,8 @@ from smidgen.artefact import RECORD, half_written
 from smidgen.errors import ModelError
 from smidgen.tasks import head_of
 
-REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx")
+GRAPH = "onnx/model.onnx"
+REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", GRAPH)
 OPTIONAL = ("onnx/model.onnx.data",)
 LOCATION = b"\n\x08location\x12"  # the key of a protobuf StringStringEntryProto, then the tag of its value
 
@@ -71,7 +72,7 @@ def graph_file(folder: Path) -> Path:
         ModelError: see `deployed_files`; or the graph keeps weights anywhere but in `onnx/model.onnx.data`.
     """
     deployed_files(folder)
-    return closed(folder / REQUIRED[-1])
+    return closed(folder / GRAPH)
 
 
 def closed(graph: Path) -> Path:
