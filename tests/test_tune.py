@@ -196,7 +196,7 @@ def test_what_is_refused_and_why(line: str, place: Path) -> None:
 def test_a_method_that_the_family_has_nothing_for(place: Path) -> None:
     model_folder(place / "modern", "modernbert")
     ran = command(f"tune modern {DATA} --method bitfit --out tasks/modern")
-    assert ran.code == 1
+    assert ran.code == 2
     assert "this modernbert has none in query, key, value" in ran.err and "Write add: true" in ran.err
     assert not (place / "tasks/modern/delta.json").exists()
 
