@@ -133,7 +133,7 @@ def students(found: dict[str, Any]) -> str:
         gain = sum(a["test"]["value"] - b["test"]["value"] for a, b in zip(with_, without, strict=True)) / len(with_)
         adds = _points(found["adds"][name]) if "adds" in found else f"{100 * gain:+.1f}"
         rows.append(
-            f"| {name} | {_mean(shares, '{:.1%}')} | {_share(with_[0]['kept'])} | {_mean([r['kept']['value'] for r in without], '{:.1%}')} | "
+            f"| {name} | {len(shares)} | {_mean(shares, '{:.1%}')} | {_share(with_[0]['kept'])} | {_mean([r['kept']['value'] for r in without], '{:.1%}')} | "
             f"{adds} | {speed['value']:.0f}x ({speed['low']:.0f} to {speed['high']:.0f}) | "
             f"{with_[0]['size_mb']:.1f} |"
         )
@@ -141,12 +141,11 @@ def students(found: dict[str, Any]) -> str:
         [
             "## Students of a base-size teacher",
             "",
-            f"Wanted: {found['wanted']}. {found['what']}. Teacher: {_interval(found['teacher'])}, n = {found['n']}; {len(found['seeds'])} "
-            "seed(s) of each student.",
+            f"Wanted: {found['wanted']}. {found['what']}. Teacher: {_interval(found['teacher'])}, n = {found['n']}.",
             "",
-            "| student | kept, mean of seeds | interval of the first seed | kept without distillation | distillation adds, points | "
+            "| student | seeds | kept, mean | interval of the first seed | kept without distillation | distillation adds, points | "
             "times as fast as the teacher | MB |",
-            "|---|--:|--:|--:|--:|--:|--:|",
+            "|---|--:|--:|--:|--:|--:|--:|--:|",
             *rows,
             "",
             _made(found),
