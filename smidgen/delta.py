@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smidgen.artefact import file_hash, write_atomic
+from smidgen.artefact import file_hash, identity, write_atomic
 from smidgen.edits.attach import NAME
 from smidgen.errors import ArtefactError, ModelError
 from smidgen.grafting import head_names, settle
@@ -95,7 +95,14 @@ def write(
         "file": [file.stat().st_size, file_hash(file)],
         **about,
     }
-    write_atomic(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_record(folder, record)
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `delta.json` with the hash of all that it says, so that a changed word is found out."""
+    said = {name: value for name, value in record.items() if name != "digest"}
+    sealed = {**said, "digest": identity(said)}
+    write_atomic(folder / RECORD, json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path) -> Delta:
@@ -122,6 +129,8 @@ def read(folder: Path) -> Delta:
         raise ArtefactError(f"{folder}: {RECORD} cannot be read ({error!r}). Make the delta again.") from error
     if schema != SCHEMA:
         raise ArtefactError(f"{folder}: schema {schema}, this smidgen reads {SCHEMA}. Make the delta again.")
+    if record.get("digest") != identity({name: value for name, value in record.items() if name != "digest"}):
+        raise ArtefactError(f"{folder}: {RECORD} is changed. Copy the delta again.")
     file = folder / TENSORS
     if not file.is_file() or file.stat().st_size != size or file_hash(file) != digest:
         raise ArtefactError(f"{folder}: {TENSORS} is missing, cut short or changed. Copy the delta again.")

@@ -18,7 +18,7 @@ from typing import Any
 from smidgen.artefact import RECORD, Artefact, identity, publish, write_atomic
 from smidgen.data import Data, Split
 from smidgen.delta import RECORD as DELTA
-from smidgen.delta import TENSORS, body_hash
+from smidgen.delta import TENSORS, body_hash, write_record
 from smidgen.errors import InputError, did_you_mean
 from smidgen.grafting import head_names
 from smidgen.measure import entries
@@ -259,7 +259,7 @@ def leave(tuner: Tuner, tuned: Tuned, out: Path) -> dict[str, Any]:
     shutil.copyfile(tuned.delta / TENSORS, draft)
     draft.replace(out / TENSORS)
     write_atomic(out / CARD, card(record))
-    write_atomic(out / DELTA, json.dumps(record, indent=1, ensure_ascii=False) + "\n")  # last: it is whole
+    write_record(out, record)  # last: it is whole
     return record
 
 

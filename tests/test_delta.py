@@ -124,6 +124,15 @@ def test_changed_and_cut_files_are_refused(root: Path) -> None:
             read(folder)
 
 
+def test_a_changed_word_of_the_record_is_refused(root: Path) -> None:
+    folder = spoilt(root, "relabelled")
+    record = json.loads((folder / "delta.json").read_text())
+    record["task"]["labels"] = record["task"]["labels"][::-1]
+    (folder / "delta.json").write_text(json.dumps(record))
+    with pytest.raises(ArtefactError, match=r"delta\.json is changed\. Copy the delta again"):
+        read(folder)
+
+
 def test_pickles_are_refused(root: Path) -> None:
     folder = spoilt(root, "pickled")
     (folder / "adapter_model.bin").write_bytes(b"x")
