@@ -284,8 +284,10 @@ def verify(out: str | Path, watch: Watch | None = None) -> list[dict[str, Any]]:
     return check(Path(out), watch)
 
 
-def read_recipe(reference: str, model: str | None = None, files: Files | None = None) -> Recipe:
-    """A recipe from a file or by the name of a packaged one, with its model and data replaced where given."""
+def read_recipe(
+    reference: str, model: str | None = None, files: Files | None = None, task: str | None = None
+) -> Recipe:
+    """A recipe from a file or by the name of a packaged one, with its model, data and task replaced where given."""
     known = packaged()
     path = known.get(reference, Path(reference))
     if not path.is_file():
@@ -301,7 +303,9 @@ def read_recipe(reference: str, model: str | None = None, files: Files | None = 
     if recipe is None:
         raise RecipeError(faults, reference)
     name = reference if recipe.name == Recipe.name else recipe.name
-    filled = replace(recipe, model=model or recipe.model, data=files or recipe.data, name=name)
+    filled = replace(
+        recipe, model=model or recipe.model, data=files or recipe.data, name=name, task=task or recipe.task
+    )
     lacking = []
     if filled.model == "MODEL":
         lacking.append("it has no model of its own: give one with --model.")

@@ -149,6 +149,7 @@ def run(
     test: Test = None,
     dev: Dev = None,
     unlabeled: Unlabeled = None,
+    task: Annotated[str | None, typer.Option(help="In place of the recipe's task.")] = None,
     out: Out = Path("out"),
     tracker: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb, mlflow ...: log there too.")] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between two checkpoints.")] = 60.0,
@@ -163,7 +164,7 @@ def run(
     """
     from smidgen import api
 
-    checked = api.read_recipe(recipe, model, _files(train, dev, test, unlabeled))
+    checked = api.read_recipe(recipe, model, _files(train, dev, test, unlabeled), task)
     done = api.run(
         checked, out, watch=console.Bars(), checkpoint_seconds=checkpoint_seconds, trackers=tuple(tracker or ())
     )
@@ -188,6 +189,7 @@ def plan(
     test: Test = None,
     dev: Dev = None,
     unlabeled: Unlabeled = None,
+    task: Annotated[str | None, typer.Option(help="In place of the recipe's task.")] = None,
     out: Out = Path("out"),
     json: Json = False,
 ) -> None:
@@ -199,7 +201,7 @@ def plan(
     """
     from smidgen import api
 
-    checked = api.plan(api.read_recipe(recipe, model, _files(train, dev, test, unlabeled)))
+    checked = api.plan(api.read_recipe(recipe, model, _files(train, dev, test, unlabeled), task))
     from smidgen.costs import costs  # needs what api.plan has looked for
 
     found = costs(checked, out / "stages")

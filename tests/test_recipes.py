@@ -64,8 +64,8 @@ def test_a_recipe_runs(name: str, tmp_path: Path) -> None:
 def test_a_recipe_tags(name: str, tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", rows_of(60, 0))
     bare = write(tmp_path / "bare.jsonl", [{"tokens": row["tokens"]} for row in rows_of(30, 1)])
-    recipe = read_recipe(name, str(model_folder(tmp_path / "model")), Files(train, unlabeled=bare))
-    done = run(plan(replace(small(recipe), task="tag")), tmp_path / "stages")
+    recipe = read_recipe(name, str(model_folder(tmp_path / "model")), Files(train, unlabeled=bare), "tag")
+    done = run(plan(small(recipe)), tmp_path / "stages")
     found = smidgen.load(done[-1].artefact.path).predict(["so the zadig quix was here", "it was"])
     assert len(found) == 2 and all({"entity_group", "score", "word"} <= set(e) for text in found for e in text)
 
