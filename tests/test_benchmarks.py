@@ -22,6 +22,7 @@ import evidence
 import ledger
 import tunings
 from common import GRAPHS, part
+from pages import _words, prune, runtime, tune
 
 
 def test_every_way_can_be_planned(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ MADE = {
 
 def test_speed_and_quality_are_told_beside_students_and_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "docs").mkdir()
-    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    monkeypatch.setattr(prune, "ROOT", tmp_path)
     runs = [run("uncut", "", 0, 1.0, 1.0), run("uncut", "", 1, 1.0, 1.0)]
     for seed, more in ((0, 0.0), (1, 0.02)):
         runs += [
@@ -125,7 +126,7 @@ def test_speed_and_quality_are_told_beside_students_and_marks(tmp_path: Path, mo
     ]
     why = {"seed": 0, "method": "gates, distilled", "asked": "9x", "why": "too fast. Ask for less."}
     found = MADE | {"what": "SST-2", "n": 100, "runs": runs, "refused": [why], "wanted": wanted}
-    text = evidence.by_speed(found, "Speed", "picture.svg")
+    text = prune.by_speed(found, "Speed", "picture.svg")
     assert "98 % at 2x. Measured: **98.5%** (fisher, 2.4x), holds." in text
     assert "96 % at 3x. Measured: none is so fast, does not hold." in text
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
@@ -142,12 +143,12 @@ def test_attention_and_claims_are_told() -> None:
     each = {"quality": number(0.95), "kept": number(0.98), "p50_ms": 3.0, "speedup": number(1.5), "memory_mb": memory}
     runs = [{"seed": 0, "attention": "local", "tokens": tokens} | each for tokens in (128, 2048)]
     about = {"what": "Articles", "n": 300, "learnt_on": 256, "longer": {"128": 0.9, "2048": 0.01}}
-    text = evidence.attention(MADE | about | {"runs": runs})
+    text = prune.attention(MADE | about | {"runs": runs})
     assert "| local | 2,048 | 0.950 | 98.0% | 98.0% (97.0% to 99.0%) | 3.0 | 1.50x (1.49 to 1.51) | 200 (90) |" in text
     assert "cut 90% at 128, 1% at 2,048." in text
     claim = {"claim": "c", "source": "s", "setting": "t", "difference": number(0.02) | {"n": 9}, "verdict": "holds"}
     heads = {"claim": "h", "source": "s", "setting": "t", "speedup": number(1.1), "at_32": 1.15, "verdict": "holds"}
-    text = evidence.ledger(MADE | {"what": "w", "rows": [claim], "heads": heads, "speed": heads | {"claim": "f"}})
+    text = _words.ledger(MADE | {"what": "w", "rows": [claim], "heads": heads, "speed": heads | {"claim": "f"}})
     assert "| f | s | t | 1.10x (1.09 to 1.11) | holds |" in text
     assert "| c | s | t | +2.0 (+1.0 to +3.0) | holds |" in text
     assert "| h | s | t | 1.10x (1.09 to 1.11), 1.15x in batches of 32 | holds |" in text
@@ -181,7 +182,7 @@ def test_tunings_are_told_beside_their_marks() -> None:
         {"claim": "adapters keep 99 %", "share": 1.0, "of": "adapter", "kept": 0.99},
         {"claim": "prefixes", "share": 1.0, "of": "prefix", "kept": 0.99},
     ]
-    text = evidence.tuned(MADE | {"what": "Rows", "runs": runs, "wanted": wanted}, "Tuning")
+    text = tune.tuned(MADE | {"what": "Rows", "runs": runs, "wanted": wanted}, "Tuning")
     assert "few keep 97 %. Measured: **97.0%** (bitfit), holds." in text  # lora was tried on one task alone
     assert "adapters keep 99 %. Measured: **98.0%** (adapter), does not hold." in text
     assert "prefixes. Measured: none trains so few, does not hold." in text
@@ -194,7 +195,7 @@ def test_the_cache_and_bundles_are_told() -> None:
     ratios = {"faster": number(2.0), "than_full": number(4.0), "difference": number(0.0) | {"n": 9}}
     seconds = {"cache": [1.0], "first": [3.0], "off": [2.0], "full": [4.0]}
     each = {"model": "M", "blocks": 9, "rows": 400, "seconds": seconds, "accuracy": {"auto": [0.9], "off": [0.9]}}
-    text = evidence.cached(MADE | {"what": "w", "runs": [each | ratios], "wanted": 3.0})
+    text = tune.cached(MADE | {"what": "w", "runs": [each | ratios], "wanted": 3.0})
     assert "**2.00x** against the same without the cache, does not hold; **4.00x** against full tuning, holds." in text
     assert "| M | 9 | 400 | 4.00 | 2.00 | 3.00 | 1.00 | 2.00x (1.99 to 2.01) |" in text
     memory = {"bundle": {"mb": 250.0}, "folder": {"mb": 200.0}, "times": 1.25}
@@ -211,7 +212,7 @@ def test_the_cache_and_bundles_are_told() -> None:
         "calls": 100,
         "wanted": {"memory": 1.3, "time": 1.25},
     }
-    text = evidence.bundled(MADE | found)
+    text = tune.bundled(MADE | found)
     assert "**1.25x** (250 MB against 200 MB, the process included), holds." in text
     assert (
         "**1.30x** against a folder of its own, does not hold; **1.10x** against one task in the bundle, holds." in text
@@ -224,3 +225,20 @@ def test_what_is_missing_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(evidence, "ROOT", tmp_path)
     evidence.main()
     assert (tmp_path / "docs" / "evidence.md").read_text(encoding="utf-8") == evidence.HEAD
+
+
+def test_what_is_said_of_rivals() -> None:
+    def row(texts: str, times: float, lost: float) -> dict[str, Any]:
+        faster = {"value": times, "low": times - 0.1, "high": times + 0.1}
+        each = {"p50_ms": {"smidgen": 2.0, "a": 2.0 * times, "b": 9.0}, "best_other": "a", "times_as_fast": faster}
+        return {"model": "m", "texts": texts, "batch": 1, "failed": {"c": "too new"}, "points_lost": lost} | each
+
+    found = MADE | {"what": "w", "threads": 2, "n": {"SST-2": 5}}
+    text = runtime.speed(found | {"rows": [row("SST-2", 1.3, 0.1), row("BBC", 0.9, 0.4)]})
+    assert "the least of the rows: **1.30x**, holds" in text and "Measured: **0.90x**, does not hold" in text
+    assert "the most: **0.40**, does not hold" in text and "Did not run: m: c (too new)." in text
+    assert "| m | SST-2 | 1 | 2.00 | a | 2.60 | 1.30x (1.20 to 1.40) | +0.10 |" in text
+    limit = {"model": "m", "precision": "int8", "batch": 1, "tokens": 24, "gigaops": 100.0, "of_peak": 0.25}
+    assert "| m | int8 | 1 | 24 | 100 | 25% |" in runtime.limit(
+        found | {"peak_gigaops": {"int8": 400.0}, "rows": [limit]}
+    )

@@ -1,0 +1,1 @@
+"""The sections of docs/evidence.md, a file for each result file."""

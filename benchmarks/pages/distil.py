@@ -1,0 +1,65 @@
+"""What distil.json says: students and their teachers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pages._words import foot, holds, interval, ledger, mean, points, shared
+
+
+def students(found: dict[str, Any]) -> str:
+    rows = []
+    for name in dict.fromkeys(run["student"] for run in found["runs"]):
+        speed = found["speed"][name]["speedup"]
+        ways = {how: [r for r in found["runs"] if (r["student"], r["how"]) == (name, how)] for how in WAYS}
+        with_, without = (ways[how] for how in WAYS)
+        shares = [r["kept"]["value"] for r in with_]
+        gain = sum(a["test"]["value"] - b["test"]["value"] for a, b in zip(with_, without, strict=True)) / len(with_)
+        adds = points(found["adds"][name]) if "adds" in found else f"{100 * gain:+.1f}"
+        rows.append(
+            f"| {name} | {len(shares)} | {mean(shares, '{:.1%}')} | {shared(with_[0]['kept'])} | {mean([r['kept']['value'] for r in without], '{:.1%}')} | "
+            f"{adds} | {speed['value']:.0f}x ({speed['low']:.0f} to {speed['high']:.0f}) | "
+            f"{with_[0]['size_mb']:.1f} |"
+        )
+    return "\n".join(
+        [
+            "## Students of a base-size teacher",
+            "",
+            f"Wanted: {found['wanted']}. {found['what']}. Teacher: {interval(found['teacher'])}, n = {found['n']}.",
+            "",
+            "| student | seeds | kept, mean | interval of the first seed | kept without distillation | distillation adds, points | "
+            "times as fast as the teacher | MB |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|",
+            *rows,
+            "",
+            foot(found),
+        ]
+    )
+
+
+WAYS = ("distilled", "labels alone")
+
+
+def half_depth(found: dict[str, Any]) -> str:
+    rows = [
+        f"| {r['seed']} | {r['how']} | {interval(r['teacher'])} | {interval(r['test'])} | {shared(r['kept'])} |"
+        for r in found["runs"]
+    ]
+    kept = found["kept"]
+    return "\n".join(
+        [
+            f"## Half the depth: {found['what'].partition(',')[0]}",
+            "",
+            f"Claim: a half-depth student keeps at least 95 % of its teacher's F1. Measured: **{kept['mean']:.1%}** (least of the seeds "
+            f"{kept['least']:.1%}), {holds(kept['mean'] >= 0.95)}. {found['what']}, n = {found['n']}.",
+            "",
+            "| seed | student | teacher | student's F1 | kept |",
+            "|--:|---|--:|--:|--:|",
+            *rows,
+            "",
+            foot(found),
+        ]
+    )
+
+
+SECTIONS = {"students": students, "tag": half_depth, "answer": half_depth, "ledger": ledger}

@@ -1,0 +1,180 @@
+"""What prune.json says: what is left of a model, and its speed."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from common import ROOT
+
+from pages._words import foot, interval, ledger, mean, over, points, shared, times
+from smidgen.measure.entries import entry
+from smidgen.picture import picture
+
+
+def fisher(found: dict[str, Any]) -> str:
+    rows = []
+    for r in found["runs"]:
+        speed, f = r["speedup"], r["found"]
+        rows.append(
+            f"| {r['seed']} | {interval(r['teacher'])} | {interval(r['cut'])} | {r['seconds']:.0f} | "
+            f"{times(speed)} | {f['foretold']:.2f} | {f['measured']:.2f} |"
+        )
+    return "\n".join(
+        [
+            "## Pruned in minutes",
+            "",
+            f"Wanted: {found['wanted']}. {found['what']}, n = {found['n']}. Asked for {found['asked']}x. Lost: {points(found['lost'])} points.",
+            "",
+            "| seed | teacher | cut | seconds to cut | times as fast | ms foretold | ms measured |",
+            "|--:|--:|--:|--:|--:|--:|--:|",
+            *rows,
+            "",
+            foot(found),
+        ]
+    )
+
+
+def by_speed(found: dict[str, Any], title: str, file: str) -> str:
+    """The table of what was cut, the fastest last, and its picture, which is written too."""
+    groups = [g for g in _by_way(found["runs"]) if g[0]["method"] != "uncut"]
+    groups.sort(key=lambda group: over(group, "speedup"))
+    uncut = [run for run in found["runs"] if run["method"] == "uncut"]
+    students = [(1.0, 1.0), *((over(g, "speedup"), over(g, "kept")) for g in groups if g[0]["method"] == STUDENTS)]
+    rows = []
+    for group in groups:
+        first, speed = group[0], over(group, "speedup")
+        beside = "" if first["method"] == STUDENTS or speed > students[-1][0] else f"{_between(students, speed):.1%}"
+        rows.append(
+            f"| {first['method']} | {first['asked']} | {speed:.2f}x | {times(first['speedup'])} | {over(group, 'kept'):.1%} | "
+            f"{shared(first['kept'])} | {beside if len(students) > 1 else ''} | {first['size_mb']:.1f} | {len(group)} |"
+        )
+    for r in found["refused"]:
+        rows.append(
+            f"| {r['method']} | {r['asked']} | refused, seed {r['seed']}: {r['why'].partition('. ')[0]} | | | | | | |"
+        )
+    (ROOT / "docs" / file).write_text(picture(_as_report(found)), encoding="utf-8")
+    return "\n".join(
+        [
+            f"## {title}",
+            "",
+            *(_mark(groups, mark) for mark in found["wanted"]),
+            "",
+            f"{found['what']}. Uncut: {interval(uncut[0]['quality'])}, {uncut[0]['latency']['p50_ms']:.2f} ms, "
+            f"{uncut[0]['size_mb']:.1f} MB; n = {found['n']}. Means are of seeds, intervals of the first; 'a student' is what distilled "
+            "students of fewer blocks keep at that speed, on straight lines between them.",
+            "",
+            f"![quality against latency, seed {found['runs'][0]['seed']}]({file})",
+            "",
+            "| method | asked | times as fast | interval | kept | interval | a student | MB | seeds |",
+            "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+            *rows,
+            "",
+            foot(found),
+        ]
+    )
+
+
+STUDENTS = "layers, distilled"
+
+
+NOT_PRUNED = ("uncut", STUDENTS, "theseus", "lowrank, distilled")
+
+
+def _mark(groups: list[list[dict[str, Any]]], mark: dict[str, Any]) -> str:
+    """The best of the groups that are fast enough, against what it is to keep."""
+    fit = [group for group in groups if over(group, "speedup") >= mark["speedup"] and _counts(group, mark)]
+    best = max(fit, key=lambda group: over(group, "kept"), default=None)
+    said = (
+        "none is so fast" if best is None else f"**{over(best, 'kept'):.1%}** ({best[0]['method']}, {best[0]['asked']})"
+    )
+    reached = best is not None and over(best, "kept") >= mark["kept"]
+    return f"Claim: {mark['claim']}. Measured: {said}, {holds(reached)}.\n"
+
+
+def _counts(group: list[dict[str, Any]], mark: dict[str, Any]) -> bool:
+    return group[0]["method"] == mark["of"] if mark["of"] else group[0]["method"] not in NOT_PRUNED
+
+
+def _by_way(runs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Runs of one way with all its seeds."""
+    ways = dict.fromkeys((run["method"], run["asked"]) for run in runs)
+    return [[run for run in runs if (run["method"], run["asked"]) == way] for way in ways]
+
+
+def _between(points: list[tuple[float, float]], at: float) -> float:
+    return float(np.interp(at, *zip(*sorted(points), strict=True)))
+
+
+def _as_report(found: dict[str, Any]) -> dict[str, Any]:
+    """The first seed's run in the shape of a report, for its picture; the winner is the best of those twice as fast."""
+    seed = found["runs"][0]["seed"]
+    runs = [run for run in found["runs"] if run["seed"] == seed]
+    fast = [run for run in runs if run["speedup"]["value"] >= 2 and run["method"] not in NOT_PRUNED]
+    best = max(fast, key=lambda run: run["kept"]["value"], default=None)
+    shown = {id(run): _shown(run, "winner" if run is best else "trained") for run in runs}
+    others = [run for run in runs if run is not best]
+    return {
+        "schema": 1,
+        "created": found["made"],
+        "command": found["command"],
+        "verdict": "met" if best else "not_met",
+        "reason": None,
+        "budget": dict.fromkeys(("latency", "size_mb", "memory_mb", "quality", "time_limit_s")),
+        "task": {"name": "classify", "labels": None, "metric": runs[0]["quality"]["metric"]},
+        "model": {"reference": "", "id": ""},
+        "seed": seed,
+        "teacher": next(shown[id(run)] for run in others if run["method"] == "uncut"),
+        "winner": shown[id(best)] if best else None,
+        "candidates": [shown[id(run)] for run in others if run["method"] not in ("uncut", STUDENTS)],
+        "baselines": [shown[id(run)] for run in others if run["method"] == STUDENTS],
+        "data": dict.fromkeys(("train", "dev", "test", "unlabeled")) | {"warnings": []},
+        "environment": found["environment"],
+        "timing": {"seconds": 0, "stages": []},
+        "notes": [],
+    }
+
+
+def _shown(run: dict[str, Any], status: str) -> dict[str, Any]:
+    name = f"{run['method']} {run['asked']}".strip().replace(", distilled", " +")
+    shown = entry(name, status)
+    shown["numbers"] |= {name: run[name] for name in ("quality", "latency", "size_mb", "speedup")}
+    shown["numbers"]["quality_kept"] = run["kept"] | {"n": run["quality"]["n"]}
+    return shown
+
+
+def attention(found: dict[str, Any]) -> str:
+    rows = []
+    for kind, tokens in dict.fromkeys((run["attention"], run["tokens"]) for run in found["runs"]):
+        group = [run for run in found["runs"] if (run["attention"], run["tokens"]) == (kind, tokens)]
+        first, memory = group[0], group[0]["memory_mb"]
+        rows.append(
+            f"| {kind} | {tokens:,} | {mean([run['quality']['value'] for run in group], '{:.3f}')} | {over(group, 'kept'):.1%} | "
+            f"{shared(first['kept'])} | {first['p50_ms']:.1f} | {times(first['speedup'])} | {memory['value']:.0f} "
+            f"({memory['conditions']['model_mb']:.0f}) |"
+        )
+    cut = ", ".join(f"{share:.0%} at {int(length):,}" for length, share in found["longer"].items())
+    return "\n".join(
+        [
+            "## Attention of other kinds",
+            "",
+            f"{found['what']}. Learnt on articles cut at {found['learnt_on']} tokens; of the test articles are cut {cut}. n = {found['n']}, "
+            f"{len(found['seeds'])} seed(s); intervals are of the first.",
+            "",
+            "| attention | tokens | accuracy | kept | interval | ms | times as fast | MB of the process (of the model) |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|",
+            *rows,
+            "",
+            foot(found),
+        ]
+    )
+
+
+SECTIONS = {
+    "fisher": fisher,
+    "table": partial(by_speed, title="Quality against speed: MiniLM-6", file="pruning.svg"),
+    "base": partial(by_speed, title="Quality against speed: a base-size model", file="pruning-base.svg"),
+    "ledger": partial(ledger, title="The ledger of claims about pruning"),
+    "attention": attention,
+}
