@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from common import ROOT
 
-from pages._words import foot, interval, ledger, mean, over, points, shared, times
+from pages._words import foot, holds, interval, ledger, mean, over, points, shared, times
 from smidgen.measure.entries import entry
 from smidgen.picture import picture
 
