@@ -141,6 +141,7 @@ def _report(search: Search, winner: Candidate | None, word: str, reason: str, co
         "data": {
             **{name: _describe(split, data.task) if split is not None else None for name, split in splits.items()},
             "warnings": list(data.warnings),
+            "seen": search.seen,
         },
         "environment": environment(),
         "timing": {"seconds": round(time.monotonic() - search.started, 1), "stages": search.timing},

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from smidgen.artefact import write_atomic
-from smidgen.budget import Budget, over
+from smidgen.budget import Budget, least_quality, over
+from smidgen.caveats import seen, unresolved
 from smidgen.data import Data
 from smidgen.errors import InputError, ModelError
 from smidgen.measure import entries
@@ -70,6 +71,7 @@ class Search:
     baselines: list[Entry] = field(default_factory=list)
     timing: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    seen: dict[str, Any] | None = None  # rows of test that are nearly rows of train
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -250,14 +252,20 @@ def read_test(search: Search, winner: Candidate | None, models: Mapping[str, Any
         return
     teacher = models["teacher"].outputs(test.texts, test.pairs)
     search.teacher["numbers"]["quality"] = entries.quality_data(task, teacher, test)
+    said = {"teacher": teacher}
     judged = [(e, models[e["name"]]) for e in search.baselines]
     if winner is not None:
         assert winner.folder is not None
-        judged.append((winner.entry, load(winner.folder)))
+        judged.insert(0, (winner.entry, load(winner.folder)))
     for entry, model in judged:
-        logits = model.outputs(test.texts, test.pairs)
+        said[entry["name"]] = logits = model.outputs(test.texts, test.pairs)
         entry["numbers"]["quality"] = entries.quality_data(task, logits, test)
         entry["numbers"] |= entries.compared_data(task, logits, teacher, test)
+    search.seen, told = seen(task, test, search.data.train, said)
+    search.notes += told
+    if winner is not None:
+        least = least_quality(search.job.budget, search.teacher["numbers"]["quality"]["value"])
+        search.notes += unresolved(task, test, said[winner.entry["name"]], teacher, least)
 
 
 def measure_memory(search: Search, winner: Candidate | None) -> None:

@@ -1,0 +1,62 @@
+"""Rows of test that train has, and what a test set can tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from smidgen.caveats import seen, unresolved
+from smidgen.splits import Split
+from smidgen.tasks import Classify
+
+TASK = Classify(labels=("bad", "good"))
+
+
+def split(name: str, rows: int, seed: int) -> Split:
+    draw = np.random.default_rng(seed)
+    texts = tuple(" ".join("".join(draw.choice(list("abcdefghij"), 5)) for _ in range(12)) for _ in range(rows))
+    return Split(name, texts, None, draw.integers(0, 2, rows), f"{name}.csv")
+
+
+def outputs(gold: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Logits that are right but for the rows `wrong`."""
+    said = np.where(np.isin(np.arange(len(gold)), wrong), 1 - gold, gold)
+    return np.eye(2, dtype=np.float32)[said]
+
+
+def test_a_leak_is_told_with_the_score_without_it() -> None:
+    train, test = split("train", 300, 0), split("test", 90, 1)
+    known = tuple(text.replace(text[:5], "vwxyz") for text in train.texts[:10])
+    leaky = Split("test", (*test.texts, *known), None, np.concatenate([test.labels, train.labels[:10]]), "test.csv")
+    said = {"winner": outputs(leaky.labels, np.arange(9)), "teacher": outputs(leaky.labels, np.arange(0))}
+    found, told = seen(TASK, leaky, train, said)
+    assert found["rows"] == 10 and found["share"] == 0.1
+    assert found["quality"]["winner"]["value"] == 0.9 and found["quality"]["winner"]["n"] == 90
+    assert told == [
+        "10 of 100 rows of test (10.0%) are nearly or wholly rows of train, as row 91 of test and row 1 of train. "
+        "Without them, accuracy: winner 0.900, teacher 1.000."
+    ]
+
+
+def test_nothing_is_told_of_a_clean_test_set_and_a_warning_of_one_that_is_all_train() -> None:
+    train, test = split("train", 50, 0), split("test", 20, 1)
+    assert seen(TASK, test, train, {"winner": outputs(test.labels, np.arange(3))}) == (
+        {"rows": 0, "share": 0.0, "quality": {}},
+        [],
+    )
+    found, told = seen(TASK, train, train, {})
+    assert found["share"] == 1 and "Every row of test is nearly or wholly one of train: train.csv" in told[0]
+
+
+def test_a_test_set_that_is_too_small_is_told() -> None:
+    """8 % disagreement of 100 rows: 1.96 sqrt(0.08 / 103.84) = 5.4 points, where 3 are allowed."""
+    gold = split("test", 100, 0)
+    teacher, student = outputs(gold.labels, np.arange(0)), outputs(gold.labels, np.arange(8))
+    told = unresolved(TASK, gold, student, teacher, 0.97)
+    assert len(told) == 1
+    assert "100 rows of test can tell differences of 5.4 points" in told[0] and "allows 3.0 points" in told[0]
+    assert "about 329 rows would show it" in told[0]
+    assert unresolved(TASK, gold, student, teacher, 0.9) == []  # ten points are allowed
+    assert unresolved(TASK, gold, student, teacher, None) == []
