@@ -301,7 +301,7 @@ def difference(
         whose: the number of each row's task among the deltas; `rows["tasks"]` is what the graph calls it.
     """
     from smidgen.runtime.bundle import run
-    from smidgen.runtime.model import open_session
+    from smidgen.runtime.engines.onnxruntime import open_session
 
     graphs = {"model.onnx", *(told[name]["graph"] for name in deltas if told[name].get("graph"))}
     sessions = {graph: open_session(folder / graph, 1) for graph in graphs}

@@ -30,7 +30,8 @@ from smidgen.measure.entries import Row, two_lists
 from smidgen.measure.speed import latency
 from smidgen.method import Context, find
 from smidgen.prices import Costs, shape_of, widest
-from smidgen.runtime.model import open_session, usable_cores
+from smidgen.runtime.engines.onnxruntime import open_session
+from smidgen.runtime.model import usable_cores
 from smidgen.surgery import apply
 from smidgen.tasks import Task
 from smidgen.tokens import encode, open_tokenizer

@@ -14,9 +14,10 @@ import numpy as np
 from smidgen.artefact import open_artefact
 from smidgen.encoded import Encoded, join
 from smidgen.errors import InputError, ModelError, did_you_mean
+from smidgen.runtime.engines.onnxruntime import open_session
 from smidgen.runtime.folder import closed, deployed_bytes, first_line, graph_file, own_graphs
 from smidgen.runtime.inputs import as_questions, as_rows, as_words
-from smidgen.runtime.model import BATCH_TOKENS, batches, counted, open_session
+from smidgen.runtime.model import BATCH_TOKENS, batches, counted
 from smidgen.runtime.tokenizer import TextEncoder
 from smidgen.tasks import Classify, Several, Tag, Task, from_data
 from smidgen.tasks.several import mixed

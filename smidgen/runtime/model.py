@@ -20,6 +20,7 @@ import numpy as np
 
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError, ModelError
+from smidgen.runtime.engines.onnxruntime import open_session
 from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_json, tasks_of
 from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
 from smidgen.runtime.tokenizer import Ids, TextEncoder
@@ -221,33 +222,6 @@ def batches(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> Iterator[
         if end == len(order) or (end + 1 - start) * lengths[order[end]] > batch_tokens:
             yield order[start:end]
             start = end
-
-
-def open_session(graph: Path, threads: int) -> InferenceSession:
-    """An ONNX Runtime session on the processor; its threads sleep as soon as a call is over.
-
-    Raises:
-        ModelError: the file does not open; in one line.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    try:
-        return onnxruntime.InferenceSession(
-            str(graph),
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=["SkipLayerNormFusion"],
-        )
-    except Exception as error:
-        raise ModelError(
-            f"{graph}: ONNX Runtime {onnxruntime.__version__} cannot open it ({first_line(error)}). "
-            "Copy the folder again, or export it again."
-        ) from None
 
 
 def counted(threads: int | None) -> int:
