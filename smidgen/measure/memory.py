@@ -17,7 +17,7 @@ from typing import Any
 
 from smidgen.errors import ModelError
 from smidgen.measure.number import Number
-from smidgen.runtime.model import BATCH_TOKENS
+from smidgen.runtime.serving import BATCH_TOKENS
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux
 SCRIPT = """

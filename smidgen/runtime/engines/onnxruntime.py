@@ -6,10 +6,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smidgen.errors import ModelError
+from smidgen.runtime.engines import Way
 from smidgen.runtime.folder import first_line
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+TITLE = "ONNX Runtime"
+PRECISIONS = ("float32",)
+
+
+class Session:
+    """See `smidgen.runtime.engines.Session`. Calls of one thread run in the thread that makes them, side by side."""
+
+    def __init__(self, graph: Path, way: Way) -> None:
+        opened = open_session(graph, way.threads)
+        self.inputs = tuple(value.name for value in opened.get_inputs())
+        self.outputs = {value.name: value.shape for value in opened.get_outputs()}
+        self.run = opened.run
 
 
 def open_session(graph: Path, threads: int) -> InferenceSession:
