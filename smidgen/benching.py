@@ -11,7 +11,9 @@ from smidgen.errors import InputError
 from smidgen.measure import entries
 from smidgen.measure.environment import environment
 from smidgen.measure.memory import memory
+from smidgen.measure.ways import Trial, fastest, trials
 from smidgen.runtime import Model, deployed_bytes, load
+from smidgen.runtime.serving import FILE, write
 from smidgen.watch import Watch
 from smidgen.words import of_task
 
@@ -24,17 +26,27 @@ def bench(
     calls: int,
     threads: int | None,
     watch: Watch,
+    engine: str | None = None,
+    precision: str | None = None,
+    tune: bool = False,
 ) -> dict[str, Any]:
     """Time, weigh and (with labelled data) score folders in one interleaved run.
 
+    Args:
+        tune: first find the fastest way to run each folder on this machine, and write it into the folder.
+
     Returns:
-        `entries` as in a report, `environment`, and the `conditions` in words.
+        `entries` as in a report, `environment`, and the `conditions` in words; of `tune` the `trials` by folder.
     """
+    if tune and (threads, engine, precision) != (None, None, None):
+        raise InputError(
+            "--tune finds threads, engine and precision itself. Leave --threads, --engine and --precision out."
+        )
     places = [folder.resolve() for folder in folders]
     for i, place in enumerate(places):
         if place in places[:i]:
             raise InputError(f"{folders[i]}: given twice. Give each folder once.")
-    models: dict[str, Any] = {str(folder): load(folder, threads) for folder in folders}
+    models: dict[str, Any] = {str(folder): load(folder, threads, engine, precision) for folder in folders}
     first: Model = models[str(folders[0])]
     for name, model in models.items():
         if model.task.name != first.task.name:
@@ -50,6 +62,9 @@ def bench(
                 "--data, give folders of the same labels in the same order."
             )
     rows = entries.timed_texts(split) if split is not None else entries.made_up(first.task)
+    found_ways = {name: tuned(Path(name), rows, watch) for name in models} if tune else {}
+    models |= {name: load(name) for name in found_ways}
+    first = models[str(folders[0])]
     for reference in torch_models:
         models[f"{reference} (torch float32)"] = _torch(reference, first)
     with watch.bar("timing", 1) as bar:
@@ -59,9 +74,12 @@ def bench(
     logits = {name: model.outputs(split.texts, split.pairs) for name, model in models.items()} if split else {}
     found = []
     for name, model in models.items():
-        entry = entries.entry(name, "bench", path=name)
+        serving = model.serving.to_data() if isinstance(model, Model) else None
+        entry = entries.entry(name, "bench", path=name, serving=serving)
         numbers = entry["numbers"]
-        numbers["latency"] = entries.latency_data(timed[name], first.threads)
+        numbers["latency"] = entries.latency_data(
+            timed[name], model.threads if isinstance(model, Model) else first.threads
+        )
         numbers["throughput"] = speed[name]
         numbers["speedup"] = entries.speedup_data(timed[name], timed[base])
         if isinstance(model, Model):
@@ -72,10 +90,31 @@ def bench(
         found.append(entry)
     flow = of_task(first.task.name).flow.lower()
     conditions = (
-        f"{timed[base].n} calls each at batch 1, {first.threads} threads, {flow}, interleaved; on "
+        f"{timed[base].n} calls each at batch 1, {flow}, interleaved; {run_by(models)}; on "
         f"{data or 'made-up texts of 5 to 60 words (give --data for your own)'}; speed and agreement against {base}"
     )
-    return {"entries": found, "conditions": conditions, "environment": environment()}
+    trials_ = (
+        {"trials": {name: [trial.to_data() for trial in ways] for name, ways in found_ways.items()}} if tune else {}
+    )
+    return {"entries": found, "conditions": conditions, "environment": environment(), **trials_}
+
+
+def tuned(folder: Path, rows: Sequence[entries.Row], watch: Watch) -> list[Trial]:
+    """Every way to run a folder, timed; the fastest is written into it."""
+    with watch.bar(f"ways to run {folder.name}", 1) as bar:
+        found = trials(folder, rows, lambda done, of: bar.to(done / of))
+    write(folder, chosen := fastest(found))
+    for trial in found:
+        if trial.reason:
+            watch.say(f"{folder}: {trial.way} is left out: {trial.reason}.")
+    watch.say(f"{folder}: {chosen}; written into {FILE}.")
+    return found
+
+
+def run_by(models: Mapping[str, Any]) -> str:
+    """How the folders are run, in words; of several each by its name."""
+    told = {name: str(model.serving) for name, model in models.items() if isinstance(model, Model)}
+    return next(iter(told.values())) if len(set(told.values())) == 1 else "; ".join(map(": ".join, told.items()))
 
 
 def _scores(first: Model, logits: Mapping[str, Any], name: str, base: str, split: Split) -> dict[str, Any]:

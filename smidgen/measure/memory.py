@@ -77,7 +77,7 @@ def memory(
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=_environment(),
+        env=child_environment(),
         check=False,
     )
     if done.returncode:
@@ -126,7 +126,7 @@ def _cuda() -> Any:
     return torch.cuda if torch.cuda.is_available() else None
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Ours, so changed that the child finds the same smidgen."""
     found = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in found if path)}

@@ -220,6 +220,9 @@ class Model:
     def _picked(self, encoded: Sequence[Ids], rows: np.ndarray) -> dict[str, np.ndarray]:
         return self._pad([encoded[i] for i in rows])
 
+    def _picked(self, encoded: Sequence[Ids], rows: np.ndarray) -> dict[str, np.ndarray]:
+        return self._pad([encoded[i] for i in rows])
+
     def _pad(self, rows: Sequence[Ids]) -> dict[str, np.ndarray]:
         """The graph's inputs as (B, L) int64, padded to the longest of the batch."""
         shape = (len(rows), max(len(ids) for ids, _ in rows))

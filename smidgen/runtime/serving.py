@@ -1,5 +1,5 @@
-"""How a folder is run: what was found the fastest where `smidgen bench --tune` looked, kept in `serve.json` and deployed
-with the folder; elsewhere what is sound everywhere.
+"""How a folder is run: by `serve.json`, which `smidgen bench --tune` writes into it, on machines like the one where it
+was written; elsewhere by what is sound everywhere.
 
 Single texts are run for latency, several for throughput. The two differ in threads: those of a small graph wait for
 each other longer than they work, so that it is run on one, and batches of texts beside each other instead.
@@ -41,12 +41,9 @@ class Serving:
         return asdict(self)
 
     def __str__(self) -> str:
-        """`onnxruntime float32, 1 thread; batches: 2 at once, of 1,024 tokens`."""
+        """`onnxruntime float32, 1 thread; batches of 1,024 tokens, 2 at once: onnxruntime float32, 1 thread`."""
         one, many = self.latency, self.throughput
-        told = f"{one.engine} {one.precision}, {_count(one.threads, 'thread')}; batches of {self.batch_tokens:,} tokens"
-        if (many.engine, many.precision) != (one.engine, one.precision):
-            told += f" on {many.engine} {many.precision}"
-        return f"{told}, {many.calls} at once, {_count(many.threads, 'thread')} each"
+        return f"{one}; batches of {self.batch_tokens:,} tokens, {many.calls} at once: {many}"
 
 
 def serving(
@@ -81,7 +78,7 @@ def by_rule(graph: Path, engine: str = DEFAULT) -> Serving:
     all."""
     find(engine)
     cores = usable_cores()
-    threads = min(max(multiplications(graph) // WORTH, 1), cores)
+    threads = min(max(multiplications(graph) // WORTH, 1), cores) if cores > 1 else 1
     return Serving(Way(engine, threads=threads), Way(engine, threads=threads, calls=cores // threads))
 
 
@@ -161,7 +158,3 @@ def _faults_of_way(mode: str, way: Any, cores: float) -> Iterator[str]:
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

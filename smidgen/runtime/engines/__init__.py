@@ -40,6 +40,10 @@ class Way:
     def to_data(self) -> dict[str, Any]:
         return asdict(self)
 
+    def __str__(self) -> str:
+        """`openvino bfloat16, 2 threads`."""
+        return f"{self.engine} {self.precision}, {self.threads} thread{'s' * (self.threads > 1)}"
+
 
 class Session(Protocol):
     """A graph that is ready to run; safe to call from several threads."""

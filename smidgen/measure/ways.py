@@ -1,0 +1,151 @@
+"""The fastest way to run a folder on this machine: every engine in every precision on one, two, four ... threads, each
+in a fresh process, in turns.
+
+What crashes, takes too long or answers otherwise than ONNX Runtime is told and dropped. Another engine has to be faster
+by more than turns differ, so that what is chosen does not change with the weather.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smidgen.errors import ModelError
+from smidgen.measure.memory import child_environment
+from smidgen.runtime.engines import DEFAULT, Way, find, installed, names, refusal
+from smidgen.runtime.machine import usable_cores
+from smidgen.runtime.serving import Serving
+
+BUDGETS = (512, 1024, 4096)  # padded tokens of a call
+TURNS = 3
+SINGLE, TOGETHER = 60, 128  # rows that are timed one by one, and in batches
+SAME = 0.995  # of the answers, at least
+GAIN = 1.03  # times as fast as what stands before it
+TIMEOUT = 120.0  # seconds of one process
+
+Row = tuple[str, str | None]
+Run = Callable[[Mapping[str, Any]], dict[str, Any]]  # from a job of smidgen.measure.trial to what it found
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was measured of a way; `reason` says why it was dropped, "" where it was not."""
+
+    way: Way
+    ms: float | None = None  # mean over the rows, each the median of its turns
+    texts_per_s: Mapping[int, float] | None = None  # by budget, the median of the turns
+    same: float | None = None  # of the answers that ONNX Runtime gives
+    reason: str = ""
+
+    @property
+    def budget(self) -> int:
+        """The budget with the most texts a second."""
+        assert self.texts_per_s is not None
+        return max(self.texts_per_s, key=lambda budget: self.texts_per_s[budget])  # type: ignore[index]
+
+    def to_data(self) -> dict[str, Any]:
+        return {
+            **self.way.to_data(),
+            "ms": self.ms,
+            "texts_per_s": self.texts_per_s,
+            "same": self.same,
+            "reason": self.reason,
+        }
+
+
+def ways(cores: int) -> Iterator[Way]:
+    """All that can be tried here, ONNX Runtime first; each takes all processors in one way or another."""
+    threads = [2**k for k in range(cores.bit_length()) if 2**k < cores] + [cores]
+    for engine in sorted(filter(installed, names()), key=lambda name: name != DEFAULT):
+        for precision in find(engine).PRECISIONS:
+            if not refusal(engine, precision):
+                yield from (Way(engine, precision, count, cores // count) for count in threads)
+
+
+def trials(
+    folder: Path, rows: Sequence[Row], done: Callable[[int, int], None] = lambda done, of: None, run: Run | None = None
+) -> list[Trial]:
+    """Every way measured, in turns; one that fails is not tried again.
+
+    Raises:
+        ModelError: not even ONNX Runtime ran it.
+    """
+    run, rows = run or alone, [rows[i % len(rows)] for i in range(TOGETHER)]
+    tried = list(ways(usable_cores()))
+    said: dict[Way, list[dict[str, Any]]] = {way: [] for way in tried}
+    failed: dict[Way, str] = {}
+    for turn in range(TURNS):
+        for number, way in enumerate(tried):
+            if way not in failed:
+                job = {"folder": str(folder), "way": way.to_data(), "budgets": BUDGETS}
+                try:
+                    said[way].append(run(job | {"rows": rows, "single": SINGLE}))
+                except ModelError as error:
+                    failed[way] = str(error)
+            done(turn * len(tried) + number + 1, TURNS * len(tried))
+    whole = [way for way in tried if way not in failed]
+    if not whole or whole[0].engine != DEFAULT:
+        raise ModelError(f"{folder}: {DEFAULT} did not run it ({next(iter(failed.values()))}).")
+    reference = said[whole[0]][0]["decided"]
+    return [Trial(way, reason=failed[way]) if way in failed else _trial(way, said[way], reference) for way in tried]
+
+
+def fastest(found: Sequence[Trial]) -> Serving:
+    """The way with the lowest latency, and that with the most texts a second."""
+    left = [trial for trial in found if not trial.reason]
+    one = _best(left, lambda trial: 1 / trial.ms)  # type: ignore[operator]
+    first = sorted(left, key=lambda trial: trial is not one)  # a session for both where that is as fast
+    many = _best(first, lambda trial: max(trial.texts_per_s.values()))  # type: ignore[union-attr]
+    way = one.way
+    return Serving(Way(way.engine, way.precision, way.threads), many.way, many.budget)
+
+
+def alone(job: Mapping[str, Any], timeout: float = TIMEOUT) -> dict[str, Any]:
+    """What a fresh process finds of a job.
+
+    Raises:
+        ModelError: it could not, crashed, or took too long; in one line.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "smidgen.measure.trial"],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=child_environment(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"took longer than {timeout:g} s and was stopped") from None
+    if done.returncode < 0:
+        raise ModelError(f"its process crashed (signal {-done.returncode})")
+    if done.returncode:
+        raise ModelError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _trial(way: Way, said: Sequence[Mapping[str, Any]], reference: Sequence[Any]) -> Trial:
+    ms = float(np.median([one["ms"] for one in said], axis=0).mean())
+    speeds = {int(b): float(np.median([one["texts_per_s"][b] for one in said])) for b in said[0]["texts_per_s"]}
+    answers = said[0]["decided"]
+    same = sum(a == b for a, b in zip(answers, reference, strict=True)) / len(reference)
+    reason = f"{1 - same:.1%} of its answers are others than those of {DEFAULT}" if same < SAME else ""
+    return Trial(way, ms, speeds, same, reason)
+
+
+def _best(found: Sequence[Trial], speed: Callable[[Trial], float]) -> Trial:
+    """The first that none behind it outruns by more than chance."""
+    best = found[0]
+    for trial in found[1:]:
+        if speed(trial) > GAIN * speed(best):
+            best = trial
+    return best
