@@ -13,6 +13,7 @@ from smidgen.measure.environment import environment
 from smidgen.measure.memory import memory
 from smidgen.measure.ways import Trial, fastest, trials
 from smidgen.runtime import Model, deployed_bytes, load
+from smidgen.runtime.machine import usable_cores
 from smidgen.runtime.serving import FILE, write
 from smidgen.watch import Watch
 from smidgen.words import of_task
@@ -42,18 +43,8 @@ def bench(
         raise InputError(
             "--tune finds threads, engine and precision itself. Leave --threads, --engine and --precision out."
         )
-    places = [folder.resolve() for folder in folders]
-    for i, place in enumerate(places):
-        if place in places[:i]:
-            raise InputError(f"{folders[i]}: given twice. Give each folder once.")
-    models: dict[str, Any] = {str(folder): load(folder, threads, engine, precision) for folder in folders}
+    models = _opened(folders, threads, engine, precision)
     first: Model = models[str(folders[0])]
-    for name, model in models.items():
-        if model.task.name != first.task.name:
-            raise InputError(
-                f"{name}: its task is {model.task.name}, that of {folders[0]} is {first.task.name}. Give folders of "
-                "one task."
-            )
     split = read_split(data, "test", first.task, columns) if data else None
     for name, model in models.items():
         if split is not None and model.labels != first.labels:
@@ -62,8 +53,8 @@ def bench(
                 "--data, give folders of the same labels in the same order."
             )
     rows = entries.timed_texts(split) if split is not None else entries.made_up(first.task)
-    found_ways = {name: tuned(Path(name), rows, watch) for name in models} if tune else {}
-    models |= {name: load(name) for name in found_ways}
+    ways = {name: tuned(Path(name), rows, watch) for name in models} if tune else {}
+    models |= {name: load(name) for name in ways}
     first = models[str(folders[0])]
     for reference in torch_models:
         models[f"{reference} (torch float32)"] = _torch(reference, first)
@@ -77,14 +68,15 @@ def bench(
         serving = model.serving.to_data() if isinstance(model, Model) else None
         entry = entries.entry(name, "bench", path=name, serving=serving)
         numbers = entry["numbers"]
-        numbers["latency"] = entries.latency_data(
-            timed[name], model.threads if isinstance(model, Model) else first.threads
-        )
+        cores = model.threads if isinstance(model, Model) else usable_cores()
+        numbers["latency"] = entries.latency_data(timed[name], cores)
         numbers["throughput"] = speed[name]
         numbers["speedup"] = entries.speedup_data(timed[name], timed[base])
         if isinstance(model, Model):
             numbers["size_mb"] = deployed_bytes(Path(name)) / 1e6
-            numbers["memory_mb"] = float(memory(name, *entries.two_lists(rows[:64]), threads).value)
+            timed_rows = entries.two_lists(rows[:64])
+            peak = memory(name, *timed_rows, threads, engine=engine, precision=precision)
+            numbers["memory_mb"] = float(peak.value)
         if split is not None:
             numbers |= _scores(first, logits, name, base, split)
         found.append(entry)
@@ -93,10 +85,10 @@ def bench(
         f"{timed[base].n} calls each at batch 1, {flow}, interleaved; {run_by(models)}; on "
         f"{data or 'made-up texts of 5 to 60 words (give --data for your own)'}; speed and agreement against {base}"
     )
-    trials_ = (
-        {"trials": {name: [trial.to_data() for trial in ways] for name, ways in found_ways.items()}} if tune else {}
-    )
-    return {"entries": found, "conditions": conditions, "environment": environment(), **trials_}
+    told = {"entries": found, "conditions": conditions, "environment": environment()}
+    if tune:
+        told["trials"] = {name: [trial.to_data() for trial in tried] for name, tried in ways.items()}
+    return told
 
 
 def tuned(folder: Path, rows: Sequence[entries.Row], watch: Watch) -> list[Trial]:
@@ -115,6 +107,23 @@ def run_by(models: Mapping[str, Any]) -> str:
     """How the folders are run, in words; of several each by its name."""
     told = {name: str(model.serving) for name, model in models.items() if isinstance(model, Model)}
     return next(iter(told.values())) if len(set(told.values())) == 1 else "; ".join(map(": ".join, told.items()))
+
+
+def _opened(folders: Sequence[Path], threads: int | None, engine: str | None, precision: str | None) -> dict[str, Any]:
+    """The folders by name. Raises InputError where one is given twice, or they do different tasks."""
+    places = [folder.resolve() for folder in folders]
+    for i, place in enumerate(places):
+        if place in places[:i]:
+            raise InputError(f"{folders[i]}: given twice. Give each folder once.")
+    models: dict[str, Any] = {str(folder): load(folder, threads, engine, precision) for folder in folders}
+    first: Model = models[str(folders[0])]
+    for name, model in models.items():
+        if model.task.name != first.task.name:
+            raise InputError(
+                f"{name}: its task is {model.task.name}, that of {folders[0]} is {first.task.name}. Give folders of "
+                "one task."
+            )
+    return models
 
 
 def _scores(first: Model, logits: Mapping[str, Any], name: str, base: str, split: Split) -> dict[str, Any]:

@@ -29,6 +29,7 @@ SINGLE, TOGETHER = 60, 128  # rows that are timed one by one, and in batches
 SAME = 0.995  # of the answers, at least
 GAIN = 1.03  # times as fast as what stands before it
 TIMEOUT = 120.0  # seconds of one process
+MODULE = ["-P", "-m", "smidgen.measure.trial"]
 
 Row = tuple[str, str | None]
 Run = Callable[[Mapping[str, Any]], dict[str, Any]]  # from a job of smidgen.measure.trial to what it found
@@ -115,7 +116,7 @@ def alone(job: Mapping[str, Any], timeout: float = TIMEOUT) -> dict[str, Any]:
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "smidgen.measure.trial"],
+            [sys.executable, *MODULE],
             input=json.dumps(job),
             capture_output=True,
             text=True,

@@ -175,7 +175,7 @@ class Model:
             return found
         return found[0]
 
-    def _gathered(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_tokens: int) -> np.ndarray:
+    def _gathered(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_tokens: int | None) -> np.ndarray:
         encoded, values = self._tokens(texts, pairs, batch_tokens)
         return self.task.gather(encoded, values, texts, pairs)
 
@@ -220,9 +220,6 @@ class Model:
     def _picked(self, encoded: Sequence[Ids], rows: np.ndarray) -> dict[str, np.ndarray]:
         return self._pad([encoded[i] for i in rows])
 
-    def _picked(self, encoded: Sequence[Ids], rows: np.ndarray) -> dict[str, np.ndarray]:
-        return self._pad([encoded[i] for i in rows])
-
     def _pad(self, rows: Sequence[Ids]) -> dict[str, np.ndarray]:
         """The graph's inputs as (B, L) int64, padded to the longest of the batch."""
         shape = (len(rows), max(len(ids) for ids, _ in rows))
@@ -240,15 +237,12 @@ class Model:
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]]:
         """Rows, feed and output of every batch; as many batches at once as the folder is run with."""
         calls, one = self.serving.throughput.calls, len(lengths) == 1
-        tokens = batch_tokens or self.serving.batch_tokens
-        if calls > 1:
-            tokens = min(tokens, -(-int(lengths.sum()) // calls))
 
         def call(rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
             given = feed(rows)
             return rows, given, self._run(self.session if one else self._batched, given)
 
-        cut = batches(lengths, tokens)
+        cut = shares(lengths, batch_tokens or self.serving.batch_tokens, calls)
         return map(call, cut) if calls == 1 or one else self._pool.map(call, cut)
 
     @cached_property
@@ -276,6 +270,14 @@ def batches(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> Iterator[
         if end == len(order) or (end + 1 - start) * lengths[order[end]] > batch_tokens:
             yield order[start:end]
             start = end
+
+
+def shares(lengths: np.ndarray, batch_tokens: int, calls: int) -> list[np.ndarray]:
+    """As `batches`, and of few rows one batch for each of the calls that may run at once, of about as many tokens."""
+    tokens = min(batch_tokens, -(-int(lengths.sum()) // calls))
+    while len(cut := list(batches(lengths, tokens))) > calls and tokens < batch_tokens:
+        tokens = min(batch_tokens, tokens + tokens // 8 + 1)
+    return cut
 
 
 def unrun(folder: Path, way: Way, error: Exception) -> ModelError:
