@@ -35,10 +35,13 @@ def graph() -> onnx.ModelProto:
     shapes = {"table": (VOCAB, WIDTH), "inner": (WIDTH, WIDTH), "outer": (WIDTH, len(LABELS)), "bias": (WIDTH,)}
     constants = [numpy_helper.from_array(draw.normal(size=s).astype(np.float32), n) for n, s in shapes.items()]
     constants += [numpy_helper.from_array(np.array(value), n) for n, value in (("one", [1]), ("two", [2]))]
-    make = helper.make_node
+
+    def make(kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
+        return helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes)
+
     nodes = [
         make("Gather", ["table", "input_ids"], ["x"]),
-        make("MatMul", ["x", "inner"], ["product"], name="first"),
+        make("MatMul", ["x", "inner"], ["product"]),
         make("Add", ["product", "bias"], ["moved"]),
         make("Tanh", ["moved"], ["bent"]),
         make("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
@@ -47,7 +50,7 @@ def graph() -> onnx.ModelProto:
         make("ReduceSum", ["real", "one"], ["sum"], keepdims=0),
         make("ReduceSum", ["column", "one"], ["count"], keepdims=0),
         make("Div", ["sum", "count"], ["mean"]),
-        make("MatMul", ["mean", "outer"], ["logits"], name="second"),
+        make("MatMul", ["mean", "outer"], ["logits"]),
     ]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"])
