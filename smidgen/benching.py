@@ -11,10 +11,11 @@ from smidgen.errors import InputError
 from smidgen.measure import entries
 from smidgen.measure.environment import environment
 from smidgen.measure.memory import memory
-from smidgen.measure.ways import Trial, fastest, trials
+from smidgen.measure.ways import Trial, chosen, difference, trials
 from smidgen.runtime import Model, deployed_bytes, load
+from smidgen.runtime.engines import DEFAULT, Way
 from smidgen.runtime.machine import usable_cores
-from smidgen.runtime.serving import FILE, write
+from smidgen.runtime.serving import FILE, Serving, write
 from smidgen.watch import Watch
 from smidgen.words import of_task
 
@@ -53,7 +54,7 @@ def bench(
                 "--data, give folders of the same labels in the same order."
             )
     rows = entries.timed_texts(split) if split is not None else entries.made_up(first.task)
-    ways = {name: tuned(Path(name), rows, watch) for name in models} if tune else {}
+    ways = {name: tuned(Path(name), rows, split, watch) for name in models} if tune else {}
     models |= {name: load(name) for name in ways}
     first = models[str(folders[0])]
     for reference in torch_models:
@@ -91,15 +92,24 @@ def bench(
     return told
 
 
-def tuned(folder: Path, rows: Sequence[entries.Row], watch: Watch) -> list[Trial]:
+def tuned(folder: Path, rows: Sequence[entries.Row], split: Split | None, watch: Watch) -> list[Trial]:
     """Every way to run a folder, timed; the fastest is written into it."""
     with watch.bar(f"ways to run {folder.name}", 1) as bar:
         found = trials(folder, rows, lambda done, of: bar.to(done / of))
-    write(folder, chosen := fastest(found))
+    texts, pairs = (split.texts, split.pairs) if split is not None else entries.two_lists(rows)
+    usual = load(folder, engine=DEFAULT, precision="float32")
+    reference = usual.outputs(texts, pairs)
+
+    def judge(way: Way) -> str:
+        said = Model(folder, told=Serving(way, way)).outputs(texts, pairs)
+        return difference(usual.task, reference, said, split.labels if split is not None else None)
+
+    found, best = chosen(found, judge)
     for trial in found:
         if trial.reason:
             watch.say(f"{folder}: {trial.way} is left out: {trial.reason}.")
-    watch.say(f"{folder}: {chosen}; written into {FILE}.")
+    write(folder, best)
+    watch.say(f"{folder}: {best}; written into {FILE}.")
     return found
 
 

@@ -17,11 +17,13 @@ from onnx import TensorProto, helper, numpy_helper
 from smidgen.errors import InputError, MissingExtra, ModelError
 from smidgen.integer import dynamic, sources, static
 from smidgen.measure import trial, ways
+from smidgen.measure.number import Number
 from smidgen.runtime import Model, deployed_files, engines, load, serving
 from smidgen.runtime.engines import Way
 from smidgen.runtime.model import batches, shares
 from smidgen.runtime.products import multiplications
 from smidgen.runtime.serving import Serving, by_rule, kept, write
+from smidgen.tasks import Classify
 
 WIDTH, VOCAB = 32, 90
 TEXTS = [text for text, _ in sentences(40, seed=3)]
@@ -351,15 +353,55 @@ def test_the_fastest_is_chosen_and_what_fails_is_told(folder, monkeypatch):
         ),
     ]
     assert len(jobs) == 3 * 4 + 2, "what failed is not tried again"
-    reasons = {(one.way.precision, one.way.threads): one.reason for one in found if one.reason}
-    assert reasons == {
-        ("float32", 1): "its process crashed (signal 11)",
-        ("float32", 2): "its process crashed (signal 11)",
-        ("bfloat16", 1): "1.0% of its answers are others than those of onnxruntime",
-    }
-    chosen = ways.fastest(found)
-    assert chosen.latency == Way(threads=2), "2 % is no gain"
-    assert chosen.throughput == Way("openvino", "bfloat16", 2) and chosen.batch_tokens == 1024
+    crashed = {(one.way.precision, one.way.threads): one.reason for one in found if one.reason}
+    assert crashed == {("float32", threads): "its process crashed (signal 11)" for threads in (1, 2)}
+    assert [one.same for one in found if not one.reason] == [1, 1, 0.99, 1]
+    assert ways.fastest(found).latency == Way("openvino", "bfloat16")
+    assert ways.fastest(found[:-2]).latency == Way(threads=2)
+    slow = [*found[:-2], found[-1]]
+    assert ways.fastest(slow).latency == Way(threads=2), "2 % is no gain"
+    assert ways.fastest(slow).throughput == Way("openvino", "bfloat16", 2) and ways.fastest(slow).batch_tokens == 1024
+
+
+def test_what_would_be_chosen_is_judged(folder):
+    wrong, asked = {("openvino", "bfloat16"): "it is wrong"}, []
+
+    def judge(way):
+        asked.append((way.engine, way.precision))
+        return wrong.get(asked[-1], "")
+
+    def timed(engine, precision, ms):
+        return ways.Trial(Way(engine, precision), ms, {512: 1 / ms}, 1.0)
+
+    found = [timed("onnxruntime", "float32", 3), timed("openvino", "float32", 2), timed("openvino", "bfloat16", 1)]
+    left, best = ways.chosen(found, judge)
+    assert [one.reason for one in left] == ["", "", "it is wrong"]
+    assert best.latency == best.throughput == Way("openvino")
+    assert asked == [("openvino", "bfloat16"), ("openvino", "float32")], "each kind once"
+    wrong["openvino", "float32"] = "too"
+    assert ways.chosen(found, judge)[1].latency == Way()
+
+
+def test_other_answers_are_wrong_only_where_labels_say_so():
+    task, gold = Classify(LABELS), np.arange(1000) % 2
+    exact = np.eye(2, dtype=np.float32)[gold]
+
+    def flipped(*rows):
+        found = exact.copy()
+        found[list(rows)] = found[list(rows), ::-1]
+        return found
+
+    few, many = flipped(*range(4)), flipped(*range(20))
+    assert ways.difference(task, exact, few) == ""
+    assert ways.difference(task, exact, many) == (
+        "2.0% of its answers are others than those of onnxruntime; with labels in --data it may be seen whether they "
+        "are worse"
+    )
+    assert ways.difference(task, exact, many, gold) == (
+        "2.0% of its answers are others than those of onnxruntime, and it costs 2.0 points of accuracy"
+    )
+    assert ways.difference(task, many, exact, gold) == "", "more of them are right"
+    assert ways.difference(task, flipped(*range(10)), flipped(*range(10, 20)), gold) == "", "as many are right"
 
 
 def test_where_onnx_runtime_fails_nothing_is_chosen(folder):
@@ -405,6 +447,32 @@ def test_a_trial_is_kept_to_its_processors(monkeypatch):
 def test_scores_do_not_count_in_answers():
     said = [{"label": "a", "score": 0.5}, {"t": [{"word": "x", "score": 1.0}]}]
     assert trial.bare(said) == [{"label": "a"}, {"t": [{"word": "x"}]}]
+
+
+def test_bench_finds_the_fastest_and_says_how_folders_are_run(own, monkeypatch):
+    from smidgen import benching
+    from smidgen.data import Columns
+    from smidgen.watch import Silent
+
+    monkeypatch.setattr(ways, "usable_cores", lambda: 1)
+    timed = {"onnxruntime": 2.0, "openvino": 1.0}
+    monkeypatch.setattr(ways, "alone", lambda job: told(job["way"], timed[job["way"]["engine"]], 100))
+    monkeypatch.setattr(benching, "memory", lambda *args, **more: Number("memory_mb", 1.0, "MB", 1))
+
+    def bench(**more):
+        return benching.bench([own], None, Columns(), [], 20, None, Silent(), **more)
+
+    found = bench(tune=True)
+    engine = "openvino" if engines.installed("openvino") else "onnxruntime"
+    assert kept(own).latency.engine == engine
+    assert f"; {engine} float32, 1 thread; batches of 1,024 tokens, 1 at once: {engine} float32" in found["conditions"]
+    assert {trial["engine"] for trial in found["trials"][str(own)]} == {"onnxruntime", engine}
+    assert found["entries"][0]["serving"]["batch_tokens"] == 1024
+    assert (
+        "trials" not in bench() and bench(engine="onnxruntime")["entries"][0]["serving"]["latency"] == Way().to_data()
+    )
+    with pytest.raises(InputError, match="Leave --threads, --engine and --precision out"):
+        bench(tune=True, engine="openvino")
 
 
 # ---- the page

@@ -1,8 +1,12 @@
 """The fastest way to run a folder on this machine: every engine in every precision on one, two, four ... threads, each
 in a fresh process, in turns.
 
-What crashes, takes too long or answers otherwise than ONNX Runtime is told and dropped. Another engine has to be faster
-by more than turns differ, so that what is chosen does not change with the weather.
+What crashes or takes too long is told and dropped, and so is what would be chosen and answers otherwise than ONNX
+Runtime. Another way has to be faster by more than turns differ, so that the choice does not change with the weather.
+
+Two engines round an int8 graph differently: 1 to 2 % of answers change, as many as int8 itself changes, and no fewer of
+them are right. Where labels tell, another engine may therefore cost what int8 may: half a point, or what chance
+explains.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +23,17 @@ import numpy as np
 
 from smidgen.errors import ModelError
 from smidgen.measure.memory import child_environment
+from smidgen.measure.quality import agreement, interval, resampled_rows
 from smidgen.runtime.engines import DEFAULT, Way, find, installed, names, refusal
 from smidgen.runtime.machine import usable_cores
 from smidgen.runtime.serving import Serving
+from smidgen.tasks import Task
 
 BUDGETS = (512, 1024, 4096)  # padded tokens of a call
 TURNS = 3
 SINGLE, TOGETHER = 60, 128  # rows that are timed one by one, and in batches
-SAME = 0.995  # of the answers, at least
+SAME = 0.995  # of the answers, at least, where no labels tell
+MAX_LOSS = 0.5  # points of the metric, as for int8
 GAIN = 1.03  # times as fast as what stands before it
 TIMEOUT = 120.0  # seconds of one process
 MODULE = ["-P", "-m", "smidgen.measure.trial"]
@@ -42,7 +49,7 @@ class Trial:
     way: Way
     ms: float | None = None  # mean over the rows, each the median of its turns
     texts_per_s: Mapping[int, float] | None = None  # by budget, the median of the turns
-    same: float | None = None  # of the answers that ONNX Runtime gives
+    same: float | None = None  # of the answers that ONNX Runtime gives to the rows that are timed
     reason: str = ""
 
     @property
@@ -108,6 +115,41 @@ def fastest(found: Sequence[Trial]) -> Serving:
     return Serving(Way(way.engine, way.precision, way.threads), many.way, many.budget)
 
 
+def chosen(found: Sequence[Trial], judge: Callable[[Way], str]) -> tuple[list[Trial], Serving]:
+    """The trials, some of them now with a reason, and the fastest of those that `judge` finds nothing wrong with."""
+    left, passed = list(found), set[tuple[str, str]]()
+    while True:
+        best = fastest(left)
+        for way in (best.latency, best.throughput):
+            kind = (way.engine, way.precision)
+            if way.engine == DEFAULT or kind in passed:
+                continue
+            if wrong := judge(way):
+                alike = [(t.way.engine, t.way.precision) == kind and not t.reason for t in left]
+                left = [replace(t, reason=wrong) if of_kind else t for t, of_kind in zip(left, alike, strict=True)]
+                break
+            passed.add(kind)
+        else:
+            return left, best
+
+
+def difference(task: Task, reference: np.ndarray, said: np.ndarray, gold: Any = None) -> str:
+    """What is wrong with other outputs than ONNX Runtime's, in words; "" if nothing is. gold: labels, if there are."""
+    same = agreement(task, said, reference).value
+    if same >= SAME:
+        return ""
+    told = f"{1 - same:.1%} of its answers are others than those of {DEFAULT}"
+    if gold is None:
+        return f"{told}; with labels in --data it may be seen whether they are worse"
+    points = 100 * (task.score(reference, gold) - task.score(said, gold))
+    drawn = [
+        task.resampled(reference, gold, index) - task.resampled(said, gold, index)
+        for index in resampled_rows(len(gold), 1000, 0)
+    ]
+    low, _ = interval(100 * np.concatenate(drawn))
+    return f"{told}, and it costs {points:.1f} points of {task.metric}" if points > MAX_LOSS and low > 0 else ""
+
+
 def alone(job: Mapping[str, Any], timeout: float = TIMEOUT) -> dict[str, Any]:
     """What a fresh process finds of a job.
 
@@ -139,8 +181,7 @@ def _trial(way: Way, said: Sequence[Mapping[str, Any]], reference: Sequence[Any]
     speeds = {int(b): float(np.median([one["texts_per_s"][b] for one in said])) for b in said[0]["texts_per_s"]}
     answers = said[0]["decided"]
     same = sum(a == b for a, b in zip(answers, reference, strict=True)) / len(reference)
-    reason = f"{1 - same:.1%} of its answers are others than those of {DEFAULT}" if same < SAME else ""
-    return Trial(way, ms, speeds, same, reason)
+    return Trial(way, ms, speeds, same)
 
 
 def _best(found: Sequence[Trial], speed: Callable[[Trial], float]) -> Trial:
