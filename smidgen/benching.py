@@ -11,7 +11,11 @@ from smidgen.errors import InputError
 from smidgen.measure import entries
 from smidgen.measure.environment import environment
 from smidgen.measure.memory import memory
+from smidgen.measure.ways import Trial, chosen, difference, trials
 from smidgen.runtime import Model, deployed_bytes, load
+from smidgen.runtime.engines import DEFAULT, Way
+from smidgen.runtime.machine import usable_cores
+from smidgen.runtime.serving import FILE, Serving, write
 from smidgen.watch import Watch
 from smidgen.words import of_task
 
@@ -24,24 +28,24 @@ def bench(
     calls: int,
     threads: int | None,
     watch: Watch,
+    engine: str | None = None,
+    precision: str | None = None,
+    tune: bool = False,
 ) -> dict[str, Any]:
     """Time, weigh and (with labelled data) score folders in one interleaved run.
 
+    Args:
+        tune: first find the fastest way to run each folder on this machine, and write it into the folder.
+
     Returns:
-        `entries` as in a report, `environment`, and the `conditions` in words.
+        `entries` as in a report, `environment`, and the `conditions` in words; of `tune` the `trials` by folder.
     """
-    places = [folder.resolve() for folder in folders]
-    for i, place in enumerate(places):
-        if place in places[:i]:
-            raise InputError(f"{folders[i]}: given twice. Give each folder once.")
-    models: dict[str, Any] = {str(folder): load(folder, threads) for folder in folders}
+    if tune and (threads, engine, precision) != (None, None, None):
+        raise InputError(
+            "--tune finds threads, engine and precision itself. Leave --threads, --engine and --precision out."
+        )
+    models = _opened(folders, threads, engine, precision)
     first: Model = models[str(folders[0])]
-    for name, model in models.items():
-        if model.task.name != first.task.name:
-            raise InputError(
-                f"{name}: its task is {model.task.name}, that of {folders[0]} is {first.task.name}. Give folders of "
-                "one task."
-            )
     split = read_split(data, "test", first.task, columns) if data else None
     for name, model in models.items():
         if split is not None and model.labels != first.labels:
@@ -50,6 +54,9 @@ def bench(
                 "--data, give folders of the same labels in the same order."
             )
     rows = entries.timed_texts(split) if split is not None else entries.made_up(first.task)
+    ways = {name: tuned(Path(name), rows, split, watch) for name in models} if tune else {}
+    models |= {name: load(name) for name in ways}
+    first = models[str(folders[0])]
     for reference in torch_models:
         models[f"{reference} (torch float32)"] = _torch(reference, first)
     with watch.bar("timing", 1) as bar:
@@ -59,23 +66,74 @@ def bench(
     logits = {name: model.outputs(split.texts, split.pairs) for name, model in models.items()} if split else {}
     found = []
     for name, model in models.items():
-        entry = entries.entry(name, "bench", path=name)
+        serving = model.serving.to_data() if isinstance(model, Model) else None
+        entry = entries.entry(name, "bench", path=name, serving=serving)
         numbers = entry["numbers"]
-        numbers["latency"] = entries.latency_data(timed[name], first.threads)
+        cores = model.threads if isinstance(model, Model) else usable_cores()
+        numbers["latency"] = entries.latency_data(timed[name], cores)
         numbers["throughput"] = speed[name]
         numbers["speedup"] = entries.speedup_data(timed[name], timed[base])
         if isinstance(model, Model):
             numbers["size_mb"] = deployed_bytes(Path(name)) / 1e6
-            numbers["memory_mb"] = float(memory(name, *entries.two_lists(rows[:64]), threads).value)
+            timed_rows = entries.two_lists(rows[:64])
+            peak = memory(name, *timed_rows, threads, engine=engine, precision=precision)
+            numbers["memory_mb"] = float(peak.value)
         if split is not None:
             numbers |= _scores(first, logits, name, base, split)
         found.append(entry)
     flow = of_task(first.task.name).flow.lower()
     conditions = (
-        f"{timed[base].n} calls each at batch 1, {first.threads} threads, {flow}, interleaved; on "
+        f"{timed[base].n} calls each at batch 1, {flow}, interleaved; {run_by(models)}; on "
         f"{data or 'made-up texts of 5 to 60 words (give --data for your own)'}; speed and agreement against {base}"
     )
-    return {"entries": found, "conditions": conditions, "environment": environment()}
+    told = {"entries": found, "conditions": conditions, "environment": environment()}
+    if tune:
+        told["trials"] = {name: [trial.to_data() for trial in tried] for name, tried in ways.items()}
+    return told
+
+
+def tuned(folder: Path, rows: Sequence[entries.Row], split: Split | None, watch: Watch) -> list[Trial]:
+    """Every way to run a folder, timed; the fastest is written into it."""
+    with watch.bar(f"ways to run {folder.name}", 1) as bar:
+        found = trials(folder, rows, lambda done, of: bar.to(done / of))
+    texts, pairs = (split.texts, split.pairs) if split is not None else entries.two_lists(rows)
+    usual = load(folder, engine=DEFAULT, precision="float32")
+    reference = usual.outputs(texts, pairs)
+
+    def judge(way: Way) -> str:
+        said = Model(folder, told=Serving(way, way)).outputs(texts, pairs)
+        return difference(usual.task, reference, said, split.labels if split is not None else None)
+
+    found, best = chosen(found, judge)
+    for trial in found:
+        if trial.reason:
+            watch.say(f"{folder}: {trial.way} is left out: {trial.reason}.")
+    write(folder, best)
+    watch.say(f"{folder}: {best}; written into {FILE}.")
+    return found
+
+
+def run_by(models: Mapping[str, Any]) -> str:
+    """How the folders are run, in words; of several each by its name."""
+    told = {name: str(model.serving) for name, model in models.items() if isinstance(model, Model)}
+    return next(iter(told.values())) if len(set(told.values())) == 1 else "; ".join(map(": ".join, told.items()))
+
+
+def _opened(folders: Sequence[Path], threads: int | None, engine: str | None, precision: str | None) -> dict[str, Any]:
+    """The folders by name. Raises InputError where one is given twice, or they do different tasks."""
+    places = [folder.resolve() for folder in folders]
+    for i, place in enumerate(places):
+        if place in places[:i]:
+            raise InputError(f"{folders[i]}: given twice. Give each folder once.")
+    models: dict[str, Any] = {str(folder): load(folder, threads, engine, precision) for folder in folders}
+    first: Model = models[str(folders[0])]
+    for name, model in models.items():
+        if model.task.name != first.task.name:
+            raise InputError(
+                f"{name}: its task is {model.task.name}, that of {folders[0]} is {first.task.name}. Give folders of "
+                "one task."
+            )
+    return models
 
 
 def _scores(first: Model, logits: Mapping[str, Any], name: str, base: str, split: Split) -> dict[str, Any]:

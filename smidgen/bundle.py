@@ -301,10 +301,10 @@ def difference(
         whose: the number of each row's task among the deltas; `rows["tasks"]` is what the graph calls it.
     """
     from smidgen.runtime.bundle import run
-    from smidgen.runtime.model import open_session
+    from smidgen.runtime.engines import Way, session
 
     graphs = {"model.onnx", *(told[name]["graph"] for name in deltas if told[name].get("graph"))}
-    sessions = {graph: open_session(folder / graph, 1) for graph in graphs}
+    sessions = {graph: session(folder / graph, Way()) for graph in graphs}
     said = run(sessions, rows, [told[list(deltas)[i]] for i in whose])
     worst = 0.0
     for number, delta in enumerate(deltas.values()):

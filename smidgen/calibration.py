@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smidgen.runtime.model import usable_cores
+from smidgen.runtime.machine import usable_cores
 
 if TYPE_CHECKING:
     from onnx import ModelProto

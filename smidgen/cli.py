@@ -15,6 +15,7 @@ from smidgen.cli_tune import delta, delta_app, merge, tune
 from smidgen.errors import InputError, SmidgenError
 from smidgen.options import (
     Dev,
+    Engine,
     Json,
     LabelColumn,
     MaxLength,
@@ -22,6 +23,7 @@ from smidgen.options import (
     MultiLabel,
     Out,
     PairColumn,
+    Precision,
     Seed,
     TaskColumn,
     TaskName,
@@ -231,6 +233,8 @@ def predict(
     task_column: TaskColumn = None,
     top_k: Annotated[int | None, typer.Option(help="The likeliest so many labels of each text.", min=1)] = None,
     threads: Threads = None,
+    engine: Engine = None,
+    precision: Precision = None,
     json: Json = False,
 ) -> None:
     """Labels, entities or answers for texts from arguments, a file or standard input. Needs no torch.
@@ -246,7 +250,7 @@ def predict(
     from smidgen.data import Columns
     from smidgen.runtime import Bundle, load
 
-    model = load(folder, threads)
+    model = load(folder, threads, engine, precision)
     columns = Columns(text_column, text_pair_column, None, task_column)
     unset: Any = "unset" if top_k is None else top_k
     if isinstance(model, Bundle):
@@ -302,6 +306,11 @@ def bench(
     torch: Annotated[list[str] | None, typer.Option(help="Models to time in torch float32 beside them.")] = None,
     calls: Annotated[int, typer.Option(help="Timed calls of each; 300 carry a p95, 1000 a p99.", min=20)] = 300,
     threads: Threads = None,
+    engine: Engine = None,
+    precision: Precision = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="First find the fastest engine, precision, threads and batches.")
+    ] = False,
     text_column: TextColumn = None,
     text_pair_column: PairColumn = None,
     label_column: LabelColumn = None,
@@ -310,16 +319,22 @@ def bench(
 ) -> None:
     """Speed, memory and quality of folders, side by side: all of them interleaved in one run.
 
-    `smidgen bench out/winner out/stages/1a2b... --data test.csv`
+    With --tune every engine that is installed is timed first, in processes of their own, in each precision that the
+    processor has and on one, two, four ... threads. The fastest is written into the folder's serve.json, which holds
+    on machines of the same kind.
+
+    `smidgen bench out/winner out/stages/1a2b... --data test.csv` · `smidgen bench out/winner --data test.csv --tune`
     """
     from smidgen.benching import bench as measure
     from smidgen.data import Columns
 
     columns = Columns(text_column, text_pair_column, label_column, task_column)
-    found = measure(folders, data, columns, torch or [], calls, threads, console.Bars())
+    found = measure(folders, data, columns, torch or [], calls, threads, console.Bars(), engine, precision, tune)
     if json:
         console.print_json(found)
         return
+    for name, ways in found.get("trials", {}).items():
+        console.ways_table(name if len(folders) > 1 else "", ways)
     console.entries_table("", found["entries"])
     console.out.print(f"[dim]{found['conditions']}[/]")
 

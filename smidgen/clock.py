@@ -25,12 +25,13 @@ from smidgen.anatomy import anatomy
 from smidgen.artefact import identity, write_atomic
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
-from smidgen.measure import environment
 from smidgen.measure.entries import Row, two_lists
+from smidgen.measure.environment import versions
 from smidgen.measure.speed import latency
 from smidgen.method import Context, find
 from smidgen.prices import Costs, shape_of, widest
-from smidgen.runtime.model import open_session, usable_cores
+from smidgen.runtime.engines.onnxruntime import open_session
+from smidgen.runtime.machine import cpu, features, usable_cores
 from smidgen.surgery import apply
 from smidgen.tasks import Task
 from smidgen.tokens import encode, open_tokenizer
@@ -144,7 +145,7 @@ class Clock:
 
 def machine(threads: int) -> list[Any]:
     """What of the machine a table depends on."""
-    return [environment.cpu(), environment.features(), threads, environment.versions()["onnxruntime"]]
+    return [cpu(), features(), threads, versions()["onnxruntime"]]
 
 
 def of_machine(price: str) -> dict[str, str]:

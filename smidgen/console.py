@@ -86,6 +86,17 @@ def entries_table(title: str, entries: Sequence[Mapping[str, Any]]) -> None:
         out.print("[dim]* winner   - over the budget, not trained   d quality of dev; all others of test[/]")
 
 
+def ways_table(title: str, ways: Sequence[Mapping[str, Any]]) -> None:
+    """Ways to run a folder, as `smidgen bench --tune` timed them; those that were left out are told by a line each."""
+    columns = ["way", "threads", "ms a text", "at once", "texts/s", "tokens", "same"]
+    rows = []
+    for way in (way for way in ways if way["ms"] is not None):
+        tokens, speed = max(way["texts_per_s"].items(), key=lambda item: item[1])
+        timed = [f"{way['ms']:.2f}", str(way["calls"]), f"{speed:,.0f}", str(tokens), f"{way['same']:.1%}"]
+        rows.append([f"{way['engine']} {way['precision']}", str(way["threads"]), *timed])
+    table(title, columns, rows)
+
+
 def _cells(entry: Mapping[str, Any]) -> list[str]:
     n = entry["numbers"]
     latency, speed = n.get("latency") or {}, n.get("throughput") or {}

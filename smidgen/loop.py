@@ -504,7 +504,7 @@ def resolve_precision(precision: str) -> str:
         return precision
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    from smidgen.measure.environment import features
+    from smidgen.runtime.machine import features
 
     return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(features()) else "float32"
 

@@ -21,7 +21,13 @@ LabelColumn = Annotated[str | None, typer.Option(help="Column of the label, the 
 TaskColumn = Annotated[str | None, typer.Option(help="Column that names the task of a row, with --task several.")]
 MultiLabel = Annotated[bool | None, typer.Option("--multi-label/--single-label", help="Several labels a text.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.", min=0, max=2**32 - 1)]
-Threads = Annotated[int | None, typer.Option(help="Threads in one call; left out: the cores of this process.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Of everything together; left out: as the folder says, or by its size.")
+]
+Engine = Annotated[str | None, typer.Option(help="onnxruntime or openvino; left out: as the folder says.")]
+Precision = Annotated[
+    str | None, typer.Option(help="Of what is not in int8: float32, or with openvino bfloat16; left out likewise.")
+]
 Metric = Annotated[
     str | None,
     typer.Option(help="classify, tag: accuracy or f1; several: accuracy; answer: f1 or exact. Left out: its own."),

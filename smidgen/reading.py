@@ -156,7 +156,8 @@ def _inputs(
     plan: Plan, planned: Planned, store: Store, source: Source, count: int
 ) -> Iterable[Mapping[str, np.ndarray]]:
     """Batches of rows drawn by the seed, the short ones first."""
-    from smidgen.runtime.model import BATCH_TOKENS, batches
+    from smidgen.runtime.model import batches
+    from smidgen.runtime.serving import BATCH_TOKENS
     from smidgen.sampling import draw
 
     split, pad = draw(training_split(plan, planned, store), count, planned.seed), pad_id(source.path)

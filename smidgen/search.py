@@ -33,7 +33,7 @@ from smidgen.recipe import Recipe, to_data
 from smidgen.runner import Done, run
 from smidgen.runtime import load
 from smidgen.runtime.folder import deployed_bytes
-from smidgen.runtime.model import usable_cores
+from smidgen.runtime.machine import usable_cores
 from smidgen.shapes import Job, Shape, distilled, plain, shapes, untrained
 from smidgen.source import Source, need_anatomy, resolve
 from smidgen.splits import Split

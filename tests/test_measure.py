@@ -20,7 +20,7 @@ from smidgen.measure.number import Number
 from smidgen.measure.quality import agreement, kept, mcnemar, quality, resampled_rows, resolvable, wilson
 from smidgen.measure.size import parameters, size
 from smidgen.measure.speed import BLOCK, SETTLE, latency, order_interval, ratio, throughput
-from smidgen.runtime import load
+from smidgen.runtime import load, machine
 from smidgen.tasks.classify import Classify
 
 pytestmark = pytest.mark.alone
@@ -288,10 +288,10 @@ def test_environment_tells_the_machine_but_not_its_name():
 )
 def test_features_are_read_from_cpuinfo(tmp_path, monkeypatch, text, name, features):
     (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(env, "CPUINFO", tmp_path / "cpuinfo")
-    env._cpuinfo.cache_clear()
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    machine._cpuinfo.cache_clear()
     try:
-        assert env.features() == features
-        assert env.cpu() == name if name else env.cpu()
+        assert machine.features() == features
+        assert machine.cpu() == name if name else machine.cpu()
     finally:
-        env._cpuinfo.cache_clear()
+        machine._cpuinfo.cache_clear()

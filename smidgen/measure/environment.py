@@ -10,17 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from smidgen.runtime.model import usable_cores
+from smidgen.runtime.machine import cpu, features, usable_cores
 
-FEATURES = (
-    *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
-    *("asimd", "asimddp", "bf16", "i8mm", "sve"),
-)
 PACKAGES = (
-    *("smidgen", "numpy", "onnxruntime", "tokenizers", "torch", "transformers", "accelerate", "datasets"),
+    *("smidgen", "numpy", "onnxruntime", "openvino", "tokenizers", "torch", "transformers", "accelerate", "datasets"),
     *("safetensors", "peft", "onnx", "onnxscript", "scikit-learn", "optuna", "ray"),
 )
-CPUINFO = Path("/proc/cpuinfo")
 
 
 def environment() -> dict[str, Any]:
@@ -35,18 +30,6 @@ def environment() -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(),
     }
-
-
-def cpu() -> str:
-    """The processor's name, or its architecture where the system does not tell."""
-    return _cpuinfo().get("model name") or platform.processor() or platform.machine() or "unknown"
-
-
-def features() -> tuple[str, ...]:
-    """The instruction sets that matter here, of those the processor has; empty where the system does not tell."""
-    info = _cpuinfo()
-    present = set((info.get("flags") or info.get("Features") or "").split())
-    return tuple(name for name in FEATURES if name in present)
 
 
 def memory_total() -> int | None:
@@ -86,14 +69,3 @@ def _git(root: Path, *command: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-@lru_cache(maxsize=1)
-def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo."""
-    try:
-        first = CPUINFO.read_text(encoding="utf-8").split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -6,7 +6,8 @@ import importlib.util
 import shutil
 from pathlib import Path
 
-from smidgen.measure.environment import features, memory_total
+from smidgen.measure.environment import memory_total
+from smidgen.runtime.machine import features
 
 
 def disk_free_mb() -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from smidgen.errors import ModelError
 from smidgen.measure.number import Number
-from smidgen.runtime.model import BATCH_TOKENS
+from smidgen.runtime.serving import BATCH_TOKENS
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux
 SCRIPT = """
@@ -34,7 +34,7 @@ from smidgen.errors import SmidgenError
 job = json.load(sys.stdin)
 base = peak()
 try:
-    model = smidgen.runtime.load(job["folder"], job["threads"])
+    model = smidgen.runtime.load(job["folder"], job["threads"], job["engine"], job["precision"])
     more = {"task": job["task"]} if job["task"] else {}
     model.predict(job["texts"], job["pairs"], batch_tokens=job["batch_tokens"], **more)
 except SmidgenError as error:
@@ -51,6 +51,8 @@ def memory(
     batch_tokens: int = BATCH_TOKENS,
     timeout: float = 600,
     task: str | Sequence[str] | None = None,
+    engine: str | None = None,
+    precision: str | None = None,
 ) -> Number:
     """Peak resident memory of a new Python that loads `folder` and predicts on `texts`, in MB of 1,000,000 bytes.
 
@@ -59,6 +61,7 @@ def memory(
 
     Args:
         task: of a bundle, the task of all texts or of each.
+        threads, engine, precision: as `smidgen.load` takes them.
 
     Raises:
         ModelError: the process could not load the folder or predict.
@@ -68,6 +71,8 @@ def memory(
         "texts": list(texts),
         "pairs": None if pairs is None else list(pairs),
         "threads": threads,
+        "engine": engine,
+        "precision": precision,
         "batch_tokens": batch_tokens,
         "task": task if task is None or isinstance(task, str) else list(task),
     }
@@ -77,7 +82,7 @@ def memory(
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=_environment(),
+        env=child_environment(),
         check=False,
     )
     if done.returncode:
@@ -126,7 +131,7 @@ def _cuda() -> Any:
     return torch.cuda if torch.cuda.is_available() else None
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Ours, so changed that the child finds the same smidgen."""
     found = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in found if path)}

@@ -7,22 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from smidgen.artefact import open_artefact
 from smidgen.encoded import Encoded, join
-from smidgen.errors import InputError, ModelError, did_you_mean
-from smidgen.runtime.folder import closed, deployed_bytes, first_line, graph_file, own_graphs
+from smidgen.errors import InputError, did_you_mean
+from smidgen.runtime.engines import DEFAULT, Session, Way, session
+from smidgen.runtime.folder import closed, deployed_bytes, graph_file, own_graphs
 from smidgen.runtime.inputs import as_questions, as_rows, as_words
-from smidgen.runtime.model import BATCH_TOKENS, batches, counted, open_session
+from smidgen.runtime.model import batches, unrun
+from smidgen.runtime.serving import BATCH_TOKENS, counted
 from smidgen.runtime.tokenizer import TextEncoder
 from smidgen.tasks import Classify, Several, Tag, Task, from_data
 from smidgen.tasks.several import mixed
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 TopK = int | Literal["unset"] | None
 Answering = Callable[[list[np.ndarray]], list[Any]]  # from the logits of each row to an answer a text
@@ -69,8 +68,15 @@ class Bundle:
         ModelError: the folder is not ours to read, or its graph does not open.
     """
 
-    def __init__(self, folder: Path | str, threads: int | None = None) -> None:
-        self.folder, self.threads = Path(folder), counted(threads)
+    def __init__(
+        self,
+        folder: Path | str,
+        threads: int | None = None,
+        engine: str | None = None,
+        precision: str | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.way = Way(engine or DEFAULT, precision or "float32", counted(threads))
         graph = graph_file(self.folder)
         record = open_artefact(self.folder, deep=True).record
         self.members: dict[str, Member] = {}
@@ -81,8 +87,12 @@ class Bundle:
                 encoders[task.name, length] = TextEncoder(self.folder, length)
             self.members[name] = Member(task, encoders[task.name, length], told)
         files = [graph, *(closed(self.folder / file) for file in own_graphs(record["tasks"]))]
-        self.sessions = {file.name: open_session(file, self.threads) for file in files}
+        self.sessions = {file.name: session(file, self.way) for file in files}
         self._encoding = Lock()
+
+    @property
+    def threads(self) -> int:
+        return self.way.threads
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -172,11 +182,11 @@ class Bundle:
         try:
             return run(self.sessions, feed, told)
         except Exception as error:
-            raise ModelError(f"{self.folder}: ONNX Runtime could not run the graph ({first_line(error)}).") from None
+            raise unrun(self.folder, self.way, error) from None
 
 
 def run(
-    sessions: Mapping[str, InferenceSession], feed: Mapping[str, np.ndarray], told: Sequence[Mapping[str, Any]]
+    sessions: Mapping[str, Session], feed: Mapping[str, np.ndarray], told: Sequence[Mapping[str, Any]]
 ) -> list[np.ndarray]:
     """The logits of each row of a batch, (labels,) or (L, labels), where `told` is what the record says of its task.
 
@@ -200,9 +210,8 @@ def run(
     return found
 
 
-def _ask(session: InferenceSession, feed: Mapping[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
-    inputs = {value.name: feed[value.name] for value in session.get_inputs()}
-    return dict(zip(outputs, session.run(outputs, inputs), strict=True))
+def _ask(opened: Session, feed: Mapping[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
+    return dict(zip(outputs, opened.run(outputs, {name: feed[name] for name in opened.inputs}), strict=True))
 
 
 def _together(parts: Sequence[Encoded]) -> Encoded:

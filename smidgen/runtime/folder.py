@@ -19,7 +19,7 @@ from smidgen.tasks import head_of
 
 GRAPH = "onnx/model.onnx"
 REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", GRAPH)
-OPTIONAL = ("onnx/model.onnx.data",)
+OPTIONAL = ("onnx/model.onnx.data", "serve.json")
 LOCATION = b"\n\x08location\x12"  # the key of a protobuf StringStringEntryProto, then the tag of its value
 
 

@@ -1,69 +1,85 @@
-"""A folder that predicts: tokenizer, ONNX graph and labels, on ONNX Runtime.
-
-Two facts about ONNX Runtime, measured on a processor with AVX-512 VNNI, are settled here:
-
-- its `SkipLayerNormFusion` makes encoders slower at batch 32 (1.5 ms where Add and LayerNormalization take 0.3 ms):
-  it is off;
-- 512 to 1,024 padded tokens a batch give more texts a second than 4,096 do, and need less memory.
-"""
+"""A folder that predicts: tokenizer, ONNX graph and labels, run as its `serve.json` says or by ONNX Runtime."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError, ModelError
+from smidgen.runtime.engines import Session, Way, find, session
 from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_json, tasks_of
 from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
+from smidgen.runtime.serving import Serving, counted, serving
 from smidgen.runtime.tokenizer import Ids, TextEncoder
 from smidgen.tasks import TASKS, Answer, Classify, MaskLanguage, Several, Tag, Task, head_of, task_class
 from smidgen.tasks.several import mixed
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-BATCH_TOKENS = 1024  # padded tokens in one call of the graph
 CHUNK = 8192  # rows that are tokenised at once
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def load(folder: Path | str, threads: int | None = None) -> Any:
+def load(
+    folder: Path | str, threads: int | None = None, engine: str | None = None, precision: str | None = None
+) -> Any:
     """Open a folder to predict with: a `Model`, or the `Bundle` of many tasks over one base.
 
     Args:
-        threads: threads inside one call; None = the processors that this process may use.
+        threads: of everything together; None = what the folder says for such a machine, else by the graph's size.
+        engine: `onnxruntime`, or `openvino` where it is installed; None = what the folder says, else ONNX Runtime.
+        precision: of what the graph has in float, `float32` or (OpenVINO) `bfloat16`; None likewise.
 
     Raises:
         ModelError: the folder is not whole, not ours to read, or its graph does not open.
-        InputError: `threads` is less than 1.
+        InputError: `threads` is less than 1, an unknown engine, or a precision that this processor does not have.
+        MissingExtra: the engine is not installed.
     """
     from smidgen.runtime.bundle import Bundle
 
-    return Model(folder, threads) if tasks_of(Path(folder)) is None else Bundle(folder, threads)
+    kind = Model if tasks_of(Path(folder)) is None else Bundle
+    return kind(folder, threads, engine, precision)
 
 
 class Model:
-    """A model that is ready to run, of any task; safe to call from several threads. See `load`."""
+    """A model that is ready to run, of any task; safe to call from several threads. See `load`.
 
-    def __init__(self, folder: Path | str, threads: int | None = None) -> None:
+    told: how it is run, in place of what the arguments and the folder say.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        threads: int | None = None,
+        engine: str | None = None,
+        precision: str | None = None,
+        told: Serving | None = None,
+    ) -> None:
         self.folder = Path(folder)
-        self.threads = counted(threads)
-        graph = graph_file(self.folder)
+        counted(threads)
+        self.graph = graph_file(self.folder)
         config = _runnable(self.folder)
         self.task: Task = task_class(head_of(config) or "classify").from_config(config)
         self.encoder = TextEncoder(self.folder)
-        self.session = open_session(graph, self.threads)
-        self._inputs, self._outputs = _signature(self.session, graph, self.task)
+        self.serving = told or serving(self.folder, self.graph, threads, engine, precision)
+        one, many = self.serving.latency, self.serving.throughput
+        self._shared = replace(one, calls=many.calls) == many
+        self.session = session(self.graph, many if self._shared else one)
+        self._inputs, self._outputs = _signature(self.session, self.graph, self.task)
         self._types = INPUTS[2] in self._inputs
         self._ones = np.ones((1, self.encoder.max_length), np.int64)
         self._encoding = Lock()
+
+    @property
+    def threads(self) -> int:
+        """Of a call with one text."""
+        return self.serving.latency.threads
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -84,7 +100,7 @@ class Model:
         texts: Any,
         pairs: Sequence[str] | None = None,
         top_k: int | Literal["unset"] | None = "unset",
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> Any:
         """What `pipeline(...)` of transformers returns for the task.
 
@@ -95,6 +111,9 @@ class Model:
         Tagging, of texts or of lists of words: a list of `{"entity_group", "score", "word", "start", "end"}` a text, as
         with `aggregation_strategy="first"`. Answering, of questions and contexts as two lists, or of
         `{"question", "context"}`: `{"score", "start", "end", "answer"}`, with the answer "" where there is none.
+
+        Args:
+            batch_tokens: padded tokens in one call of the graph; None = what is the fastest here, see `load`.
 
         Raises:
             InputError: an entry that is not text, with its index and type; `top_k` below 1; `top_k` or `pairs` that
@@ -119,7 +138,7 @@ class Model:
         return answers[0] if single else answers
 
     def outputs(
-        self, texts: Sequence[Any], pairs: Sequence[str] | None = None, batch_tokens: int = BATCH_TOKENS
+        self, texts: Sequence[Any], pairs: Sequence[str] | None = None, batch_tokens: int | None = None
     ) -> np.ndarray:
         """What the task decides on, in the order of the texts: logits (n, C) of classes; (n,) object, logits
         (words, C) of the words between single spaces; or (n,) object, the best answer to each question.
@@ -144,7 +163,7 @@ class Model:
         texts: Text | Sequence[Text],
         pairs: Sequence[str] | None,
         top_k: int | Literal["unset"] | None,
-        batch_tokens: int,
+        batch_tokens: int | None,
     ) -> Any:
         assert isinstance(self.task, Classify | Several)
         if top_k is not None and top_k != "unset" and top_k < 1:
@@ -156,12 +175,12 @@ class Model:
             return found
         return found[0]
 
-    def _gathered(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_tokens: int) -> np.ndarray:
+    def _gathered(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_tokens: int | None) -> np.ndarray:
         encoded, values = self._tokens(texts, pairs, batch_tokens)
         return self.task.gather(encoded, values, texts, pairs)
 
     def _tokens(
-        self, texts: Sequence[str], pairs: Sequence[str] | None, batch_tokens: int, given: bool = True
+        self, texts: Sequence[str], pairs: Sequence[str] | None, batch_tokens: int | None, given: bool = True
     ) -> tuple[Encoded, np.ndarray]:
         """Rows of tokens, and what the graph says of each token, (tokens, C)."""
         with self._encoding:  # the task sets how its tokenizer cuts
@@ -170,20 +189,24 @@ class Model:
             else:
                 encoded = self.task.encode(self.encoder.tokenizer, texts, pairs, self.max_length)
         values = np.zeros((len(encoded.ids), len(self.labels)), np.float32)
-        for rows in batches(encoded.lengths, batch_tokens):
+
+        def feed(rows: np.ndarray) -> dict[str, np.ndarray]:
             batch = encoded.batch(rows, self.encoder.pad_id)
-            said = self._run({name: batch[name] for name in self._inputs})
+            return {name: batch[name] for name in self._inputs}
+
+        for rows, batch, said in self._all(encoded.lengths, batch_tokens, feed):
             values[encoded.flat(rows)] = said[batch["attention_mask"] > 0]
         return encoded, values
 
-    def _logits(self, rows: Sequence[Row], batch_tokens: int) -> np.ndarray:
+    def _logits(self, rows: Sequence[Row], batch_tokens: int | None) -> np.ndarray:
         if len(rows) == 1:
             return self._one(rows)
         found = np.zeros((len(rows), len(self.labels)), np.float32)
         for start in range(0, len(rows), CHUNK):
             encoded = self.encoder.ids(rows[start : start + CHUNK])
-            for batch in batches([len(ids) for ids, _ in encoded], batch_tokens):
-                found[batch + start] = self._run(self._pad([encoded[i] for i in batch]))
+            lengths = np.array([len(ids) for ids, _ in encoded])
+            for batch, _, said in self._all(lengths, batch_tokens, partial(self._picked, encoded)):
+                found[batch + start] = said
         return found
 
     def _one(self, rows: Sequence[Row]) -> np.ndarray:
@@ -192,7 +215,10 @@ class Model:
         feed = {"input_ids": ids, "attention_mask": self._ones[:, : len(listed)]}
         if self._types:
             feed["token_type_ids"] = np.array([types or [0] * len(listed)], np.int64)
-        return self._run(feed)
+        return self._run(self.session, feed)
+
+    def _picked(self, encoded: Sequence[Ids], rows: np.ndarray) -> dict[str, np.ndarray]:
+        return self._pad([encoded[i] for i in rows])
 
     def _pad(self, rows: Sequence[Ids]) -> dict[str, np.ndarray]:
         """The graph's inputs as (B, L) int64, padded to the longest of the batch."""
@@ -206,11 +232,34 @@ class Model:
                 feed["token_type_ids"][i, : len(ids)] = types
         return feed
 
-    def _run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
+    def _all(
+        self, lengths: np.ndarray, batch_tokens: int | None, feed: Callable[[np.ndarray], dict[str, np.ndarray]]
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]]:
+        """Rows, feed and output of every batch; as many batches at once as the folder is run with."""
+        calls, one = self.serving.throughput.calls, len(lengths) == 1
+
+        def call(rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+            given = feed(rows)
+            return rows, given, self._run(self.session if one else self._batched, given)
+
+        cut = shares(lengths, batch_tokens or self.serving.batch_tokens, calls)
+        return map(call, cut) if calls == 1 or one else self._pool.map(call, cut)
+
+    @cached_property
+    def _batched(self) -> Session:
+        """What runs several texts."""
+        return self.session if self._shared else session(self.graph, self.serving.throughput)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.serving.throughput.calls)
+
+    def _run(self, opened: Session, feed: dict[str, np.ndarray]) -> np.ndarray:
         try:
-            return self.session.run(self._outputs, feed)[0]
+            return opened.run(self._outputs, feed)[0]
         except Exception as error:
-            raise ModelError(f"{self.folder}: ONNX Runtime could not run the graph ({first_line(error)}).") from None
+            way = self.serving.latency if opened is self.session else self.serving.throughput
+            raise unrun(self.folder, way, error) from None
 
 
 def batches(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
@@ -223,43 +272,17 @@ def batches(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> Iterator[
             start = end
 
 
-def open_session(graph: Path, threads: int) -> InferenceSession:
-    """An ONNX Runtime session on the processor; its threads sleep as soon as a call is over.
-
-    Raises:
-        ModelError: the file does not open; in one line.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    try:
-        return onnxruntime.InferenceSession(
-            str(graph),
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=["SkipLayerNormFusion"],
-        )
-    except Exception as error:
-        raise ModelError(
-            f"{graph}: ONNX Runtime {onnxruntime.__version__} cannot open it ({first_line(error)}). "
-            "Copy the folder again, or export it again."
-        ) from None
+def shares(lengths: np.ndarray, batch_tokens: int, calls: int) -> list[np.ndarray]:
+    """As `batches`, and of few rows one batch for each of the calls that may run at once, of about as many tokens."""
+    tokens = min(batch_tokens, -(-int(lengths.sum()) // calls))
+    while len(cut := list(batches(lengths, tokens))) > calls and tokens < batch_tokens:
+        tokens = min(batch_tokens, tokens + tokens // 8 + 1)
+    return cut
 
 
-def counted(threads: int | None) -> int:
-    """The threads of one call; None = `usable_cores`. Raises InputError below 1."""
-    if threads is not None and threads < 1:
-        raise InputError(f"threads: got {threads}, wanted 1 or more.")
-    return usable_cores() if threads is None else threads
-
-
-def usable_cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def unrun(folder: Path, way: Way, error: Exception) -> ModelError:
+    """What is said where a graph opened and does not run."""
+    return ModelError(f"{folder}: {find(way.engine).TITLE} could not run the graph ({first_line(error)}).")
 
 
 def _runnable(folder: Path) -> dict[str, Any]:
@@ -272,18 +295,18 @@ def _runnable(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _signature(session: InferenceSession, graph: Path, task: Task) -> tuple[list[str], list[str]]:
+def _signature(opened: Session, graph: Path, task: Task) -> tuple[list[str], list[str]]:
     """Names of the graph's inputs, and of the one output that is asked for.
 
     Raises:
         ModelError: inputs that we cannot give, or another number of classes than the config has labels.
     """
-    inputs = [i.name for i in session.get_inputs()]
+    inputs = list(opened.inputs)
     if not set(INPUTS[:2]) <= set(inputs) <= set(INPUTS):
         raise ModelError(
             f"{graph}: has the inputs {', '.join(inputs)}, wanted input_ids, attention_mask (token_type_ids)."
         )
-    outputs = {o.name: o.shape for o in session.get_outputs()}
+    outputs = opened.outputs
     name = "logits" if "logits" in outputs else next(iter(outputs))
     shape, classes = outputs[name], len(task.labels)
     if len(shape) != 2 + task.per_token or (isinstance(shape[-1], int) and shape[-1] != classes):

@@ -1,0 +1,193 @@
+"""The fastest way to run a folder on this machine: every engine in every precision on one, two, four ... threads, each
+in a fresh process, in turns.
+
+What crashes or takes too long is told and dropped, and so is what would be chosen and answers otherwise than ONNX
+Runtime. Another way has to be faster by more than turns differ, so that the choice does not change with the weather.
+
+Two engines round an int8 graph differently: 1 to 2 % of answers change, as many as int8 itself changes, and no fewer of
+them are right. Where labels tell, another engine may therefore cost what int8 may: half a point, or what chance
+explains.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smidgen.errors import ModelError
+from smidgen.measure.memory import child_environment
+from smidgen.measure.quality import agreement, interval, resampled_rows
+from smidgen.runtime.engines import DEFAULT, Way, find, installed, names, refusal
+from smidgen.runtime.machine import usable_cores
+from smidgen.runtime.serving import Serving
+from smidgen.tasks import Task
+
+BUDGETS = (512, 1024, 4096)  # padded tokens of a call
+TURNS = 3
+SINGLE, TOGETHER = 60, 128  # rows that are timed one by one, and in batches
+SAME = 0.995  # of the answers, at least, where no labels tell
+MAX_LOSS = 0.5  # points of the metric, as for int8
+GAIN = 1.03  # times as fast as what stands before it
+TIMEOUT = 120.0  # seconds of one process
+MODULE = ["-P", "-m", "smidgen.measure.trial"]
+
+Row = tuple[str, str | None]
+Run = Callable[[Mapping[str, Any]], dict[str, Any]]  # from a job of smidgen.measure.trial to what it found
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was measured of a way; `reason` says why it was dropped, "" where it was not."""
+
+    way: Way
+    ms: float | None = None  # mean over the rows, each the median of its turns
+    texts_per_s: Mapping[int, float] | None = None  # by budget, the median of the turns
+    same: float | None = None  # of the answers that ONNX Runtime gives to the rows that are timed
+    reason: str = ""
+
+    @property
+    def budget(self) -> int:
+        """The budget with the most texts a second."""
+        assert self.texts_per_s is not None
+        return max(self.texts_per_s, key=lambda budget: self.texts_per_s[budget])  # type: ignore[index]
+
+    def to_data(self) -> dict[str, Any]:
+        return {
+            **self.way.to_data(),
+            "ms": self.ms,
+            "texts_per_s": self.texts_per_s,
+            "same": self.same,
+            "reason": self.reason,
+        }
+
+
+def ways(cores: int) -> Iterator[Way]:
+    """All that can be tried here, ONNX Runtime first; each takes all processors in one way or another."""
+    threads = [2**k for k in range(cores.bit_length()) if 2**k < cores] + [cores]
+    for engine in sorted(filter(installed, names()), key=lambda name: name != DEFAULT):
+        for precision in find(engine).PRECISIONS:
+            if not refusal(engine, precision):
+                yield from (Way(engine, precision, count, cores // count) for count in threads)
+
+
+def trials(
+    folder: Path, rows: Sequence[Row], done: Callable[[int, int], None] = lambda done, of: None, run: Run | None = None
+) -> list[Trial]:
+    """Every way measured, in turns; one that fails is not tried again.
+
+    Raises:
+        ModelError: not even ONNX Runtime ran it.
+    """
+    run, rows = run or alone, [rows[i % len(rows)] for i in range(TOGETHER)]
+    tried = list(ways(usable_cores()))
+    said: dict[Way, list[dict[str, Any]]] = {way: [] for way in tried}
+    failed: dict[Way, str] = {}
+    for turn in range(TURNS):
+        for number, way in enumerate(tried):
+            if way not in failed:
+                job = {"folder": str(folder), "way": way.to_data(), "budgets": BUDGETS}
+                try:
+                    said[way].append(run(job | {"rows": rows, "single": SINGLE}))
+                except ModelError as error:
+                    failed[way] = str(error)
+            done(turn * len(tried) + number + 1, TURNS * len(tried))
+    whole = [way for way in tried if way not in failed]
+    if not whole or whole[0].engine != DEFAULT:
+        raise ModelError(f"{folder}: {DEFAULT} did not run it ({next(iter(failed.values()))}).")
+    reference = said[whole[0]][0]["decided"]
+    return [Trial(way, reason=failed[way]) if way in failed else _trial(way, said[way], reference) for way in tried]
+
+
+def fastest(found: Sequence[Trial]) -> Serving:
+    """The way with the lowest latency, and that with the most texts a second."""
+    left = [trial for trial in found if not trial.reason]
+    one = _best(left, lambda trial: 1 / trial.ms)  # type: ignore[operator]
+    first = sorted(left, key=lambda trial: trial is not one)  # a session for both where that is as fast
+    many = _best(first, lambda trial: max(trial.texts_per_s.values()))  # type: ignore[union-attr]
+    way = one.way
+    return Serving(Way(way.engine, way.precision, way.threads), many.way, many.budget)
+
+
+def chosen(found: Sequence[Trial], judge: Callable[[Way], str]) -> tuple[list[Trial], Serving]:
+    """The trials, some of them now with a reason, and the fastest of those that `judge` finds nothing wrong with."""
+    left, passed = list(found), set[tuple[str, str]]()
+    while True:
+        best = fastest(left)
+        for way in (best.latency, best.throughput):
+            kind = (way.engine, way.precision)
+            if way.engine == DEFAULT or kind in passed:
+                continue
+            if wrong := judge(way):
+                alike = [(t.way.engine, t.way.precision) == kind and not t.reason for t in left]
+                left = [replace(t, reason=wrong) if of_kind else t for t, of_kind in zip(left, alike, strict=True)]
+                break
+            passed.add(kind)
+        else:
+            return left, best
+
+
+def difference(task: Task, reference: np.ndarray, said: np.ndarray, gold: Any = None) -> str:
+    """What is wrong with other outputs than ONNX Runtime's, in words; "" if nothing is. gold: labels, if there are."""
+    same = agreement(task, said, reference).value
+    if same >= SAME:
+        return ""
+    told = f"{1 - same:.1%} of its answers are others than those of {DEFAULT}"
+    if gold is None:
+        return f"{told}; with labels in --data it may be seen whether they are worse"
+    points = 100 * (task.score(reference, gold) - task.score(said, gold))
+    drawn = [
+        task.resampled(reference, gold, index) - task.resampled(said, gold, index)
+        for index in resampled_rows(len(gold), 1000, 0)
+    ]
+    low, _ = interval(100 * np.concatenate(drawn))
+    return f"{told}, and it costs {points:.1f} points of {task.metric}" if points > MAX_LOSS and low > 0 else ""
+
+
+def alone(job: Mapping[str, Any], timeout: float = TIMEOUT) -> dict[str, Any]:
+    """What a fresh process finds of a job.
+
+    Raises:
+        ModelError: it could not, crashed, or took too long; in one line.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, *MODULE],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=child_environment(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"took longer than {timeout:g} s and was stopped") from None
+    if done.returncode < 0:
+        raise ModelError(f"its process crashed (signal {-done.returncode})")
+    if done.returncode:
+        raise ModelError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _trial(way: Way, said: Sequence[Mapping[str, Any]], reference: Sequence[Any]) -> Trial:
+    ms = float(np.median([one["ms"] for one in said], axis=0).mean())
+    speeds = {int(b): float(np.median([one["texts_per_s"][b] for one in said])) for b in said[0]["texts_per_s"]}
+    answers = said[0]["decided"]
+    same = sum(a == b for a, b in zip(answers, reference, strict=True)) / len(reference)
+    return Trial(way, ms, speeds, same)
+
+
+def _best(found: Sequence[Trial], speed: Callable[[Trial], float]) -> Trial:
+    """The first that none behind it outruns by more than chance."""
+    best = found[0]
+    for trial in found[1:]:
+        if speed(trial) > GAIN * speed(best):
+            best = trial
+    return best
