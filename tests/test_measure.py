@@ -20,7 +20,7 @@ from smidgen.measure.number import Number
 from smidgen.measure.quality import agreement, kept, mcnemar, quality, resampled_rows, resolvable, wilson
 from smidgen.measure.size import parameters, size
 from smidgen.measure.speed import BLOCK, SETTLE, latency, order_interval, ratio, throughput
-from smidgen.runtime import load
+from smidgen.runtime import instructions, load
 from smidgen.tasks.classify import Classify
 
 pytestmark = pytest.mark.alone
@@ -288,10 +288,46 @@ def test_environment_tells_the_machine_but_not_its_name():
 )
 def test_features_are_read_from_cpuinfo(tmp_path, monkeypatch, text, name, features):
     (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(env, "CPUINFO", tmp_path / "cpuinfo")
-    env._cpuinfo.cache_clear()
+    monkeypatch.setattr(instructions, "CPUINFO", tmp_path / "cpuinfo")
+    _forget()
     try:
         assert env.features() == features
         assert env.cpu() == name if name else env.cpu()
     finally:
-        env._cpuinfo.cache_clear()
+        _forget()
+
+
+def _forget() -> None:
+    instructions.cpuinfo.cache_clear()
+    instructions.instructions.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (
+            "hw.optional.arm.FEAT_FP16: 1\nhw.optional.arm.FEAT_BF16: 0\nhw.optional.arm.FEAT_I8MM: 1\n",
+            {"asimd", "asimdhp", "i8mm"},
+        ),
+        (
+            "machdep.cpu.features: FPU SSE4.2\nmachdep.cpu.leaf7_features: AVX2 BMI2\n",
+            {"fpu", "sse4.2", "avx2", "bmi2"},
+        ),
+        ("kern.ostype: Darwin\n", set()),
+    ],
+)
+def test_what_macos_says_is_spelt_as_linux_does(said, wanted):
+    assert instructions.spelt_as_linux(said) == wanted
+
+
+@pytest.mark.parametrize(
+    ("have", "why"),
+    [
+        ({"avx2", "avx512_fp16"}, ""),
+        ({"avx2", "f16c"}, "this processor has none of amx_fp16, asimdhp, avx512_fp16"),
+        (set(), "the system does not tell what this processor can do"),
+    ],
+)
+def test_an_emulated_precision_is_told(monkeypatch, have, why):
+    monkeypatch.setattr(instructions, "instructions", lambda: frozenset(have))
+    assert instructions.lacking(instructions.FP16) == why

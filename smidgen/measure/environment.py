@@ -10,17 +10,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from smidgen.runtime.instructions import cpuinfo, instructions
 from smidgen.runtime.model import usable_cores
 
 FEATURES = (
-    *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
-    *("asimd", "asimddp", "bf16", "i8mm", "sve"),
+    *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "amx_fp16"),
+    *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve"),
 )
 PACKAGES = (
     *("smidgen", "numpy", "onnxruntime", "tokenizers", "torch", "transformers", "accelerate", "datasets"),
     *("safetensors", "peft", "onnx", "onnxscript", "scikit-learn", "optuna", "ray"),
 )
-CPUINFO = Path("/proc/cpuinfo")
 
 
 def environment() -> dict[str, Any]:
@@ -39,13 +39,12 @@ def environment() -> dict[str, Any]:
 
 def cpu() -> str:
     """The processor's name, or its architecture where the system does not tell."""
-    return _cpuinfo().get("model name") or platform.processor() or platform.machine() or "unknown"
+    return cpuinfo().get("model name") or platform.processor() or platform.machine() or "unknown"
 
 
 def features() -> tuple[str, ...]:
     """The instruction sets that matter here, of those the processor has; empty where the system does not tell."""
-    info = _cpuinfo()
-    present = set((info.get("flags") or info.get("Features") or "").split())
+    present = instructions()
     return tuple(name for name in FEATURES if name in present)
 
 
@@ -86,14 +85,3 @@ def _git(root: Path, *command: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-@lru_cache(maxsize=1)
-def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo."""
-    try:
-        first = CPUINFO.read_text(encoding="utf-8").split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
