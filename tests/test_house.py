@@ -22,8 +22,8 @@ PACKAGE = ROOT / "smidgen"
 # Who may import whom: a module imports from its own layer (but never in a circle) or from one further up this table.
 LAYERS = (
     "errors watch encoded registration hollow",
-    "artefact shards budget splits tables runtime.instructions runtime.inputs runtime.words runtime.folder tasks tasks.* anatomy._parts "
-    "students._configs students._parts",
+    "artefact shards budget splits tables runtime.instructions runtime.inputs runtime.words runtime.folder tasks tasks.* "
+    "anatomy._parts students._configs students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture tunecard advice",
     "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits surgery uneven source "
