@@ -35,11 +35,9 @@ def cpuinfo() -> dict[str, str]:
 
 
 def lacking(wanted: frozenset[str]) -> str:
-    """Why a precision would only be emulated, in words; "" where one of these instructions is there."""
+    """Why a precision would only be emulated, in words; "" where one of these instructions is there, or not known."""
     have = instructions()
-    if not have:
-        return "the system does not tell what this processor can do"
-    return "" if have & wanted else f"this processor has none of {', '.join(sorted(wanted))}"
+    return f"this processor has none of {', '.join(sorted(wanted))}" if have and not have & wanted else ""
 
 
 def spelt_as_linux(said: str) -> frozenset[str]:
