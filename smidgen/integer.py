@@ -286,7 +286,7 @@ def _bias_of(graph: ModelProto, node: NodeProto, biased: Mapping[str, str]) -> t
 def _replace(graph: ModelProto, nodes: Sequence[NodeProto], new: _Constants) -> None:
     """Put these nodes into a graph, and the constants that they need; what nothing reads goes."""
     kept = list(nodes)
-    read = {name for node in kept for name in _read(node)} | {value.name for value in graph.graph.output}
+    read = {name for node in kept for name in reads(node)} | {value.name for value in graph.graph.output}
     constants = [tensor for tensor in graph.graph.initializer if tensor.name in read]
     given = {name for node in kept for name in node.output}
     known = [info for info in graph.graph.value_info if info.name in given]
@@ -299,9 +299,9 @@ def _replace(graph: ModelProto, nodes: Sequence[NodeProto], new: _Constants) -> 
     graph.graph.initializer.extend([*copies, *new.values()])
 
 
-def _read(node: NodeProto) -> Iterator[str]:
+def reads(node: NodeProto) -> Iterator[str]:
     """All that a node reads, inside of it too."""
     yield from node.input
     for each in node.attribute:
         for inner in each.g.node:
-            yield from _read(inner)
+            yield from reads(inner)
