@@ -50,6 +50,16 @@ def sources(graph: ModelProto) -> list[str]:
     return list(dict.fromkeys(node.input[0] for node in products(graph)))
 
 
+def trained_ranges(graph: ModelProto, by_name: Mapping[str, Sequence[float]]) -> dict[str, Range]:
+    """Of what the products multiply, from ranges by the names of their modules: the widest of those that read it."""
+    found: dict[str, Range] = {}
+    for node in products(graph):
+        if (own := by_name.get(title(node))) is not None:
+            low, high = found.get(node.input[0], (0.0, 0.0))
+            found[node.input[0]] = min(low, own[0]), max(high, own[1])
+    return found
+
+
 def parts(graph: ModelProto, kinds: Collection[str]) -> dict[str, str]:
     """What can be quantised, of these kinds: names of nodes, and of the modules that they come from."""
     able = {node.name for node in products(graph)}

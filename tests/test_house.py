@@ -30,7 +30,7 @@ LAYERS = (
     "runtime.model runtime.bundle runtime",
     "distances detours concrete halves prices method sparsity tape batch gates gating grafting graph keeping refit "
     "tokens masking mapping vectors",
-    "teacher fill frozen shapes making measure.* measure calibration integer precision saturation",
+    "teacher fill frozen shapes making measure.* measure calibration fake integer precision saturation",
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
     "reading runner costs benching predicting verification merging bundle",
     "search tuning",
