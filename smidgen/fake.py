@@ -30,6 +30,13 @@ class Fake(nn.Module):
     processes, move them by `momentum`. With a `rate` they are parameters instead, once rounding has begun.
     """
 
+    low: Tensor
+    high: Tensor
+    known: Tensor
+    on: Tensor
+    least: Tensor
+    most: Tensor
+
     def __init__(
         self, model: PreTrainedModel, levels: int, embeddings: bool, momentum: float, rate: float | None
     ) -> None:
