@@ -36,6 +36,7 @@ SETTINGS = Training(learning_rate=1e-3, batch_size=8, warmup=0.2, precision="flo
 ALL = ("tune.full", "distil.logits", "distil.hidden")
 GATED = ("tune.full", "prune.gates", "dynamic")
 BURST = ("burst",)
+AWARE = ("quant.aware", *ALL)
 
 
 @dataclass(frozen=True)
@@ -298,6 +299,7 @@ def newest(work: Path) -> dict[str, Any]:
         *((ALL, precision, stops) for precision in ("float32", "bfloat16") for stops in ((2,), (3, 4, 9, 14))),
         (GATED, "bfloat16", (3, 9)),
         ((*ALL, "burst"), "float16", (4, 9)),
+        (AWARE, "bfloat16", (4, 9)),
     ],
 )
 def test_resumed_equals_uninterrupted_in_every_bit(
@@ -406,7 +408,7 @@ def on_two(folder: Path, names: tuple[str, ...], stop: float = np.inf) -> list[i
     return [process.exitcode for process in both]
 
 
-@pytest.mark.parametrize("names", [ALL, ("distil.hidden",), GATED, BURST])
+@pytest.mark.parametrize("names", [ALL, ("distil.hidden",), GATED, BURST, AWARE])
 def test_two_processes_equal_one(names: tuple[str, ...], tmp_path: Path) -> None:
     rows, precision = taught(make_rows(41)), "float32"
     rows.labels[::5] = NO_LABEL
