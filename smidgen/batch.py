@@ -64,3 +64,12 @@ def summed(values: Tensor) -> Tensor:
     sent = values.cuda() if "nccl" in torch.distributed.get_backend() else values.clone()
     torch.distributed.all_reduce(sent)
     return sent.to(values.device)
+
+
+def highest(values: Tensor) -> Tensor:
+    """The largest over all processes, on each."""
+    if not torch.distributed.is_initialized():
+        return values
+    sent = values.cuda() if "nccl" in torch.distributed.get_backend() else values.clone()
+    torch.distributed.all_reduce(sent, torch.distributed.ReduceOp.MAX)
+    return sent.to(values.device)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BINS = 2048
 LEVELS = 128  # of |x| in 8 bits with a sign
 STEPS = 255  # between the least and the largest of 8 bits
+RANGES = "ranges.json"  # in a folder: of what each Linear reads, by its name, as quant.aware left them
 
 Feed = Mapping[str, np.ndarray]  # what a graph takes, by name, each (B, L)
 Range = tuple[float, float]

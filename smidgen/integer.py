@@ -50,6 +50,16 @@ def sources(graph: ModelProto) -> list[str]:
     return list(dict.fromkeys(node.input[0] for node in products(graph)))
 
 
+def trained_ranges(graph: ModelProto, by_name: Mapping[str, Sequence[float]]) -> dict[str, Range]:
+    """Of what the products multiply, from ranges by the names of their modules: the widest of those that read it."""
+    found: dict[str, Range] = {}
+    for node in products(graph):
+        if (own := by_name.get(title(node))) is not None:
+            low, high = found.get(node.input[0], (0.0, 0.0))
+            found[node.input[0]] = min(low, own[0]), max(high, own[1])
+    return found
+
+
 def parts(graph: ModelProto, kinds: Collection[str]) -> dict[str, str]:
     """What can be quantised, of these kinds: names of nodes, and of the modules that they come from."""
     able = {node.name for node in products(graph)}
@@ -286,7 +296,7 @@ def _bias_of(graph: ModelProto, node: NodeProto, biased: Mapping[str, str]) -> t
 def _replace(graph: ModelProto, nodes: Sequence[NodeProto], new: _Constants) -> None:
     """Put these nodes into a graph, and the constants that they need; what nothing reads goes."""
     kept = list(nodes)
-    read = {name for node in kept for name in _read(node)} | {value.name for value in graph.graph.output}
+    read = {name for node in kept for name in reads(node)} | {value.name for value in graph.graph.output}
     constants = [tensor for tensor in graph.graph.initializer if tensor.name in read]
     given = {name for node in kept for name in node.output}
     known = [info for info in graph.graph.value_info if info.name in given]
@@ -299,9 +309,9 @@ def _replace(graph: ModelProto, nodes: Sequence[NodeProto], new: _Constants) -> 
     graph.graph.initializer.extend([*copies, *new.values()])
 
 
-def _read(node: NodeProto) -> Iterator[str]:
+def reads(node: NodeProto) -> Iterator[str]:
     """All that a node reads, inside of it too."""
     yield from node.input
     for each in node.attribute:
         for inner in each.g.node:
-            yield from _read(inner)
+            yield from reads(inner)

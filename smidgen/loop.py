@@ -17,8 +17,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from transformers import PreTrainedModel
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError
 from smidgen.frozen import Kept, handing, keep, levels_of, rest
+from smidgen.halves import DTYPES, NAMES, autocast, resolved
 from smidgen.masking import Masker
 from smidgen.method import Context, Method, name_of, trains
 from smidgen.recipe import Training
@@ -187,6 +189,7 @@ class _Run:
         self.model.to(accelerator.device)
         self.extra.to(accelerator.device)
         self.uses_types = takes_types(self.model)
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=accelerator.mixed_precision == "fp16")
         self.plan = list(order) if order is not None else batches(rows.encoded.lengths, settings, ctx.seed)
         self.total = len(self.plan)
         self.parameters = [p for m in (self.model, self.extra) for p in m.parameters()]  # some may be frozen, for now
@@ -221,13 +224,15 @@ class _Run:
         for piece in pieces[self.accelerator.process_index]:
             if len(piece):
                 terms = self.terms(piece, step, *whole)
-                self.accelerator.backward(torch.stack(list(terms.values())).sum())
+                self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
                 for name, value in terms.items():
                     self.sums[name] = self.sums.get(name, torch.zeros(())) + value.detach().float().cpu()
         self.sum_gradients()
+        self.scaler.unscale_(self.optimizer)
         if self.settings.clip:
             nn.utils.clip_grad_norm_(self.clipped, self.settings.clip, foreach=True)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)  # not where a gradient overflows: after the sum all processes see that alike
+        self.scaler.update()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.done, self.since = step + 1, self.since + 1
@@ -248,7 +253,7 @@ class _Run:
         inputs, where = self.inputs(batch), None if at is None else torch.from_numpy(at).to(device)
         said = self.ask(piece, batch, where)
         with (
-            self.accelerator.autocast(),
+            mixed(self.accelerator),
             handing(self.model, self.rows.kept, piece, batch["input_ids"].shape[1]),
             listen(self.model, self.ctx.student_taps, where) as recording,
         ):
@@ -275,7 +280,7 @@ class _Run:
         if self.rows.teacher is None:
             return {}
         inputs = {name: torch.from_numpy(value).to(self.accelerator.device) for name, value in batch.items()}
-        with self.accelerator.autocast():
+        with mixed(self.accelerator):
             return self.rows.teacher.answers(piece, inputs if at is None else inputs | {"at": at})
 
     def sum_gradients(self) -> None:
@@ -319,7 +324,7 @@ class _Run:
         found = None
         with self.accelerator.main_process_first(), watch.bar("running frozen blocks once", len(rows)) as bar:
             precision = self.accelerator.mixed_precision
-            auto = self.accelerator.autocast
+            auto = partial(mixed, self.accelerator)
             found = keep(self.model, rows.encoded, levels, store, kind, rows.pad_id, precision, auto, bar.to)
         return found
 
@@ -369,6 +374,7 @@ class _Run:
                 "extra": self.extra.state_dict(),
                 "open": [parameter.requires_grad for parameter in self.parameters],
                 "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "best": self.kept,
                 "done": self.done,
@@ -398,6 +404,7 @@ class _Run:
         for parameter, opened in zip(self.parameters, state["open"], strict=True):
             parameter.requires_grad = opened
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state.get("scaler", {}))
         self.scheduler.load_state_dict(state["scheduler"])
         self.kept, self.done, self.unimproved = state["best"], state["done"], state["unimproved"]
         mine = found[-1] / f"rank-{self.accelerator.process_index}.pt"
@@ -485,28 +492,21 @@ def make_optimizer(model: nn.Module, extra: nn.Module, settings: Training) -> to
 
 
 def make_accelerator(precision: str, trackers: Sequence[str] = (), folder: Path | None = None) -> Accelerator:
-    """An Accelerator for this machine; `precision` is float32, bfloat16 or auto; trackers may write to `folder`."""
+    """An Accelerator for this machine; `precision` is that of a recipe; trackers may write to `folder`."""
     from accelerate.state import AcceleratorState
 
-    mixed = "bf16" if resolve_precision(precision) == "bfloat16" else "no"
     AcceleratorState._reset_state()  # it holds one precision for a whole process, and stages may differ
     return Accelerator(
-        mixed_precision=mixed,
+        mixed_precision=NAMES[resolved(precision)],
         cpu=not torch.cuda.is_available(),
         log_with=list(trackers) or None,
         project_dir=folder,
     )
 
 
-def resolve_precision(precision: str) -> str:
-    """`auto` becomes bfloat16 where the processor multiplies in it, else float32."""
-    if precision != "auto":
-        return precision
-    if torch.cuda.is_available():
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    from smidgen.runtime.machine import features
-
-    return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(features()) else "float32"
+def mixed(accelerator: Accelerator) -> AbstractContextManager[None]:
+    """In the accelerator's precision, by `smidgen.halves`."""
+    return autocast(accelerator.device, DTYPES[accelerator.mixed_precision])
 
 
 @torch.inference_mode()
@@ -534,7 +534,7 @@ def predict(
         if not takes_types(model):
             del batch["token_type_ids"]
         with (
-            accelerator.autocast(),
+            mixed(accelerator),
             handing(model, rows.kept, piece, batch["input_ids"].shape[1]),
             listen(model, ("logits",), decided) as recording,
         ):

@@ -140,7 +140,7 @@ class Method(Generic[S]):
 
     version: ClassVar[int] = 1
     needs: ClassVar[Needs] = Needs()
-    accepts: ClassVar[str] = "float"  # the form of the folder it starts from: float | onnx | int8
+    accepts: ClassVar[str] = "float"  # the form of the folder it starts from: float | onnx | half | int8
     leaves: ClassVar[str] = "float"  # or texts, of a data step
     new_model: ClassVar[bool] = False  # puts a model of its own in the place of the stage's
     rewrites: ClassVar[bool] = False  # writes into the blocks' weights between steps, into frozen ones too

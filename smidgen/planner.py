@@ -23,7 +23,7 @@ from smidgen.tokens import fitting_length, length_limit
 
 DATA = ("train", "unlabeled")  # parts that a stage's data names with + between, beside earlier data steps
 SPLITS = (*DATA, "dev", "test", "model")  # no data step may have one of these names
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 CACHES = ("auto", "float32", "off")
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -339,6 +339,11 @@ def _training_faults(training: Training) -> list[str]:
         value = getattr(training, name)
         if value not in known:
             faults.append(f"{name}: got {value!r}, wanted one of {', '.join(known)}.{did_you_mean(value, known)}")
+    if training.precision in ("bfloat16", "float16"):
+        from smidgen.halves import refused
+
+        if why := refused(training.precision):
+            faults.append(f"precision: got '{training.precision}', but {why}: it would be emulated. Write auto.")
     return faults
 
 
@@ -437,9 +442,9 @@ def _of_task(task: Task) -> list[Any]:
 
 
 def _training_parts(stage: Stage, read: tuple[str, ...], data: Data, seed: int) -> dict[str, Any]:
-    from smidgen.loop import resolve_precision
+    from smidgen.halves import resolved
 
-    training = dataclasses.asdict(stage.train) | {"precision": resolve_precision(stage.train.precision)}
+    training = dataclasses.asdict(stage.train) | {"precision": resolved(stage.train.precision)}
     if stage.train.cache == "auto":
         del training["cache"]  # ids are older than this setting
     return {"train": training, "metric": data.task.metric, "seed": seed} | _prints(read, ("dev",), data)

@@ -20,7 +20,7 @@ from smidgen.measure.entries import two_lists
 from smidgen.measure.quality import agreement, interval, resampled_rows
 from smidgen.runtime.folder import GRAPH, deployed_files
 from smidgen.runtime.model import load
-from smidgen.saturation import without_vnni
+from smidgen.saturation import warning, without_vnni
 from smidgen.tasks import Task
 from smidgen.tokens import encode, length_limit, pad_id
 
@@ -60,7 +60,7 @@ def guarded(ctx: Context, quantise: Quantise, parts: Mapping[str, str], max_loss
     """
     if max_loss is None:
         write(made := quantise(()), ctx.target)
-        return counts(made)
+        return {"told": warning(made), **counts(made)}
     dev = ctx.sight.dev()
     assert dev is not None, "the runner gives dev"
     with tempfile.TemporaryDirectory() as held:

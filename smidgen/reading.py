@@ -94,11 +94,9 @@ def label_rows(
     plan: Plan, teacher: Source, store: Store, split: Split, taps: set[str], accelerator: Accelerator, watch: Watch
 ) -> Labels:
     """The teacher's labels for a split: the main process makes what is missing, the others read."""
-    import torch
-
+    from smidgen.halves import DTYPES
     from smidgen.teacher import label
 
-    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     found: Labels | None = None
     with accelerator.main_process_first(), watch.bar("labelling", len(split)) as bar:
         found = label(
@@ -109,7 +107,7 @@ def label_rows(
             plan.max_length,
             store.root,
             _to(bar.to, len(split)),
-            precision=dtype,
+            precision=DTYPES[accelerator.mixed_precision],
         )
     return found
 

@@ -47,7 +47,7 @@ class Training:
     schedule: str = "linear"  # linear | cosine | constant, after the warm-up
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm; 0 = no clipping
-    precision: str = "auto"  # auto | float32 | bfloat16; auto = bfloat16 where the processor has it
+    precision: str = "auto"  # auto | float32 | bfloat16 | float16; auto = bfloat16 where the processor has it
     evaluations: int = 1  # on dev, per epoch; the best weights are kept
     patience: int = 0  # evaluations without a better score before stopping; 0 = never
     cache: str = "auto"  # auto | float32 | off: what frozen blocks give, computed once; auto keeps it in 16 bits

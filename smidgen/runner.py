@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smidgen.artefact import Artefact, Store, alone, open_artefact, publish
+from smidgen.calibration import RANGES
 from smidgen.corpus import Corpus
 from smidgen.errors import SmidgenError
 from smidgen.method import Context, makes_texts, name_of, owns_stage, settings_of, trains
@@ -302,7 +303,7 @@ def _shape(source: Source) -> tuple[int, int, int]:
 
 def _carry_over(source: Path, target: Path, max_length: int) -> None:
     """Copy the Hugging Face folder into the draft; graphs are left behind, the stage makes its own."""
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "model.safetensors", RANGES):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     write_tokenizer(source, target, max_length)

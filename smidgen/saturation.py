@@ -19,6 +19,7 @@ from onnx.reference.op_run import OpRun
 from smidgen.integer import CONTRIB, INTEGER, count
 from smidgen.measure.quality import agreement
 from smidgen.runtime.folder import GRAPH
+from smidgen.runtime.machine import VNNI, lacking
 from smidgen.runtime.model import load
 from smidgen.tasks import Task
 
@@ -56,6 +57,14 @@ def without_vnni(task: Task, folder: Path, texts: Sequence[str], pairs: Sequence
         model.session = ReferenceEvaluator(graph, new_ops=_operators(cutting))
         said.append(model.outputs(texts, pairs))
     return agreement(task, said[0], said[1]).value
+
+
+def warning(graph: onnx.ModelProto) -> str:
+    """What to know of an int8 graph where it was made; "" where nothing can overflow."""
+    why = lacking(VNNI)
+    if not why or not _doubtful(graph):
+        return ""
+    return f"sums of int8 products may overflow here, since {why}: write reduce_range: true."
 
 
 def _doubtful(graph: onnx.ModelProto) -> bool:

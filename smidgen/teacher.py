@@ -25,6 +25,7 @@ from smidgen.artefact import identity
 from smidgen.data import Split
 from smidgen.encoded import Encoded
 from smidgen.errors import ModelError
+from smidgen.halves import autocast
 from smidgen.shards import Found, claim, lacking, locate, open_shards, publish
 from smidgen.source import Source, auto_class, open_config, takes_types
 from smidgen.tape import SQUARE, listen
@@ -219,7 +220,7 @@ def _asker(teacher: Source, task: Task, taps: tuple[str, ...], precision: torch.
             if not uses_types:
                 del batch["token_type_ids"]
             with (
-                torch.autocast(device.type, precision, enabled=precision != torch.float32),
+                autocast(device, precision),
                 listen(model, taps) as recording,
             ):
                 outputs = model(**batch)

@@ -40,7 +40,6 @@ from smidgen.recipe import Files, Recipe, Stage, Training, Use, build, dump, loa
 from smidgen.runner import Done, home_of, run
 from smidgen.sampling import batches
 from smidgen.source import Source, load_model, resolve, takes_types
-from smidgen.sparsity import REMARK
 from smidgen.surgery import from_data, replay, to_data
 from smidgen.tape import parse
 from smidgen.tasks import MaskLanguage
@@ -510,7 +509,7 @@ def test_shrinks(name: str, ran: Any, world: World) -> None:
         pytest.skip(f"{name} does not claim to shrink")
     if owns_stage(find(name)()):
         pytest.skip(f"{name} owns its stage: see test_shrinks_on_disk")
-    if find(name).remark == REMARK:
+    if "no file smaller" in find(name).remark:
         pytest.skip(f"{name} says that it makes no file smaller")
     model = ran(name).ctx.model
     count = sum(p.numel() for p in model.parameters())

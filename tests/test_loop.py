@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from smidgen.encoded import Encoded
 from smidgen.loop import History, Rows, batches, cut, make_accelerator, predict, rate, train
 from smidgen.method import Context, Method, find
 from smidgen.recipe import Training
+from smidgen.tape import Tape
 from smidgen.tasks.classify import NO_LABEL, Classify
 from smidgen.teacher import Labels
 from smidgen.watch import Silent
@@ -34,6 +35,17 @@ TEACHER_BLOCKS, TEACHER_WIDTH = 4, 48
 SETTINGS = Training(learning_rate=1e-3, batch_size=8, warmup=0.2, precision="float32", epochs=1)
 ALL = ("tune.full", "distil.logits", "distil.hidden")
 GATED = ("tune.full", "prune.gates", "dynamic")
+BURST = ("burst",)
+AWARE = ("quant.aware", *ALL)
+
+
+@dataclass(frozen=True)
+class Burst(Method[None]):
+    """The task's loss, which is past float32 once it is scaled, wherever a row of class 2 is."""
+
+    def loss(self, state: None, tape: Tape) -> dict[str, torch.Tensor]:
+        losses = TASK.loss(tape.student["logits"], tape.labels)
+        return {"task": tape.labelled_mean(losses * torch.where(tape.labels == 2, 1e36, 1.0))}
 
 
 def make_rows(count: int, seed: int = 0, shortest: int = 3, longest: int = 20) -> Rows:
@@ -66,7 +78,8 @@ def methods(names: Sequence[str]) -> list[Method[Any]]:
         "prune.gates": {"parts": ("heads", "units", "sublayers"), "multiple": 8},
         "dynamic": {"mapping": "dynamic"},
     }
-    return [find(name.replace("dynamic", "distil.hidden"))(**given.get(name, {})) for name in names]
+    made = [find(name.replace("dynamic", "distil.hidden"))(**given.get(name, {})) for name in names if name != "burst"]
+    return made + [Burst()] * ("burst" in names)
 
 
 def trained(
@@ -285,6 +298,8 @@ def newest(work: Path) -> dict[str, Any]:
     [
         *((ALL, precision, stops) for precision in ("float32", "bfloat16") for stops in ((2,), (3, 4, 9, 14))),
         (GATED, "bfloat16", (3, 9)),
+        ((*ALL, "burst"), "float16", (4, 9)),
+        (AWARE, "bfloat16", (4, 9)),
     ],
 )
 def test_resumed_equals_uninterrupted_in_every_bit(
@@ -324,11 +339,33 @@ def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_precision_may_change_from_stage_to_stage() -> None:
-    assert [make_accelerator(p).mixed_precision for p in ("bfloat16", "float32", "bfloat16")] == [
-        "bf16",
-        "no",
-        "bf16",
-    ]
+    asked = ("bfloat16", "float32", "float16", "bfloat16")
+    assert [make_accelerator(precision).mixed_precision for precision in asked] == ["bf16", "no", "fp16", "bf16"]
+
+
+# Scaled losses.
+
+
+def one_of_class_2(count: int = 41) -> Rows:
+    rows = make_rows(count)
+    rows.labels[:] = rows.labels % 2
+    rows.labels[7] = 2
+    return rows
+
+
+def test_a_step_that_overflows_is_left_out(tmp_path: Path) -> None:
+    rows, first, last = one_of_class_2(), np.arange(8, 16), np.arange(16, 24)
+    training = replace(SETTINGS, precision="float16", schedule="constant", warmup=0)
+
+    def go(work: Path, order: list[np.ndarray], precision: str = "float16") -> dict[str, torch.Tensor]:
+        asked, dev = replace(training, precision=precision), make_rows(9)
+        return trained(BURST, rows, dev, work, asked, order=order, checkpoint_seconds=0)[0]
+
+    with_it = go(tmp_path / "a", [first, np.arange(8), last, first])
+    assert same_bits(with_it, go(tmp_path / "b", [first, last, first]))
+    assert [newest(tmp_path / name)["state.pt"]["scaler"]["scale"] for name in "ab"] == [2.0**15, 2.0**16]
+    assert worst(with_it, go(tmp_path / "c", [first, last, first], "float32")) < 1e-12, "a scale changes nothing else"
+    assert worst(with_it, go(tmp_path / "d", [first, np.arange(8), last, first], "float32")) > 1e-3
 
 
 # Two processes.
@@ -340,15 +377,17 @@ def one_of_two(rank: int, port: int, folder: Path, names: tuple[str, ...], stop:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     began, clock = time.monotonic(), time.monotonic
     loop.time.monotonic = lambda: clock() + (clock() - began) * 1000 * (1 - rank)  # type: ignore[attr-defined]
-    rows = taught(make_rows(41))
+    rows, precision = taught(make_rows(41)), "float32"
     rows.labels[::5] = NO_LABEL
+    if names == BURST:
+        rows, precision = one_of_class_2(), "float16"
     try:
         weights, history = trained(
             names,
             rows,
             make_rows(20, 7),
             folder / "work",
-            replace(SETTINGS, epochs=2, evaluations=2, micro_tokens=100),
+            replace(SETTINGS, epochs=2, evaluations=2, micro_tokens=100, precision=precision),
             watch=StopAfter(stop),
             checkpoint_seconds=1.0,
         )
@@ -369,11 +408,13 @@ def on_two(folder: Path, names: tuple[str, ...], stop: float = np.inf) -> list[i
     return [process.exitcode for process in both]
 
 
-@pytest.mark.parametrize("names", [ALL, ("distil.hidden",), GATED])
+@pytest.mark.parametrize("names", [ALL, ("distil.hidden",), GATED, BURST, AWARE])
 def test_two_processes_equal_one(names: tuple[str, ...], tmp_path: Path) -> None:
-    rows = taught(make_rows(41))
+    rows, precision = taught(make_rows(41)), "float32"
     rows.labels[::5] = NO_LABEL
-    training = replace(SETTINGS, epochs=2, evaluations=2)
+    if names == BURST:  # on one of the two
+        rows, precision = one_of_class_2(), "float16"
+    training = replace(SETTINGS, epochs=2, evaluations=2, precision=precision)
     one, told = trained(names, rows, make_rows(20, 7), tmp_path / "one", training)
     if names == ALL:  # stopped on the way
         assert on_two(tmp_path, names, stop=7) == [3, 3]

@@ -289,9 +289,45 @@ def test_environment_tells_the_machine_but_not_its_name():
 def test_features_are_read_from_cpuinfo(tmp_path, monkeypatch, text, name, features):
     (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
-    machine._cpuinfo.cache_clear()
+    _forget()
     try:
         assert machine.features() == features
         assert machine.cpu() == name if name else machine.cpu()
     finally:
-        machine._cpuinfo.cache_clear()
+        _forget()
+
+
+def _forget() -> None:
+    machine.cpuinfo.cache_clear()
+    machine.instructions.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (
+            "hw.optional.arm.FEAT_FP16: 1\nhw.optional.arm.FEAT_BF16: 0\nhw.optional.arm.FEAT_I8MM: 1\n",
+            {"asimd", "asimdhp", "i8mm"},
+        ),
+        (
+            "machdep.cpu.features: FPU SSE4.2\nmachdep.cpu.leaf7_features: AVX2 BMI2\n",
+            {"fpu", "sse4.2", "avx2", "bmi2"},
+        ),
+        ("kern.ostype: Darwin\n", set()),
+    ],
+)
+def test_what_macos_says_is_spelt_as_linux_does(said, wanted):
+    assert machine.spelt_as_linux(said) == wanted
+
+
+@pytest.mark.parametrize(
+    ("have", "why"),
+    [
+        ({"avx2", "avx512_fp16"}, ""),
+        ({"avx2", "f16c"}, "this processor has none of amx_fp16, asimdhp, avx512_fp16"),
+        (set(), ""),
+    ],
+)
+def test_an_emulated_precision_is_told(monkeypatch, have, why):
+    monkeypatch.setattr(machine, "instructions", lambda: frozenset(have))
+    assert machine.lacking(machine.FP16) == why

@@ -197,14 +197,53 @@ def test_ids_change_with_a_method_that_works_differently(recipe: Recipe, monkeyp
     assert {i for i in ALL if before[i] != after[i]} == FROM_DISTIL
 
 
-def test_precision_counts_as_what_it_comes_to(recipe: Recipe) -> None:
+def processor(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    for module in ("runtime.machine", "halves"):
+        monkeypatch.setattr(f"smidgen.{module}.instructions", lambda: frozenset(names))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("names", "auto"),
+    [(["avx2"], "float32"), (["avx512_bf16"], "bfloat16"), (["amx_bf16"], "bfloat16"), (["bf16"], "float32")],
+)
+def test_precision_counts_as_what_it_comes_to(
+    names: list[str], auto: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`auto` is one of the two; a cached artefact is not used on a machine that would have made another."""
+    processor(monkeypatch)
     given = {
         precision: ids(single(recipe, train=Training(precision=precision)))[0]
-        for precision in ("auto", "float32", "bfloat16")
+        for precision in ("float32", "bfloat16", "float16")
     }
-    assert given["float32"] != given["bfloat16"]
-    assert given["auto"] in (given["float32"], given["bfloat16"])
+    assert len(set(given.values())) == 3
+    processor(monkeypatch, *names)
+    assert ids(single(recipe, train=Training()))[0] == given[auto]
+
+
+@pytest.mark.parametrize(
+    ("precision", "names", "fault"),
+    [
+        ("bfloat16", ["avx2"], "this processor has none of amx_bf16, avx512_bf16, bf16: it would be emulated."),
+        ("float16", ["f16c", "avx512_bf16"], "this processor has none of amx_fp16, asimdhp, avx512_fp16: it would be"),
+        ("bfloat16", ["avx512_bf16"], ""),
+        ("float16", ["amx_fp16"], ""),
+        ("float16", [], ""),
+        ("float32", ["avx2"], ""),
+    ],
+)
+def test_what_would_be_emulated_is_refused(
+    precision: str, names: list[str], fault: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor(monkeypatch, *names)
+    asked = single(recipe, train=Training(precision=precision))
+    if not fault:
+        assert len(plan(asked).stages) == 1
+        return
+    (found,) = faults_of(asked)
+    assert found.startswith(f"stage s.train.precision: got '{precision}', but {fault}") and found.endswith(
+        "Write auto."
+    )
 
 
 def test_the_same_stage_twice_is_one_artefact(recipe: Recipe) -> None:
@@ -361,7 +400,7 @@ def test_same_tokenizer(recipe: Recipe, tiny_classifier: Path, tmp_path: Path) -
         ({"clip": -1}, "clip: got -1, wanted at least 0, and finite."),
         ({"patience": -1}, "patience: got -1, wanted at least 0, and finite."),
         ({"warmup": 1.0}, "warmup: got 1.0, wanted a share from 0 up to 1."),
-        ({"precision": "float64"}, "precision: got 'float64', wanted one of auto, float32, bfloat16. Did you mean "),
+        ({"precision": "float64"}, "precision: got 'float64', wanted one of auto, float32, bfloat16, float16. Did"),
         ({"schedule": "liner"}, "schedule: got 'liner', wanted one of linear, cosine, constant. Did you mean "),
     ],
 )

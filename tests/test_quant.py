@@ -26,8 +26,9 @@ from smidgen.planner import Plan, plan
 from smidgen.precision import NONE, Loss, growing, told
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import Done, run
+from smidgen.runtime.folder import GRAPH
 from smidgen.runtime.model import load
-from smidgen.saturation import cut_off, without_vnni
+from smidgen.saturation import cut_off, warning, without_vnni
 from smidgen.tasks import Classify
 
 RNG = np.random.default_rng(0)
@@ -258,7 +259,8 @@ def test_int8_is_near_float_on_a_trained_model(healthy: dict[str, Done]) -> None
             "points" in remark and "of accuracy on 200 rows of dev" in remark for remark in healthy[name].remarks
         )
     assert found(healthy["static"])["calibrated_on"] == 120
-    assert found(healthy["plain"]) == {"products_int8": 14, "products_float": 4} and not healthy["plain"].remarks
+    assert found(healthy["plain"]) == {"products_int8": 14, "products_float": 4}
+    assert all("may overflow here" in remark for remark in healthy["plain"].remarks), "where there is no VNNI"
 
 
 @pytest.mark.parametrize("name", ["static", "dynamic"])
@@ -307,6 +309,19 @@ def test_a_folder_says_that_it_is_not_portable(
             "reduce_range: true."
         )
         assert record["told"].endswith(wanted) == said and ("VNNI" in record["told"]) == said
+
+
+@pytest.mark.parametrize(("names", "wanted"), [(["avx2"], True), (["avx2", "avx_vnni"], False), ([], False)])
+def test_overflow_is_told_where_it_can_happen(
+    names: list[str], wanted: bool, healthy: dict[str, Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smidgen.runtime.machine.instructions", lambda: frozenset(names))
+    plain, reduced = (onnx.load(str(healthy[name].artefact.path / GRAPH)) for name in ("plain", "reduced"))
+    said = (
+        "sums of int8 products may overflow here, since this processor has none of amx_int8, asimddp, avx512_vnni, "
+        "avx_vnni, i8mm: write reduce_range: true."
+    )
+    assert warning(plain) == (said if wanted else "") and warning(reduced) == ""
 
 
 LOST = Loss(12.34, 8.0, 16.0, 0.8)

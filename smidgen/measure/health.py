@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from smidgen.measure.environment import memory_total
-from smidgen.runtime.machine import features
+from smidgen.runtime.machine import VNNI, features
 
 
 def disk_free_mb() -> int:
@@ -20,7 +20,7 @@ def advice() -> list[str]:
     have, found = set(features()), []
     if not have:
         found.append("The system does not tell what the processor can do; timings still hold.")
-    elif have & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}:
+    elif have & VNNI:
         found.append("int8 has instructions of its own here: expect it to be the fastest on small encoders.")
     elif "avx2" in have:
         found.append(
