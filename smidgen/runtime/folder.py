@@ -1,26 +1,23 @@
 """What is deployed: the few files of a folder that are needed to predict, and nothing outside it.
 
-Weights that an ONNX file keeps elsewhere are found by scanning its bytes for the `location` field, in the order in
-which every known writer puts it; a file made by hand could hide one from this scan. Behind it stands a check of ONNX
-Runtime itself, which refuses paths that leave the folder.
+A graph may keep weights in one file beside it, `onnx/model.onnx.data`. Its bytes are walked before anything opens it
+(`wire.py`), so that it names no other file and says nothing of its weights that does not add up.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from smidgen.artefact import RECORD, half_written
 from smidgen.errors import ModelError
+from smidgen.runtime import wire
 from smidgen.tasks import head_of
 
 GRAPH = "onnx/model.onnx"
 REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", GRAPH)
-OPTIONAL = ("onnx/model.onnx.data",)
-LOCATION = b"\n\x08location\x12"  # the key of a protobuf StringStringEntryProto, then the tag of its value
+OPTIONAL = (f"{GRAPH}.data",)
 
 
 def deployed_files(folder: Path | str) -> tuple[Path, ...]:
@@ -38,7 +35,9 @@ def deployed_files(folder: Path | str) -> tuple[Path, ...]:
     missing = [name for name in REQUIRED if not (root / name).is_file()]
     if missing:
         raise ModelError(f"{root}: this folder has no {' and no '.join(missing)}.{_hint(root)}")
-    names = (*REQUIRED, *OPTIONAL) if (tasks := tasks_of(root)) is None else (RECORD, *REQUIRED, *own_graphs(tasks))
+    names = (*REQUIRED, *OPTIONAL)
+    if (tasks := tasks_of(root)) is not None:
+        names = (RECORD, *names, *(name for graph in own_graphs(tasks) for name in (graph, f"{graph}.data")))
     files = tuple(root / name for name in names if (root / name).is_file())
     for file in files:
         if not file.resolve().is_relative_to(root.resolve()):
@@ -75,27 +74,15 @@ def graph_file(folder: Path) -> Path:
     return closed(folder / GRAPH)
 
 
+def beside(graph: Path) -> Path:
+    """The file in which a graph keeps its large weights, if it does."""
+    return graph.with_name(f"{graph.name}.data")
+
+
 def closed(graph: Path) -> Path:
-    """The same file, if it keeps its weights where it may. Raises ModelError."""
-    for location in external_locations(graph):
-        if location != Path(OPTIONAL[0]).name:
-            raise ModelError(
-                f"{graph}: keeps weights in {location!r}, wanted none or '{Path(OPTIONAL[0]).name}' beside it. "
-                "Nothing else is read; save the graph as one file."
-            )
+    """The same file, if it is whole and keeps its weights where it may. Raises ModelError."""
+    wire.check(graph, beside(graph))
     return graph
-
-
-def external_locations(graph: Path) -> Iterator[str]:
-    """The files in which an ONNX file keeps weights, as it names them."""
-    if graph.stat().st_size == 0:
-        return
-    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = data.find(LOCATION)
-        while at >= 0:
-            length, start = _varint(data, at + len(LOCATION))
-            yield data[start : start + length].decode("utf-8", "replace")
-            at = data.find(LOCATION, start)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -116,18 +103,6 @@ def read_json(file: Path) -> dict[str, Any]:
 def first_line(error: Exception) -> str:
     """The first line of what a library says, to be quoted in one of our own messages."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    """A protobuf varint and the position behind it."""
-    value = shift = 0
-    while at < len(data) and shift < 64:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            break
-    return value, at
 
 
 def _hint(root: Path) -> str:

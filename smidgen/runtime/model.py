@@ -213,12 +213,15 @@ class Model:
             raise ModelError(f"{self.folder}: ONNX Runtime could not run the graph ({first_line(error)}).") from None
 
 
-def batches(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Rows by length, cut into batches of at most `batch_tokens` padded tokens (a longer row is alone)."""
+def batches(
+    lengths: Sequence[int] | np.ndarray, batch_tokens: int, most: int | None = None
+) -> Iterator[np.ndarray]:
+    """Rows by length, cut into batches of at most `batch_tokens` padded tokens (a longer row is alone) and `most` rows."""
     order = np.argsort(lengths, kind="stable")
     start = 0
     for end in range(1, len(order) + 1):
-        if end == len(order) or (end + 1 - start) * lengths[order[end]] > batch_tokens:
+        full = end == len(order) or (end + 1 - start) * lengths[order[end]] > batch_tokens
+        if full or end - start == most:
             yield order[start:end]
             start = end
 
