@@ -28,7 +28,7 @@ from smidgen.runtime.model import usable_cores
 from smidgen.runtime.tokenizer import TextEncoder
 from smidgen.source import resolve
 
-COUNT, CALLS, SLICE = 100_000, 2000, 2000
+COUNT, CALLS, SLICE = 100_000, 2000, 500
 LIMITS = (8, 32, 128, 512)  # tokens that a row is cut at
 WORDS = ("the", "Film", "ISN'T", "naïve", "re-use", "antidisestablishmentarianism", "x" * 101, "a" * 300, "[MASK]", "[sep]")
 WORDS += ("https://a.org/b?c=d&e=%20#f", "user@host.de", "for(i=0;i<9;i++){x[i]=~y;}", "C:\\dir\\f.txt", "3.141592e-10", "</s>")
@@ -137,15 +137,20 @@ def same_ids(folder: Path, texts: list[str], seed: int, limits: tuple[int, ...] 
     for start in range(0, len(texts), SLICE):
         encoder = encoders[start // SLICE % len(encoders)]
         rows: list[Row] = [(t, draw.choice(texts)) if draw.random() < 0.25 else t for t in texts[start : start + SLICE]]
-        for row, (ids, types) in zip(rows, encoder.ids(rows), strict=True):
-            both = row if isinstance(row, tuple) else (row,)
-            cut = {"truncation": True, "max_length": encoder.max_length, "return_token_type_ids": True}
-            said = stock(*([text] for text in both), **cut)  # in lists, where an empty second text is one
-            pairs += len(both) == 2
-            alone += len(both) == 1 and encoder.words is not None and encoder.words(row) is not None
-            if [ids] != said["input_ids"] or [types or [0] * len(ids)] != said["token_type_ids"]:
+        rows.sort(key=lambda row: isinstance(row, tuple))
+        count = sum(isinstance(row, tuple) for row in rows)
+        cut = {"truncation": True, "max_length": encoder.max_length, "return_token_type_ids": True}
+        said: list[tuple[list[int], list[int]]] = []
+        for given in ([rows[: len(rows) - count]], list(zip(*rows[len(rows) - count :], strict=True))):
+            if given and given[0]:
+                stocked = stock(*(list(column) for column in given), **cut)
+                said += zip(stocked["input_ids"], stocked["token_type_ids"], strict=True)
+        for row, (ids, types), wanted in zip(rows, encoder.ids(rows), said, strict=True):
+            alone += encoder.words is not None and isinstance(row, str) and encoder.words(row) is not None
+            if (ids, types or [0] * len(ids)) != wanted:
                 different += 1
-                first = first or {"row": [ascii(text) for text in both], "limit": encoder.max_length}
+                first = first or {"row": ascii(row), "limit": encoder.max_length}
+        pairs += count
     limited = [encoder.max_length for encoder in encoders]
     counts = {"strings": len(texts), "pairs": pairs, "word by word": alone, "limits": limited}
     return {**counts, "different": different, "first": first}

@@ -77,7 +77,11 @@ class Bundle:
         self.members: dict[str, Member] = {}
         encoders: dict[tuple[str, int], TextEncoder] = {}  # one a kind of task: each sets how it cuts
         for name, told in record["tasks"].items():
-            task, length = from_data(told["task"]), int(told["max_length"])
+            try:
+                task, length = from_data(told["task"]), int(told["max_length"])
+                int(told["number"]), str(told["output"])
+            except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ModelError(f"{self.folder}: the record of {name} cannot be read ({error!r}). Make the bundle again.") from None
             if (task.name, length) not in encoders:
                 encoders[task.name, length] = TextEncoder(self.folder, length)
             self.members[name] = Member(task, encoders[task.name, length], told)

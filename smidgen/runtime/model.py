@@ -20,7 +20,7 @@ import numpy as np
 
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError, ModelError
-from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_json, tasks_of
+from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_config, tasks_of
 from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
 from smidgen.runtime.tokenizer import Ids, TextEncoder
 from smidgen.tasks import TASKS, Answer, Classify, MaskLanguage, Several, Tag, Task, head_of, task_class
@@ -57,7 +57,7 @@ class Model:
         self.threads = counted(threads)
         graph = graph_file(self.folder)
         config = _runnable(self.folder)
-        self.task: Task = task_class(head_of(config) or "classify").from_config(config)
+        self.task = _task(self.folder, config)
         self.encoder = TextEncoder(self.folder)
         self.session = open_session(graph, self.threads)
         self._inputs, self._outputs = _signature(self.session, graph, self.task)
@@ -266,13 +266,20 @@ def usable_cores() -> int:
 
 
 def _runnable(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     named = config.get("architectures") or []
     if named and head_of(config) in ("", MaskLanguage.name):
         kinds = (kind for kind in TASKS.values() if kind is not MaskLanguage)
         known = ", ".join(dict.fromkeys(kind.hf_class.replace("AutoModel", "...") for kind in kinds))
         raise ModelError(f"{folder}: is a {named[0]}, wanted one of {known}.")
     return config
+
+
+def _task(folder: Path, config: Mapping[str, Any]) -> Task:
+    try:
+        return task_class(head_of(config) or "classify").from_config(config)
+    except InputError as error:
+        raise ModelError(f"{folder / 'config.json'}: {error}") from None
 
 
 def _signature(session: InferenceSession, graph: Path, task: Task) -> tuple[list[str], list[str]]:

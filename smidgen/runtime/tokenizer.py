@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from smidgen.encoded import Pair
 from smidgen.errors import InputError, ModelError
-from smidgen.runtime.folder import first_line, read_json
+from smidgen.runtime.folder import first_line, read_config, read_json, read_settings
 from smidgen.runtime.inputs import Row
 from smidgen.runtime.pairs import PairEncoder
 from smidgen.runtime.words import WordEncoder, by_words
@@ -46,17 +46,18 @@ class TextEncoder:
     """
 
     def __init__(self, folder: Path, max_length: int | None = None) -> None:
-        from tokenizers import Tokenizer
-
-        config, settings = read_json(folder / "config.json"), read_json(folder / "tokenizer_config.json")
-        try:
-            self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:
-            raise ModelError(f"{folder / 'tokenizer.json'}: {first_line(error)}. Copy the folder again.") from None
-        side = settings.get("truncation_side", "right")
+        config, settings = read_config(folder), read_settings(folder)
+        side = settings["truncation_side"]
+        self.tokenizer: Tokenizer = _opened(folder / "tokenizer.json")
         limit = length_limit(config, settings)
         self.left = side == "left"
         self.max_length = limit if max_length is None else min(limit, max_length)
+        special = self.tokenizer.num_special_tokens_to_add(False)
+        if self.max_length <= special:
+            raise ModelError(
+                f"{folder}: takes {self.max_length} tokens, of which {special} mark where a text begins and ends; "
+                "wanted more. Copy the folder again."
+            )
         self.pad_id = int(config.get("pad_token_id") or 0)
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=side)
@@ -110,6 +111,8 @@ class TextEncoder:
                 found[i] = self.pairs(*rows[i], self._cut)
         except TypeError:
             raise InputError(_unreadable(rows, numbers or range(len(rows)))) from None
+        except Exception as error:
+            raise ModelError(f"the tokenizer cannot read a text ({first_line(error)}). Copy the folder again.") from None
         for i, row in enumerate(rows):
             if short[i] is not row and type(row) is str and not found[i].overflowing:
                 found[i] = self.tokenizer.encode_batch_fast([row])[0]
@@ -128,6 +131,22 @@ class TextEncoder:
             return row
         found = self.boundary.search(row, self.window)
         return row[: found.start() + 1] if found else row
+
+
+def _opened(file: Path) -> Tokenizer:
+    """The tokenizer of a file, that has tokenised something."""
+    from tokenizers import Tokenizer
+
+    try:
+        found: Tokenizer = Tokenizer.from_file(str(file))
+        found.no_padding()
+        found.no_truncation()
+        found.encode("a"), found.encode("a", "b")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # where the library gives up, it raises no Exception
+        raise ModelError(f"{file}: {first_line(error)}. Copy the folder again.") from None
+    return found
 
 
 def _alone(tokenizer: Tokenizer) -> Tokenizer:
