@@ -78,9 +78,9 @@ def half_written(path: Path) -> bool:
 def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        if isinstance(record["files"], dict):
+        if all((path / name).resolve().is_relative_to(path.resolve()) for name, (_, _) in record["files"].items()):
             return dict(record)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise ArtefactError(f"{path}: {RECORD} is missing or changed. Delete the folder and run the command again.")
 

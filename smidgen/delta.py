@@ -125,7 +125,7 @@ def read(folder: Path) -> Delta:
         schema, (size, digest) = record["schema"], record["file"]
         kinds = [(str(entry["kind"]), dict(entry["settings"])) for entry in record["parts"]]
         task_from_data(record["task"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtefactError(f"{folder}: {RECORD} cannot be read ({error!r}). Make the delta again.") from error
     if schema != SCHEMA:
         raise ArtefactError(f"{folder}: schema {schema}, this smidgen reads {SCHEMA}. Make the delta again.")

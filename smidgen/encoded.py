@@ -60,7 +60,19 @@ class Encoded:
         return found
 
 
-def join(encodings: Iterable[Encoding]) -> Encoded:
+@dataclass(frozen=True)
+class Pair:
+    """A pair of texts, as much of an `Encoding` as is asked for."""
+
+    ids: list[int]
+    type_ids: list[int]
+    overflowing: tuple[()] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def join(encodings: Iterable[Encoding | Pair]) -> Encoded:
     """The tokenizer's own rows end to end, without spans."""
     found = list(encodings)
     starts = np.zeros(len(found) + 1, np.int64)

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from smidgen.anatomy import plain_type
+from smidgen.saving import save
 from smidgen.source import quiet, takes_types
 from smidgen.tape import logits_of
 
@@ -45,7 +46,7 @@ def trace(model: torch.nn.Module, batch: dict[str, np.ndarray], file: Path, limi
         program = OnnxExporter().export(model, inputs, config=config).program  # type: ignore[arg-type]
     if any(node.op_type == "LSTM" for node in program.graph):
         fold_constants(program, input_size_limit=FOLDED, output_size_limit=FOLDED)  # its gates were put in order
-    onnx_ir.save(program, str(file))
+    save(onnx_ir.to_proto(program), file)
 
 
 def single_output(model: PreTrainedModel) -> PreTrainedModel:

@@ -21,6 +21,7 @@ from smidgen.measure.quality import agreement, interval, resampled_rows
 from smidgen.runtime.folder import GRAPH, deployed_files
 from smidgen.runtime.model import load
 from smidgen.saturation import warning, without_vnni
+from smidgen.saving import copy_graph, save
 from smidgen.tasks import Task
 from smidgen.tokens import encode, length_limit, pad_id
 
@@ -59,7 +60,7 @@ def guarded(ctx: Context, quantise: Quantise, parts: Mapping[str, str], max_loss
     does alone, and of the worst so few go back as suffice.
     """
     if max_loss is None:
-        write(made := quantise(()), ctx.target)
+        save(made := quantise(()), ctx.target / GRAPH)
         return {"told": warning(made), **counts(made)}
     dev = ctx.sight.dev()
     assert dev is not None, "the runner gives dev"
@@ -70,9 +71,8 @@ def guarded(ctx: Context, quantise: Quantise, parts: Mapping[str, str], max_loss
                 shutil.copyfile(file, folder / file.name)
         first, last, back = _searched(ctx, dev, quantise, list(parts), max_loss, folder)
         if len(back) == len(parts):
-            shutil.copyfile(ctx.source / GRAPH, folder / GRAPH)
-        (ctx.target / GRAPH).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / GRAPH, ctx.target / GRAPH)
+            copy_graph(ctx.source / GRAPH, folder / GRAPH)
+        copy_graph(folder / GRAPH, ctx.target / GRAPH)
         same = without_vnni(ctx.task, folder, *two_lists(ctx.texts))
     words = told(first, last, [parts[name] for name in back], len(parts), max_loss, ctx.task.metric, len(dev))
     if same is not None and same < PORTABLE:
@@ -89,7 +89,7 @@ def guarded(ctx: Context, quantise: Quantise, parts: Mapping[str, str], max_loss
         "same_without_vnni": same,
         "rows": len(dev),
         "float": {name: parts[name] for name in back},
-        **counts(onnx.load(str(ctx.target / GRAPH))),
+        **counts(onnx.load(str(ctx.target / GRAPH), load_external_data=False)),
     }
 
 
@@ -101,7 +101,7 @@ def _searched(
     said = load(ctx.source).outputs(dev.texts, dev.pairs)
 
     def tried(kept: Sequence[str]) -> Loss:
-        write(quantise(kept), folder)
+        save(quantise(kept), folder / GRAPH)
         return lost(ctx.task, said, load(folder).outputs(dev.texts, dev.pairs), dev)
 
     first = tried(())
@@ -166,11 +166,6 @@ def logits(graph: onnx.ModelProto, feeds: Iterable[Feed]) -> np.ndarray:
         values = session.run(None, {name: feed[name] for name in names})[0]
         found.append(values[feed["attention_mask"] > 0] if values.ndim == 3 else values)
     return np.concatenate(found)
-
-
-def write(graph: onnx.ModelProto, folder: Path) -> None:
-    (folder / GRAPH).parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(graph, str(folder / GRAPH))
 
 
 def told(first: Loss, last: Loss, back: Sequence[str], of: int, max_loss: float, metric: str, rows: int) -> str:

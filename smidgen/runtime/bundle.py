@@ -23,6 +23,7 @@ from smidgen.runtime.tokenizer import TextEncoder
 from smidgen.tasks import Classify, Several, Tag, Task, from_data
 from smidgen.tasks.several import mixed
 
+ROWS = 32  # of a batch at most: each brings numbers of its task along, 2.4 MB for adapters of width 48 in MiniLM-6
 TopK = int | Literal["unset"] | None
 Answering = Callable[[list[np.ndarray]], list[Any]]  # from the logits of each row to an answer a text
 
@@ -82,7 +83,13 @@ class Bundle:
         self.members: dict[str, Member] = {}
         encoders: dict[tuple[str, int], TextEncoder] = {}  # one a kind of task: each sets how it cuts
         for name, told in record["tasks"].items():
-            task, length = from_data(told["task"]), int(told["max_length"])
+            try:
+                task, length = from_data(told["task"]), int(told["max_length"])
+                int(told["number"]), str(told["output"])
+            except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ModelError(
+                    f"{self.folder}: the record of {name} cannot be read ({error!r}). Make the bundle again."
+                ) from None
             if (task.name, length) not in encoders:
                 encoders[task.name, length] = TextEncoder(self.folder, length)
             self.members[name] = Member(task, encoders[task.name, length], told)
@@ -167,7 +174,7 @@ class Bundle:
         found: list[list[Any]] = [[None] * len(encoded) for _, encoded in read]
         first = np.cumsum([0, *(len(encoded) for _, encoded in read)])
         lengths = rows.lengths
-        for batch in batches(lengths, batch_tokens):
+        for batch in batches(lengths, batch_tokens, ROWS):
             members = [read[owner[row]][0] for row in batch]
             feed = rows.batch(batch, members[0].encoder.pad_id)
             feed["tasks"] = np.array([member.told["number"] for member in members])

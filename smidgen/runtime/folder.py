@@ -1,26 +1,27 @@
 """What is deployed: the few files of a folder that are needed to predict, and nothing outside it.
 
-Weights that an ONNX file keeps elsewhere are found by scanning its bytes for the `location` field, in the order in
-which every known writer puts it; a file made by hand could hide one from this scan. Behind it stands a check of ONNX
-Runtime itself, which refuses paths that leave the folder.
+A graph may keep weights in one file beside it, `onnx/model.onnx.data`. Its bytes are walked before anything opens it
+(`wire.py`), so that it names no other file and says nothing of its weights that does not add up.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
 from smidgen.artefact import RECORD, half_written
 from smidgen.errors import ModelError
+from smidgen.runtime import wire
 from smidgen.tasks import head_of
 
 GRAPH = "onnx/model.onnx"
 REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", GRAPH)
-OPTIONAL = ("onnx/model.onnx.data", "serve.json")
-LOCATION = b"\n\x08location\x12"  # the key of a protobuf StringStringEntryProto, then the tag of its value
+OPTIONAL = (f"{GRAPH}.data", "serve.json")
+OWN = re.compile(r"own-[\w.-]*\.onnx")  # graphs of single tasks in a bundle
+MOST, MOST_LABELS = 10**9, 10**5
+SHOWN = 60  # characters of an entry that is wrong
 
 
 def deployed_files(folder: Path | str) -> tuple[Path, ...]:
@@ -38,7 +39,9 @@ def deployed_files(folder: Path | str) -> tuple[Path, ...]:
     missing = [name for name in REQUIRED if not (root / name).is_file()]
     if missing:
         raise ModelError(f"{root}: this folder has no {' and no '.join(missing)}.{_hint(root)}")
-    names = (*REQUIRED, *OPTIONAL) if (tasks := tasks_of(root)) is None else (RECORD, *REQUIRED, *own_graphs(tasks))
+    names = (*REQUIRED, *OPTIONAL)
+    if (tasks := tasks_of(root)) is not None:
+        names = (RECORD, *names, *(name for graph in own_graphs(tasks) for name in (graph, f"{graph}.data")))
     files = tuple(root / name for name in names if (root / name).is_file())
     for file in files:
         if not file.resolve().is_relative_to(root.resolve()):
@@ -50,9 +53,16 @@ def deployed_files(folder: Path | str) -> tuple[Path, ...]:
 
 
 def tasks_of(folder: Path) -> dict[str, Any] | None:
-    """What the record of a bundle says of its tasks, by name; None where the folder is no bundle."""
+    """What the record of a bundle says of its tasks, by name; None where the folder is no bundle. Raises ModelError."""
     record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
-    return record["tasks"] if record.get("form") == "bundle" else None
+    if record.get("form") != "bundle":
+        return None
+    tasks = record.get("tasks")
+    if not isinstance(tasks, dict) or not all(
+        isinstance(told, dict) and OWN.fullmatch(str(told.get("graph") or "own-.onnx")) for told in tasks.values()
+    ):
+        raise ModelError(f"{folder / RECORD}: its tasks cannot be read. Make the bundle again.")
+    return tasks
 
 
 def own_graphs(tasks: dict[str, Any]) -> dict[str, str]:
@@ -75,27 +85,15 @@ def graph_file(folder: Path) -> Path:
     return closed(folder / GRAPH)
 
 
+def beside(graph: Path) -> Path:
+    """The file in which a graph keeps its large weights, if it does."""
+    return graph.with_name(f"{graph.name}.data")
+
+
 def closed(graph: Path) -> Path:
-    """The same file, if it keeps its weights where it may. Raises ModelError."""
-    for location in external_locations(graph):
-        if location != Path(OPTIONAL[0]).name:
-            raise ModelError(
-                f"{graph}: keeps weights in {location!r}, wanted none or '{Path(OPTIONAL[0]).name}' beside it. "
-                "Nothing else is read; save the graph as one file."
-            )
+    """The same file, if it is whole and keeps its weights where it may. Raises ModelError."""
+    wire.check(graph, beside(graph))
     return graph
-
-
-def external_locations(graph: Path) -> Iterator[str]:
-    """The files in which an ONNX file keeps weights, as it names them."""
-    if graph.stat().st_size == 0:
-        return
-    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = data.find(LOCATION)
-        while at >= 0:
-            length, start = _varint(data, at + len(LOCATION))
-            yield data[start : start + length].decode("utf-8", "replace")
-            at = data.find(LOCATION, start)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -106,32 +104,63 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{file}: not JSON ({error}). Copy the folder again.") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{file}: not JSON ({first_line(error)}). Copy the folder again.") from None
     if not isinstance(value, dict):
         raise ModelError(f"{file}: holds {type(value).__name__}, wanted a JSON object. Copy the folder again.")
     return value
 
 
-def first_line(error: Exception) -> str:
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json, of whose entries those that are read here are what they should be. Raises ModelError."""
+    file = folder / "config.json"
+    config = read_json(file)
+    words = config.get("vocab_size")
+    most = {
+        "pad_token_id": (0, words - 1 if type(words) is int and words > 0 else MOST),
+        "max_position_embeddings": (1, MOST),
+        "num_labels": (0, MOST_LABELS),
+    }
+    for key, (low, high) in most.items():
+        if config.get(key) is not None and not (type(config[key]) is int and low <= config[key] <= high):
+            raise _entry(file, key, config[key], f"a whole number from {low} to {high}")
+    if not isinstance(config.get("model_type") or "", str):
+        raise _entry(file, "model_type", config["model_type"], "a name")
+    named = config.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise _entry(file, "architectures", named, "a list of names")
+    labels = config.get("id2label") or {}
+    if not isinstance(labels, dict) or not all(
+        re.fullmatch("[0-9]{1,9}", number) and isinstance(label, str | int) for number, label in labels.items()
+    ):
+        raise _entry(file, "id2label", labels, 'labels by number, as {"0": "bad", "1": "good"}')
+    return config
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json in the same way. Raises ModelError."""
+    file = folder / "tokenizer_config.json"
+    settings = read_json(file)
+    length, side = settings.get("model_max_length"), settings.setdefault("truncation_side", "right")
+    if length is not None and not (type(length) in (int, float) and length > 0):
+        raise _entry(file, "model_max_length", length, "a number of tokens")
+    if side not in ("left", "right"):
+        raise _entry(file, "truncation_side", side, "left or right")
+    return settings
+
+
+def _entry(file: Path, key: str, value: object, wanted: str) -> ModelError:
+    shown = repr(value) if len(repr(value)) < SHOWN else f"{repr(value)[:SHOWN]} ..."
+    return ModelError(f"{file}: {key} is {shown}, wanted {wanted}. Copy the folder again.")
+
+
+def first_line(error: BaseException) -> str:
     """The first line of what a library says, to be quoted in one of our own messages."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    """A protobuf varint and the position behind it."""
-    value = shift = 0
-    while at < len(data) and shift < 64:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            break
-    return value, at
-
-
 def _hint(root: Path) -> str:
-    if (root / "config.json").is_file() and head_of(read_json(root / "config.json")) == "mask_language":
+    if (root / "config.json").is_file() and head_of(read_config(root)) == "mask_language":
         return (
             " It is a masked-language model, which predicts nothing that is wanted: give it as the model of a recipe "
             "for another task."

@@ -1,4 +1,4 @@
-"""The processor: its name, what it can do as the system tells, in names as Linux spells them, and how much of it is ours."""
+"""The processor: its name, what it can do, in names as Linux spells them, and how much of it is ours."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import numpy as np
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError, ModelError
 from smidgen.runtime.engines import Session, Way, find, session
-from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_json, tasks_of
+from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_config, tasks_of
 from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
 from smidgen.runtime.serving import Serving, counted, serving
 from smidgen.runtime.tokenizer import Ids, TextEncoder
@@ -65,7 +65,7 @@ class Model:
         counted(threads)
         self.graph = graph_file(self.folder)
         config = _runnable(self.folder)
-        self.task: Task = task_class(head_of(config) or "classify").from_config(config)
+        self.task = _task(self.folder, config)
         self.encoder = TextEncoder(self.folder)
         self.serving = told or serving(self.folder, self.graph, threads, engine, precision)
         one, many = self.serving.latency, self.serving.throughput
@@ -262,12 +262,13 @@ class Model:
             raise unrun(self.folder, way, error) from None
 
 
-def batches(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Rows by length, cut into batches of at most `batch_tokens` padded tokens (a longer row is alone)."""
+def batches(lengths: Sequence[int] | np.ndarray, batch_tokens: int, most: int | None = None) -> Iterator[np.ndarray]:
+    """Rows by length, cut into batches of at most `batch_tokens` padded tokens (a longer row is alone) and `most` rows."""
     order = np.argsort(lengths, kind="stable")
     start = 0
     for end in range(1, len(order) + 1):
-        if end == len(order) or (end + 1 - start) * lengths[order[end]] > batch_tokens:
+        full = end == len(order) or (end + 1 - start) * lengths[order[end]] > batch_tokens
+        if full or end - start == most:
             yield order[start:end]
             start = end
 
@@ -286,13 +287,20 @@ def unrun(folder: Path, way: Way, error: Exception) -> ModelError:
 
 
 def _runnable(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     named = config.get("architectures") or []
     if named and head_of(config) in ("", MaskLanguage.name):
         kinds = (kind for kind in TASKS.values() if kind is not MaskLanguage)
         known = ", ".join(dict.fromkeys(kind.hf_class.replace("AutoModel", "...") for kind in kinds))
         raise ModelError(f"{folder}: is a {named[0]}, wanted one of {known}.")
     return config
+
+
+def _task(folder: Path, config: Mapping[str, Any]) -> Task:
+    try:
+        return task_class(head_of(config) or "classify").from_config(config)
+    except InputError as error:
+        raise ModelError(f"{folder / 'config.json'}: {error}") from None
 
 
 def _signature(opened: Session, graph: Path, task: Task) -> tuple[list[str], list[str]]:

@@ -4,22 +4,26 @@ A long text is cut in characters before it is tokenised, so that a book costs no
 change:
 
 1. The cut is made before a space that follows a non-space, and only for tokenizers that split at spaces first
-   (`splits_at_spaces`), so that the tokens of the kept part are the first tokens of the whole text.
+   (`splits_at_spaces`), so that the tokens of the kept part are the first tokens of the whole text. BERT's own splits
+   at line ends too, and around each of the Chinese characters.
 2. If the kept part does not overflow the token limit, the whole text is tokenised after all.
 
-Pairs are not cut: which part gives way depends on the full length of both.
+Long pairs have a module of their own (`pairs.py`): which part gives way depends on the full length of both.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smidgen.encoded import Pair
 from smidgen.errors import InputError, ModelError
-from smidgen.runtime.folder import first_line, read_json
+from smidgen.runtime.folder import first_line, read_config, read_json, read_settings
 from smidgen.runtime.inputs import Row
+from smidgen.runtime.pairs import PairEncoder
 from smidgen.runtime.words import WordEncoder, by_words
 
 if TYPE_CHECKING:
@@ -27,8 +31,10 @@ if TYPE_CHECKING:
 
 Ids = tuple[list[int], list[int] | None]
 WINDOW = 8  # characters kept per token of the limit; English has between 4 and 5 in a token
-BOUNDARY = re.compile(r"\S ")
-SPLITTERS = ("BertPreTokenizer", "ByteLevel", "Metaspace", "Whitespace", "WhitespaceSplit")
+BOUNDARY = re.compile(r"\S(?= )")
+BERT_BOUNDARY = re.compile(r"\S(?=[ \t\r\n])|[\u4e00-\u9fff](?=[\u4e00-\u9fff])")
+PLAIN = "BertPreTokenizer"
+SPLITTERS = (PLAIN, "ByteLevel", "Metaspace", "Whitespace", "WhitespaceSplit")
 SHIFTED = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 
 
@@ -40,27 +46,28 @@ class TextEncoder:
     """
 
     def __init__(self, folder: Path, max_length: int | None = None) -> None:
-        from tokenizers import Tokenizer
-
-        config, settings = read_json(folder / "config.json"), read_json(folder / "tokenizer_config.json")
-        try:
-            self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:
-            raise ModelError(f"{folder / 'tokenizer.json'}: {first_line(error)}. Copy the folder again.") from None
-        side = settings.get("truncation_side", "right")
+        config, settings = read_config(folder), read_settings(folder)
+        side = settings["truncation_side"]
+        self.tokenizer: Tokenizer = _opened(folder / "tokenizer.json")
         limit = length_limit(config, settings)
+        self.left = side == "left"
         self.max_length = limit if max_length is None else min(limit, max_length)
+        special = self.tokenizer.num_special_tokens_to_add(False)
+        if self.max_length <= special:
+            raise ModelError(
+                f"{folder}: takes {self.max_length} tokens, of which {special} mark where a text begins and ends; "
+                "wanted more. Copy the folder again."
+            )
         self.pad_id = int(config.get("pad_token_id") or 0)
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=side)
         described = read_json(folder / "tokenizer.json")
         may_cut = side == "right" and splits_at_spaces(described)
         self.window = WINDOW * self.max_length if may_cut else None
+        self.boundary = boundary(described)
         self.words: WordEncoder | None = None
         if may_cut and by_words(described):
-            alone = Tokenizer.from_str(self.tokenizer.to_str())
-            alone.no_truncation()
-            self.words = WordEncoder(alone, self.max_length)
+            self.words = WordEncoder(_alone(self.tokenizer), self.max_length)
 
     def ids(self, rows: Sequence[Row]) -> list[Ids]:
         """Token ids and token types of each row, not padded; None for types that are all 0.
@@ -86,7 +93,7 @@ class TextEncoder:
             ids = self.words(row)
         return None if ids is None else (ids, None)
 
-    def __call__(self, rows: Sequence[Row], numbers: Sequence[int] | None = None) -> list[Encoding]:
+    def __call__(self, rows: Sequence[Row], numbers: Sequence[int] | None = None) -> list[Encoding | Pair]:
         """One encoding per row, not padded.
 
         numbers: what the rows are called in an error; None = 0, 1, ...
@@ -95,20 +102,60 @@ class TextEncoder:
             InputError: a row that cannot be tokenised, with its index.
         """
         short = [self._cut(row) for row in rows]
+        long = [i for i, row in enumerate(rows) if self._long(row)]
+        for i in long:
+            short[i] = ""
         try:
-            found = self.tokenizer.encode_batch_fast(short)
+            found: list[Encoding | Pair] = self.tokenizer.encode_batch_fast(short)
+            for i in long:
+                found[i] = self.pairs(*rows[i], self._cut)
         except TypeError:
             raise InputError(_unreadable(rows, numbers or range(len(rows)))) from None
+        except Exception as error:
+            raise ModelError(
+                f"the tokenizer cannot read a text ({first_line(error)}). Copy the folder again."
+            ) from None
         for i, row in enumerate(rows):
-            if short[i] is not row and not found[i].overflowing:
+            if short[i] is not row and type(row) is str and not found[i].overflowing:
                 found[i] = self.tokenizer.encode_batch_fast([row])[0]
         return found
 
-    def _cut(self, row: Row) -> Row:
+    @cached_property
+    def pairs(self) -> PairEncoder:
+        """For long pairs; made when the first of them comes."""
+        return PairEncoder(_alone(self.tokenizer), self.max_length, self.left)
+
+    def _long(self, row: Row) -> bool:
+        return type(row) is not str and len(row[0]) + len(row[1]) > 2 * WINDOW * self.max_length
+
+    def _cut(self, row: Any) -> Any:
         if self.window is None or type(row) is not str or len(row) <= self.window:
             return row
-        found = BOUNDARY.search(row, self.window)
+        found = self.boundary.search(row, self.window)
         return row[: found.start() + 1] if found else row
+
+
+def _opened(file: Path) -> Tokenizer:
+    """The tokenizer of a file, that has tokenised something."""
+    from tokenizers import Tokenizer
+
+    try:
+        found: Tokenizer = Tokenizer.from_file(str(file))
+        found.no_padding()
+        found.no_truncation()
+        found.encode("a"), found.encode("a", "b")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # where the library gives up, it raises no Exception
+        raise ModelError(f"{file}: {first_line(error)}. Copy the folder again.") from None
+    return found
+
+
+def _alone(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that does not cut."""
+    found: Tokenizer = type(tokenizer).from_str(tokenizer.to_str())
+    found.no_truncation()
+    return found
 
 
 def length_limit(config: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
@@ -133,6 +180,15 @@ def splits_at_spaces(tokenizer: Mapping[str, Any]) -> bool:
     whole = any(part.get("use_regex") is False or part.get("split") is False for part in parts)
     spaced = any(any(c.isspace() for c in token["content"]) for token in tokenizer.get("added_tokens") or ())
     return known and not whole and not spaced
+
+
+def boundary(tokenizer: Mapping[str, Any]) -> re.Pattern[str]:
+    """Behind which characters a text may be cut, for one that `splits_at_spaces`."""
+    normalizer = tokenizer.get("normalizer") or {}
+    bert = normalizer.get("type") == "BertNormalizer" and (tokenizer.get("pre_tokenizer") or {}).get("type") == PLAIN
+    added = "".join(token["content"] for token in tokenizer.get("added_tokens") or ())
+    apart = normalizer.get("clean_text") is True and normalizer.get("handle_chinese_chars") is True
+    return BERT_BOUNDARY if bert and apart and added.isascii() else BOUNDARY
 
 
 def _unreadable(rows: Sequence[Row], numbers: Sequence[int]) -> str:
