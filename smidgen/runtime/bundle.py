@@ -13,7 +13,7 @@ import numpy as np
 
 from smidgen.artefact import open_artefact
 from smidgen.encoded import Encoded, join
-from smidgen.errors import InputError, did_you_mean
+from smidgen.errors import InputError, ModelError, did_you_mean
 from smidgen.runtime.engines import DEFAULT, Session, Way, session
 from smidgen.runtime.folder import closed, deployed_bytes, graph_file, own_graphs
 from smidgen.runtime.inputs import as_questions, as_rows, as_words
