@@ -210,10 +210,10 @@ def time_trained(search: Search, extra: Mapping[str, Any]) -> None:
     with search.watch.bar("timing", 1) as bar:
         found, speed = entries.time_all(models, texts, job.calls)
         bar.to(1)
-    threads = usable_cores()
     named = {c.shape.name: c.entry for c in search.candidates} | {e["name"]: e for e in search.baselines}
     for name, timed in found.items():
         entry = search.teacher if name == "teacher" else named[name]
+        threads = getattr(models[name], "threads", usable_cores())
         entry["numbers"]["latency"] = entries.latency_data(timed, threads)
         entry["numbers"]["throughput"] = speed[name]
         if name != "teacher" and "teacher" in found:

@@ -446,4 +446,4 @@ def test_bench_times_side_by_side(whole: Whole, tiny_data: dict[str, str], monke
     assert one["numbers"]["quality"]["value"] == whole.report["winner"]["numbers"]["quality"]["value"]
     assert one["numbers"]["size_mb"] == whole.report["winner"]["numbers"]["size_mb"]
     assert two["numbers"]["memory_mb"] > 10 and 0 <= two["numbers"]["agreement"]["value"] <= 1
-    assert "interleaved" in found["conditions"] and "1 threads" in found["conditions"]
+    assert "interleaved; onnxruntime float32, 1 thread; batches of 1,024 tokens, 1 at once" in found["conditions"]
