@@ -11,7 +11,7 @@ from smidgen.measure.entries import quality_data
 from smidgen.measure.quality import resolvable
 from smidgen.repeats import repeated
 from smidgen.splits import Split
-from smidgen.tasks import Task
+from smidgen.tasks import Classify, Several, Task
 
 
 def seen(task: Task, test: Split, train: Split, outputs: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], list[str]]:
@@ -48,7 +48,7 @@ def unresolved(task: Task, test: Split, outputs: np.ndarray, teacher: np.ndarray
         outputs: what `task.decide` takes, of the model that is judged, and of its teacher.
         least: the metric's value that is asked for; None = none is.
     """
-    if least is None or task.metric != "accuracy" or test.labels is None:
+    if least is None or task.metric != "accuracy" or not isinstance(task, Classify | Several) or test.labels is None:
         return []
     right = [task.correct(said, test.labels) for said in (outputs, teacher)]
     allowed = 100 * (float(right[1].mean()) - least)

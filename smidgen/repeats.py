@@ -45,7 +45,7 @@ def near(texts: Sequence[str], known: Sequence[str], least: float = LEAST) -> np
 
 def repeated(split: Split, known: Split) -> np.ndarray:
     """`near` for rows, a pair with its text."""
-    return near(*(_joined(one) for one in (split, known)))
+    return near(_joined(split), _joined(known))
 
 
 def _joined(split: Split) -> Sequence[str]:

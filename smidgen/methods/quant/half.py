@@ -26,9 +26,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from smidgen.errors import NoEffect, SmidgenError
 from smidgen.integer import products, reads
 from smidgen.method import Context, Method, above, one_of
-from smidgen.precision import checked, logits, write
+from smidgen.precision import checked, logits
 from smidgen.runtime.folder import GRAPH
 from smidgen.runtime.machine import instructions, lacking
+from smidgen.saving import save
 
 KINDS = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 MULTIPLIED = frozenset({"asimdhp"})  # by ONNX Runtime on a processor
@@ -68,7 +69,7 @@ class Half(Method[None]):
                 f"quant.half: in {self.kind} a logit differs by {worst:.2g}, at most {self.tolerance:.2g} is allowed. "
                 "Nothing was written. Write kind: float16, a higher tolerance, or leave the graph in float32."
             )
-        write(made, ctx.target)
+        save(made, ctx.target / GRAPH)
         told = f"{count} tensors are in {self.kind}; a logit differs by at most {worst:.2g}."
         if beyond:
             told += f" Beyond {TOP:,.0f}, hence in float32: {', '.join(beyond)}."
