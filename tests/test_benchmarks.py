@@ -230,14 +230,19 @@ def test_what_is_missing_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_what_is_said_of_rivals() -> None:
     def row(texts: str, times: float, lost: float) -> dict[str, Any]:
         faster = {"value": times, "low": times - 0.1, "high": times + 0.1}
-        each = {"p50_ms": {"smidgen": 2.0, "a": 2.0 * times, "b": 9.0}, "best_other": "a", "times_as_fast": faster}
+        each = {
+            "p50_ms": {"smidgen": 2.0, "a": 2.0 * times, "b": 9.0},
+            "best_other": "a",
+            "times_as_fast": faster,
+            "way": "w",
+        }
         return {"model": "m", "texts": texts, "batch": 1, "failed": {"c": "too new"}, "points_lost": lost} | each
 
     found = MADE | {"what": "w", "threads": 2, "n": {"SST-2": 5}}
     text = runtime.speed(found | {"rows": [row("SST-2", 1.3, 0.1), row("BBC", 0.9, 0.4)]})
     assert "the least of the rows: **1.30x**, holds" in text and "Measured: **0.90x**, does not hold" in text
     assert "the most: **0.40**, does not hold" in text and "Did not run: m: c (too new)." in text
-    assert "| m | SST-2 | 1 | 2.00 | a | 2.60 | 1.30x (1.20 to 1.40) | +0.10 |" in text
+    assert "| m | SST-2 | 1 | w | 2.00 | a | 2.60 | 1.30x (1.20 to 1.40) | +0.10 |" in text
     limit = {"model": "m", "precision": "int8", "batch": 1, "tokens": 24, "gigaops": 100.0, "of_peak": 0.25}
     assert "| m | int8 | 1 | 24 | 100 | 25% |" in runtime.limit(
         found | {"peak_gigaops": {"int8": 400.0}, "rows": [limit]}
