@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from smidgen.errors import InputError, MissingExtra, did_you_mean
-from smidgen.runtime.machine import features
+from smidgen.runtime.machine import BF16, lacking
 
 DEFAULT = "onnxruntime"
-NATIVE = {"bfloat16": ("avx512_bf16", "amx_bf16", "bf16")}  # what a processor must have, one of them
+NATIVE = {"bfloat16": BF16}  # what a processor must have, one of them
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,8 @@ def refusal(engine: str, precision: str) -> str:
     if precision not in known:
         other = " With --engine openvino there is bfloat16 too." if engine == DEFAULT else ""
         return f"precision: got {precision!r}, wanted {' or '.join(known)} with the engine {engine}.{other}"
-    wanted = NATIVE.get(precision, ())
-    if wanted and not set(wanted) & set(features()):
-        return (
-            f"precision {precision}: this processor has none of {', '.join(wanted)}, and would only emulate it, many "
-            "times as slow. Use float32."
-        )
-    return ""
+    why = lacking(NATIVE[precision]) if precision in NATIVE else ""
+    return f"precision {precision}: {why}, and would only emulate it, many times as slow. Use float32." if why else ""
 
 
 def session(graph: Path, way: Way) -> Session:
