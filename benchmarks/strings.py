@@ -30,9 +30,44 @@ from smidgen.source import resolve
 
 COUNT, CALLS, SLICE = 100_000, 2000, 500
 LIMITS = (8, 32, 128, 512)  # tokens that a row is cut at
-WORDS = ("the", "Film", "ISN'T", "naïve", "re-use", "antidisestablishmentarianism", "x" * 101, "a" * 300, "[MASK]", "[sep]")
-WORDS += ("https://a.org/b?c=d&e=%20#f", "user@host.de", "for(i=0;i<9;i++){x[i]=~y;}", "C:\\dir\\f.txt", "3.141592e-10", "</s>")
-SPACES = (" ", " ", " ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u2003", "\u2028", "\u3000", "\u200b", "\u200d", "\x1c", "\x85", "")
+WORDS = (
+    "the",
+    "Film",
+    "ISN'T",
+    "naïve",
+    "re-use",
+    "antidisestablishmentarianism",
+    "x" * 101,
+    "a" * 300,
+    "[MASK]",
+    "[sep]",
+)
+WORDS += (
+    "https://a.org/b?c=d&e=%20#f",
+    "user@host.de",
+    "for(i=0;i<9;i++){x[i]=~y;}",
+    "C:\\dir\\f.txt",
+    "3.141592e-10",
+    "</s>",
+)
+SPACES = (
+    " ",
+    " ",
+    " ",
+    "  ",
+    "\t",
+    "\n",
+    "\r\n",
+    "\u00a0",
+    "\u2003",
+    "\u2028",
+    "\u3000",
+    "\u200b",
+    "\u200d",
+    "\x1c",
+    "\x85",
+    "",
+)
 RANGES = {  # of code points
     "every plane": (0x0, 0x10FFFF),
     "controls": (0x0, 0xA0),
@@ -70,7 +105,9 @@ def section(encoder: Path, students: Sequence[Path], count: int, seed: int) -> d
 
 def kind_of(student: Path) -> str:
     """What it is, by its config and its record."""
-    config, record = (json.loads((student / name).read_text(encoding="utf-8")) for name in ("config.json", "smidgen.json"))
+    config, record = (
+        json.loads((student / name).read_text(encoding="utf-8")) for name in ("config.json", "smidgen.json")
+    )
     return f"{config['model_type'].removeprefix('smidgen-')}, {record['form']}"
 
 
@@ -192,7 +229,7 @@ def by_hand(folder: Path, threads: int) -> Callable[[str], str]:
 
 
 def _sentences() -> list[str]:
-    with open(common.data("sst2")["test"], encoding="utf-8", newline="") as opened:
+    with Path(common.data("sst2")["test"]).open(encoding="utf-8", newline="") as opened:
         return [row["text"] for row in csv.DictReader(opened)]
 
 

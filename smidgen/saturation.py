@@ -20,8 +20,10 @@ from smidgen.integer import CONTRIB, INTEGER, count
 from smidgen.measure.quality import agreement
 from smidgen.runtime.folder import GRAPH
 from smidgen.runtime.model import load
+from smidgen.runtime.portable import KEY, UNKNOWN
 from smidgen.tasks import Task
 
+PORTABLE = 0.995  # of decisions that are the same on other processors
 LOW, HIGH, TOP = -(2**15), 2**15 - 1, 255
 
 
@@ -56,6 +58,13 @@ def without_vnni(task: Task, folder: Path, texts: Sequence[str], pairs: Sequence
         model.session = ReferenceEvaluator(graph, new_ops=_operators(cutting))
         said.append(model.outputs(texts, pairs))
     return agreement(task, said[0], said[1]).value
+
+
+def note(graph: onnx.ModelProto, same: float | None = None) -> None:
+    """Write into a graph what is known of it without VNNI, unless that is nothing to speak of."""
+    sure = not count(graph, "DynamicQuantizeLSTM") and not _doubtful(graph)
+    if not sure and (same is None or same < PORTABLE):
+        graph.metadata_props.add(key=KEY, value=UNKNOWN if same is None else f"{same:.4f}")
 
 
 def _doubtful(graph: onnx.ModelProto) -> bool:

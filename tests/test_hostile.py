@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from smidgen.artefact import open_artefact, publish
 from smidgen.errors import ArtefactError, InputError, ModelError, SmidgenError
-from smidgen.runtime import deployed_files, load, wire
+from smidgen.runtime import deployed_files, load, portable, wire
 from smidgen.runtime.folder import closed
 from smidgen.runtime.pairs import longest_first
 from smidgen.runtime.tokenizer import TextEncoder
+from smidgen.saturation import note
 from smidgen.saving import LEAST, copy_graph, save
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -179,7 +181,8 @@ def test_weights_elsewhere_are_found_wherever_they_hide(folder, place):
 
 
 @pytest.mark.parametrize(
-    "where", ["/etc/passwd", "../../x", "./model.onnx.data", "", "*/_ORT_MEM_ADDR_/*", "model.onnx.data\0", "config.json"]
+    "where",
+    ["/etc/passwd", "../../x", "./model.onnx.data", "", "*/_ORT_MEM_ADDR_/*", "model.onnx.data\0", "config.json"],
 )
 def test_no_other_place_will_do(folder, where):
     (folder / "onnx/model.onnx").write_bytes(elsewhere("weight", where).SerializeToString())
@@ -264,7 +267,7 @@ def test_a_weight_that_says_it_is_huge_is_refused_before_memory_is_taken(folder,
         return  # seven numbers that are not there: ONNX Runtime counts typed ones itself
     file = folder / "onnx/model.onnx"
     file.write_bytes(made.SerializeToString())
-    with pytest.raises(ModelError, match="a weight|dimensions of a weight") as raised:
+    with pytest.raises(ModelError, match=r"a weight|dimensions of a weight") as raised:
         closed(file)
     assert "\n" not in str(raised.value)
 
@@ -340,6 +343,35 @@ def test_cut_and_flipped_files_are_told_or_answer(whole, tmp_path_factory, data)
         assert "\n" not in str(error)
     else:
         assert len(said) == 2 and all(row["label"] in ("bad", "good") for row in said)
+
+
+def test_a_graph_that_needs_vnni_says_so_where_there_is_none(folder, tmp_path, monkeypatch):
+    file = folder / "onnx/model.onnx"
+    made = onnx.load(file, load_external_data=False)
+    made.metadata_props.add(key=portable.KEY, value="0.969")
+    file.write_bytes(made.SerializeToString())
+    monkeypatch.setattr(portable, "CPUINFO", tmp_path / "cpuinfo")
+    for flags, told in (("flags\t: avx2 avx512f", True), ("flags : avx2 avx_vnni", False), ("Features : neon", False)):
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            load(folder, 1)
+        assert [str(one.message) for one in caught] == [
+            f"{file}: its int8 products need VNNI, which this processor lacks; 3.1% of decisions may be others than "
+            "were measured. For such machines quantise with reduce_range: true."
+        ] * told
+
+
+@pytest.mark.parametrize(
+    ("levels", "same", "said"), [(127, None, "unknown"), (127, 0.9, "0.9000"), (127, 1, None), (63, None, None)]
+)
+def test_what_is_known_without_vnni_is_noted_in_the_graph(tmp_path, levels, same, said):
+    weights = numpy_helper.from_array(np.full((4, 2), levels, np.int8), "w")
+    node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
+    made = helper.make_model(helper.make_graph([node], "g", [], [], [weights]))
+    note(made, same)
+    save(made, tmp_path / "model.onnx")
+    assert wire.metadata(tmp_path / "model.onnx") == ({} if said is None else {portable.KEY: said})
 
 
 # The small files.
@@ -478,7 +510,23 @@ def test_nothing_gives_nothing(whole):
     assert len(model.predict(["", " ", "\x00", "\r\n"])) == 4
 
 
-KINDS = ["a film ", "a", "日本語", "日", "😀", "e\u0301", "\u0301", "\x00", "a\r\n", "\x1c", "שלום ", "!", " ", "[MASK]", "Σ\u3000"]
+KINDS = [
+    "a film ",
+    "a",
+    "日本語",
+    "日",
+    "😀",
+    "e\u0301",
+    "\u0301",
+    "\x00",
+    "a\r\n",
+    "\x1c",
+    "שלום ",
+    "!",
+    " ",
+    "[MASK]",
+    "Σ\u3000",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=range(len(KINDS)))

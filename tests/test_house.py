@@ -22,14 +22,15 @@ PACKAGE = ROOT / "smidgen"
 # Who may import whom: a module imports from its own layer (but never in a circle) or from one further up this table.
 LAYERS = (
     "errors watch encoded registration hollow",
-    "artefact shards budget splits tables runtime.inputs runtime.words runtime.pairs runtime.wire runtime.folder tasks tasks.* anatomy._parts "
+    "artefact shards budget splits tables runtime.inputs runtime.words runtime.pairs runtime.wire runtime.portable "
+    "runtime.folder tasks tasks.* anatomy._parts "
     "students._configs students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture tunecard advice",
     "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits surgery uneven source "
     "runtime.model runtime.bundle runtime",
-    "distances detours concrete prices method sparsity tape batch gates gating grafting saving graph keeping refit tokens "
-    "masking mapping vectors",
+    "distances detours concrete prices method sparsity tape batch gates gating grafting saving graph keeping refit "
+    "tokens masking mapping vectors",
     "teacher fill frozen shapes making measure.* measure calibration integer precision saturation",
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
     "reading runner costs benching predicting verification merging bundle",

@@ -14,6 +14,7 @@ import numpy as np
 from smidgen.artefact import open_artefact
 from smidgen.encoded import Encoded, join
 from smidgen.errors import InputError, ModelError, did_you_mean
+from smidgen.runtime import portable
 from smidgen.runtime.folder import closed, deployed_bytes, first_line, graph_file, own_graphs
 from smidgen.runtime.inputs import as_questions, as_rows, as_words
 from smidgen.runtime.model import BATCH_TOKENS, batches, counted, open_session
@@ -81,12 +82,16 @@ class Bundle:
                 task, length = from_data(told["task"]), int(told["max_length"])
                 int(told["number"]), str(told["output"])
             except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
-                raise ModelError(f"{self.folder}: the record of {name} cannot be read ({error!r}). Make the bundle again.") from None
+                raise ModelError(
+                    f"{self.folder}: the record of {name} cannot be read ({error!r}). Make the bundle again."
+                ) from None
             if (task.name, length) not in encoders:
                 encoders[task.name, length] = TextEncoder(self.folder, length)
             self.members[name] = Member(task, encoders[task.name, length], told)
         files = [graph, *(closed(self.folder / file) for file in own_graphs(record["tasks"]))]
         self.sessions = {file.name: open_session(file, self.threads) for file in files}
+        for file in files:
+            portable.warn(file)
         self._encoding = Lock()
 
     @property

@@ -20,6 +20,7 @@ import numpy as np
 
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError, ModelError
+from smidgen.runtime import portable
 from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_config, tasks_of
 from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
 from smidgen.runtime.tokenizer import Ids, TextEncoder
@@ -60,6 +61,7 @@ class Model:
         self.task = _task(self.folder, config)
         self.encoder = TextEncoder(self.folder)
         self.session = open_session(graph, self.threads)
+        portable.warn(graph)
         self._inputs, self._outputs = _signature(self.session, graph, self.task)
         self._types = INPUTS[2] in self._inputs
         self._ones = np.ones((1, self.encoder.max_length), np.int64)
@@ -213,10 +215,8 @@ class Model:
             raise ModelError(f"{self.folder}: ONNX Runtime could not run the graph ({first_line(error)}).") from None
 
 
-def batches(
-    lengths: Sequence[int] | np.ndarray, batch_tokens: int, most: int | None = None
-) -> Iterator[np.ndarray]:
-    """Rows by length, cut into batches of at most `batch_tokens` padded tokens (a longer row is alone) and `most` rows."""
+def batches(lengths: Sequence[int] | np.ndarray, batch_tokens: int, most: int | None = None) -> Iterator[np.ndarray]:
+    """Rows by length, in batches of at most `most` rows and `batch_tokens` padded tokens (a longer row is alone)."""
     order = np.argsort(lengths, kind="stable")
     start = 0
     for end in range(1, len(order) + 1):

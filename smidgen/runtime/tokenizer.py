@@ -106,13 +106,15 @@ class TextEncoder:
         for i in long:
             short[i] = ""
         try:
-            found: list[Encoding | Pair] = self.tokenizer.encode_batch_fast(short)
+            found: list[Encoding | Pair] = [*self.tokenizer.encode_batch_fast(short)]
             for i in long:
-                found[i] = self.pairs(*rows[i], self._cut)
+                found[i] = self.pairs(rows[i][0], rows[i][1], self._cut)
         except TypeError:
             raise InputError(_unreadable(rows, numbers or range(len(rows)))) from None
         except Exception as error:
-            raise ModelError(f"the tokenizer cannot read a text ({first_line(error)}). Copy the folder again.") from None
+            raise ModelError(
+                f"the tokenizer cannot read a text ({first_line(error)}). Copy the folder again."
+            ) from None
         for i, row in enumerate(rows):
             if short[i] is not row and type(row) is str and not found[i].overflowing:
                 found[i] = self.tokenizer.encode_batch_fast([row])[0]

@@ -1,0 +1,40 @@
+"""Whether a graph in int8 says here what it said where it was made: without VNNI, sums of two products are cut off.
+
+The graph itself says so, in its metadata, since nothing else of the folder has to be there when it runs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from smidgen.runtime import wire
+
+KEY = "smidgen.same_without_vnni"  # the share of decisions that are the same, or UNKNOWN
+UNKNOWN = "unknown"
+EXACT = {"avx512_vnni", "avx_vnni", "amx_int8"}
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def warn(graph: Path) -> None:
+    """A RuntimeWarning where the processor is known to have no VNNI and the graph needs it."""
+    said = wire.metadata(graph).get(KEY)
+    if said is None or exact() is not False:
+        return
+    share = "some decisions" if said == UNKNOWN else f"{1 - float(said):.1%} of decisions"
+    warnings.warn(
+        f"{graph}: its int8 products need VNNI, which this processor lacks; {share} may be others than were measured. "
+        "For such machines quantise with reduce_range: true.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def exact() -> bool | None:
+    """Does the processor add int8 products exactly? None where the system does not tell, or it is not of x86."""
+    try:
+        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), None)
+    return None if flags is None else bool(EXACT & set(flags))
