@@ -229,7 +229,7 @@ def by_hand(folder: Path, threads: int) -> Callable[[str], str]:
 
 
 def _sentences() -> list[str]:
-    with open(common.data("sst2")["test"], encoding="utf-8", newline="") as opened:
+    with Path(common.data("sst2")["test"]).open(encoding="utf-8", newline="") as opened:
         return [row["text"] for row in csv.DictReader(opened)]
 
 

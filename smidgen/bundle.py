@@ -37,6 +37,7 @@ from smidgen.grafts import build, kind, stacked
 from smidgen.graph import trace
 from smidgen.heads import Heads
 from smidgen.integer import KINDS, dynamic
+from smidgen.saturation import note
 from smidgen.saving import save
 from smidgen.source import Source, load_model, resolve, takes_types
 from smidgen.tape import logits_of
@@ -203,7 +204,9 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
             )
         if int8:
             for graph in sorted(file.parent.glob("*.onnx")):
-                save(dynamic(onnx.load(str(graph)), KINDS, per_channel=True, reduce_range=False), graph)
+                made = dynamic(onnx.load(str(graph)), KINDS, per_channel=True, reduce_range=False)
+                note(made)
+                save(made, graph)
     return open_artefact(out)
 
 

@@ -20,7 +20,7 @@ from smidgen.measure.entries import two_lists
 from smidgen.measure.quality import agreement, interval, resampled_rows
 from smidgen.runtime.folder import GRAPH, deployed_files
 from smidgen.runtime.model import load
-from smidgen.saturation import warning, without_vnni
+from smidgen.saturation import PORTABLE, note, warning, without_vnni
 from smidgen.saving import copy_graph, save
 from smidgen.tasks import Task
 from smidgen.tokens import encode, length_limit, pad_id
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 Quantise = Callable[[Collection[str]], onnx.ModelProto]  # all but the nodes of these names
 PROBED = 32  # rows that nodes are put in an order by
-PORTABLE = 0.995  # of decisions that are the same on other processors
 NAMED = 4  # nodes that are told by name
 
 
@@ -60,7 +59,8 @@ def guarded(ctx: Context, quantise: Quantise, parts: Mapping[str, str], max_loss
     does alone, and of the worst so few go back as suffice.
     """
     if max_loss is None:
-        save(made := quantise(()), ctx.target / GRAPH)
+        note(made := quantise(()))
+        save(made, ctx.target / GRAPH)
         return {"told": warning(made), **counts(made)}
     dev = ctx.sight.dev()
     assert dev is not None, "the runner gives dev"
@@ -72,8 +72,10 @@ def guarded(ctx: Context, quantise: Quantise, parts: Mapping[str, str], max_loss
         first, last, back = _searched(ctx, dev, quantise, list(parts), max_loss, folder)
         if len(back) == len(parts):
             copy_graph(ctx.source / GRAPH, folder / GRAPH)
-        copy_graph(folder / GRAPH, ctx.target / GRAPH)
         same = without_vnni(ctx.task, folder, *two_lists(ctx.texts))
+        made = onnx.load(str(folder / GRAPH))
+    note(made, same)
+    save(made, ctx.target / GRAPH)
     words = told(first, last, [parts[name] for name in back], len(parts), max_loss, ctx.task.metric, len(dev))
     if same is not None and same < PORTABLE:
         words += (
@@ -89,7 +91,7 @@ def guarded(ctx: Context, quantise: Quantise, parts: Mapping[str, str], max_loss
         "same_without_vnni": same,
         "rows": len(dev),
         "float": {name: parts[name] for name in back},
-        **counts(onnx.load(str(ctx.target / GRAPH), load_external_data=False)),
+        **counts(made),
     }
 
 

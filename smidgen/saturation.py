@@ -19,10 +19,12 @@ from onnx.reference.op_run import OpRun
 from smidgen.integer import CONTRIB, INTEGER, count
 from smidgen.measure.quality import agreement
 from smidgen.runtime.folder import GRAPH
-from smidgen.runtime.machine import VNNI, lacking
+from smidgen.runtime.machine import cuts_off
 from smidgen.runtime.model import load
+from smidgen.runtime.portable import KEY, UNKNOWN
 from smidgen.tasks import Task
 
+PORTABLE = 0.995  # of decisions that are the same on other processors
 LOW, HIGH, TOP = -(2**15), 2**15 - 1, 255
 
 
@@ -61,10 +63,16 @@ def without_vnni(task: Task, folder: Path, texts: Sequence[str], pairs: Sequence
 
 def warning(graph: onnx.ModelProto) -> str:
     """What to know of an int8 graph where it was made; "" where nothing can overflow."""
-    why = lacking(VNNI)
-    if not why or not _doubtful(graph):
+    if not cuts_off() or not _doubtful(graph):
         return ""
-    return f"sums of int8 products may overflow here, since {why}: write reduce_range: true."
+    return "sums of int8 products may overflow here, since this processor has no VNNI: write reduce_range: true."
+
+
+def note(graph: onnx.ModelProto, same: float | None = None) -> None:
+    """Write into a graph what is known of it without VNNI, unless that is nothing to speak of."""
+    sure = not count(graph, "DynamicQuantizeLSTM") and not _doubtful(graph)
+    if not sure and (same is None or same < PORTABLE):
+        graph.metadata_props.add(key=KEY, value=UNKNOWN if same is None else f"{same:.4f}")
 
 
 def _doubtful(graph: onnx.ModelProto) -> bool:

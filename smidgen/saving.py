@@ -1,7 +1,7 @@
 """A graph on disk: its large weights lie in a file beside it, as pages of the disk that the runtime maps.
 
-Measured, ONNX Runtime 1.32: of weights inside a graph it holds the file and a copy of its own while it opens it, and the
-copy for good; those beside it are read where they lie, and only what is packed anew for products is copied.
+Measured, ONNX Runtime 1.32: of weights inside a graph it holds the file and a copy of its own while it opens it, and
+the copy for good; those beside it are read where they lie, and only what is packed anew for products is copied.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from smidgen.artefact import open_artefact, publish
 from smidgen.errors import ArtefactError, InputError, ModelError, SmidgenError
-from smidgen.runtime import deployed_files, load, wire
+from smidgen.runtime import deployed_files, load, machine, portable, wire
 from smidgen.runtime.folder import closed
 from smidgen.runtime.pairs import longest_first
 from smidgen.runtime.tokenizer import TextEncoder
+from smidgen.saturation import note
 from smidgen.saving import LEAST, copy_graph, save
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -265,7 +267,7 @@ def test_a_weight_that_says_it_is_huge_is_refused_before_memory_is_taken(folder,
         return  # seven numbers that are not there: ONNX Runtime counts typed ones itself
     file = folder / "onnx/model.onnx"
     file.write_bytes(made.SerializeToString())
-    with pytest.raises(ModelError, match="a weight|dimensions of a weight") as raised:
+    with pytest.raises(ModelError, match=r"a weight|dimensions of a weight") as raised:
         closed(file)
     assert "\n" not in str(raised.value)
 
@@ -341,6 +343,34 @@ def test_cut_and_flipped_files_are_told_or_answer(whole, tmp_path_factory, data)
         assert "\n" not in str(error)
     else:
         assert len(said) == 2 and all(row["label"] in ("bad", "good") for row in said)
+
+
+def test_a_graph_that_needs_vnni_says_so_where_there_is_none(folder, monkeypatch):
+    file = folder / "onnx/model.onnx"
+    made = onnx.load(file, load_external_data=False)
+    made.metadata_props.add(key=portable.KEY, value="0.969")
+    file.write_bytes(made.SerializeToString())
+    for has, told in (("avx2 avx512f", True), ("avx2 avx_vnni", False), ("neon", False), ("", False)):
+        monkeypatch.setattr(machine, "instructions", lambda has=has: frozenset(has.split()))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            load(folder, 1)
+        assert [str(one.message) for one in caught] == [
+            f"{file}: its int8 products need VNNI, which this processor lacks; 3.1% of decisions may be others than "
+            "were measured. For such machines quantise with reduce_range: true."
+        ] * told
+
+
+@pytest.mark.parametrize(
+    ("levels", "same", "said"), [(127, None, "unknown"), (127, 0.9, "0.9000"), (127, 1, None), (63, None, None)]
+)
+def test_what_is_known_without_vnni_is_noted_in_the_graph(tmp_path, levels, same, said):
+    weights = numpy_helper.from_array(np.full((4, 2), levels, np.int8), "w")
+    node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
+    made = helper.make_model(helper.make_graph([node], "g", [], [], [weights]))
+    note(made, same)
+    save(made, tmp_path / "model.onnx")
+    assert wire.metadata(tmp_path / "model.onnx") == ({} if said is None else {portable.KEY: said})
 
 
 # The small files.

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "smidgen"
 LAYERS = (
     "errors watch encoded registration hollow",
     "artefact shards budget splits tables runtime.inputs runtime.words runtime.pairs runtime.wire runtime.folder "
-    "runtime.machine runtime.products tasks tasks.* anatomy._parts students._configs students._parts",
+    "runtime.machine runtime.portable runtime.products tasks tasks.* anatomy._parts students._configs students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture tunecard advice",
     "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits surgery uneven source "

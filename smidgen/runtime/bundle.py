@@ -14,6 +14,7 @@ import numpy as np
 from smidgen.artefact import open_artefact
 from smidgen.encoded import Encoded, join
 from smidgen.errors import InputError, ModelError, did_you_mean
+from smidgen.runtime import portable
 from smidgen.runtime.engines import DEFAULT, Session, Way, session
 from smidgen.runtime.folder import closed, deployed_bytes, graph_file, own_graphs
 from smidgen.runtime.inputs import as_questions, as_rows, as_words
@@ -95,6 +96,8 @@ class Bundle:
             self.members[name] = Member(task, encoders[task.name, length], told)
         files = [graph, *(closed(self.folder / file) for file in own_graphs(record["tasks"]))]
         self.sessions = {file.name: session(file, self.way) for file in files}
+        for file in files:
+            portable.warn(file)
         self._encoding = Lock()
 
     @property

@@ -39,7 +39,7 @@ def deployed_files(folder: Path | str) -> tuple[Path, ...]:
     missing = [name for name in REQUIRED if not (root / name).is_file()]
     if missing:
         raise ModelError(f"{root}: this folder has no {' and no '.join(missing)}.{_hint(root)}")
-    names = (*REQUIRED, *OPTIONAL)
+    names: tuple[str, ...] = (*REQUIRED, *OPTIONAL)
     if (tasks := tasks_of(root)) is not None:
         names = (RECORD, *names, *(name for graph in own_graphs(tasks) for name in (graph, f"{graph}.data")))
     files = tuple(root / name for name in names if (root / name).is_file())

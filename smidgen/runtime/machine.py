@@ -61,6 +61,12 @@ def lacking(wanted: frozenset[str]) -> str:
     return f"this processor has none of {', '.join(sorted(wanted))}" if have and not have & wanted else ""
 
 
+def cuts_off() -> bool:
+    """Are sums of two int8 products cut off at 16 bits, as on x86 without VNNI? False where the system does not tell."""
+    have = instructions()
+    return "avx2" in have and not have & VNNI
+
+
 def spelt_as_linux(said: str) -> frozenset[str]:
     """Of what `sysctl -a` of macOS says."""
     arm = {name for line, name in _APPLE.items() if re.search(rf"^hw\.optional\.arm\.{line}: 1$", said, re.M)}

@@ -14,6 +14,7 @@ import numpy as np
 
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError, ModelError
+from smidgen.runtime import portable
 from smidgen.runtime.engines import Session, Way, find, session
 from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_config, tasks_of
 from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
@@ -71,6 +72,7 @@ class Model:
         one, many = self.serving.latency, self.serving.throughput
         self._shared = replace(one, calls=many.calls) == many
         self.session = session(self.graph, many if self._shared else one)
+        portable.warn(self.graph)
         self._inputs, self._outputs = _signature(self.session, self.graph, self.task)
         self._types = INPUTS[2] in self._inputs
         self._ones = np.ones((1, self.encoder.max_length), np.int64)
@@ -263,7 +265,7 @@ class Model:
 
 
 def batches(lengths: Sequence[int] | np.ndarray, batch_tokens: int, most: int | None = None) -> Iterator[np.ndarray]:
-    """Rows by length, cut into batches of at most `batch_tokens` padded tokens (a longer row is alone) and `most` rows."""
+    """Rows by length, in batches of at most `most` rows and `batch_tokens` padded tokens (a longer row is alone)."""
     order = np.argsort(lengths, kind="stable")
     start = 0
     for end in range(1, len(order) + 1):

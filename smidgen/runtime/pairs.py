@@ -69,7 +69,7 @@ class PairEncoder:
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of two texts are kept: the shorter one whole if it is at most half, the longer one gets the rest."""
+    """How many tokens of two texts are kept: of the shorter at most half of the room, of the longer the rest."""
     if first + second <= room:
         return first, second
     low = min(first, second)

@@ -106,9 +106,9 @@ class TextEncoder:
         for i in long:
             short[i] = ""
         try:
-            found: list[Encoding | Pair] = self.tokenizer.encode_batch_fast(short)
+            found: list[Encoding | Pair] = [*self.tokenizer.encode_batch_fast(short)]
             for i in long:
-                found[i] = self.pairs(*rows[i], self._cut)
+                found[i] = self.pairs(rows[i][0], rows[i][1], self._cut)
         except TypeError:
             raise InputError(_unreadable(rows, numbers or range(len(rows)))) from None
         except Exception as error:

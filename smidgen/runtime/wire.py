@@ -29,7 +29,7 @@ INSIDE: dict[str, dict[int, str]] = {  # which fields of a message hold which me
 }
 DIMS, TYPE, RAW, EXTERNAL = 1, 2, 9, 13  # fields of a tensor
 TYPED = (4, 5, 6, 7, 10, 11)  # those that hold its numbers one by one
-OP_TYPE = 4  # of a node
+OP_TYPE, METADATA = 4, 14  # of a node; of a model
 BITS = {  # of an element, by its type
     1: 32,
     2: 8,
@@ -131,7 +131,7 @@ def tensors(graph: Path) -> Iterator[Tensor]:
     if graph.stat().st_size == 0:
         raise _broken(graph, "it is empty")
     with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        wire, there = _Wire(graph, data), False
+        wire, there = Wire(graph, data), False
         open_ones = [("Model", wire.fields(0, len(data)))]
         while open_ones:
             kind, fields = open_ones[-1]
@@ -153,8 +153,16 @@ def tensors(graph: Path) -> Iterator[Tensor]:
             raise _broken(graph, "there is no graph in it")
 
 
+def metadata(graph: Path) -> dict[str, str]:
+    """What was written into a graph that is whole, beside the graph itself."""
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        wire = Wire(graph, data)
+        places = [(at, end) for number, at, end in wire.fields(0, len(data)) if number == METADATA and end != NUMBER]
+        return dict(wire.entry(*place) for place in places)
+
+
 @dataclass(frozen=True)
-class _Wire:
+class Wire:
     """The bytes of a file in protobuf's wire format."""
 
     path: Path
@@ -204,16 +212,21 @@ class _Wire:
             elif number == RAW:
                 found.raw = self.end(at, stop) - at
             elif number == EXTERNAL:
-                entry = {1: "", 2: ""}
-                for name, first, last in self.fields(at, self.end(at, stop)):
-                    entry[name] = self.data[first : self.end(first, last)].decode("utf-8", "replace")
-                found.external.append({"key": entry[1], "value": entry[2]})
+                key, value = self.entry(at, self.end(at, stop))
+                found.external.append({"key": key, "value": value})
             elif number in TYPED:
                 found.typed += 8 if stop == NUMBER else max(stop - at, 1)
             if len(found.dims) > WIDEST:
                 raise _broken(self.path, f"more than {WIDEST} dimensions of a weight")
         found.dims = [size - (1 << 64) if size >> 63 else size for size in found.dims]
         return found
+
+    def entry(self, at: int, end: int) -> tuple[str, str]:
+        """A key and its value."""
+        found = {1: "", 2: ""}
+        for number, first, last in self.fields(at, end):
+            found[number] = self.data[first : self.end(first, last)].decode("utf-8", "replace")
+        return found[1], found[2]
 
     def packed(self, at: int, end: int) -> list[int]:
         found: list[int] = []
