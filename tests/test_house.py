@@ -28,8 +28,8 @@ LAYERS = (
     "report words schema pages axes curves findings card picture tunecard advice",
     "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits surgery uneven source "
     "runtime.model runtime.bundle runtime",
-    "distances detours concrete prices method sparsity tape batch gates gating grafting graph keeping refit tokens "
-    "masking mapping vectors",
+    "distances detours concrete prices method sparsity tape batch gates gating grafting fusions.* fusions graph "
+    "keeping refit tokens masking mapping vectors",
     "teacher fill frozen shapes making measure.* measure calibration integer precision saturation",
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
     "reading runner costs benching predicting verification merging bundle",

@@ -253,12 +253,12 @@ def test_int8_is_near_float_on_a_trained_model(healthy: dict[str, Done]) -> None
         assert np.sqrt(((near - exact) ** 2).mean()) < 0.1 * exact.std(), name
         record = found(healthy[name])
         assert record["float"] == {} and record["loss"] == record["loss_before"] <= 2 and record["rows"] == 200
-        assert record["products_int8"] == 14 and record["products_float"] == 4
+        assert record["products_int8"] == 14 and record["products_float"] == 0
         assert any(
             "points" in remark and "of accuracy on 200 rows of dev" in remark for remark in healthy[name].remarks
         )
     assert found(healthy["static"])["calibrated_on"] == 120
-    assert found(healthy["plain"]) == {"products_int8": 14, "products_float": 4} and not healthy["plain"].remarks
+    assert found(healthy["plain"]) == {"products_int8": 14, "products_float": 0} and not healthy["plain"].remarks
 
 
 @pytest.mark.parametrize("name", ["static", "dynamic"])

@@ -38,11 +38,14 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
     return None if value is None or value.const_value is None else value.const_value.numpy()
 
 
-def dims(value: ir.Value | None) -> tuple[int | str | None, ...]:
-    """Numbers, and names of what is free; empty for a single number, and where nothing is known."""
+def dims(value: ir.Value | None) -> tuple[int | str, ...]:
+    """Numbers, and names of what is free; what is not known has a name of its own. Empty where the rank is not known,
+    and for a single number."""
     if value is None or value.shape is None:
         return ()
-    return tuple(each if isinstance(each, int) else each.value for each in value.shape)
+    return tuple(
+        each if isinstance(each, int) else each.value or f"{value.name}?{axis}" for axis, each in enumerate(value.shape)
+    )
 
 
 def add(before: ir.Node, kind: str, inputs: Sequence[ir.Value], shape: Sequence[Any], **attributes: Any) -> ir.Value:
@@ -58,7 +61,9 @@ def numbers(before: ir.Node, *values: int) -> ir.Value:
     found = graph_of(before).initializers
     if name not in found:
         tensor = ir.tensor(np.array(values, np.int64), name=name)
-        found[name] = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        found[name] = ir.Value(
+            name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
     return found[name]
 
 

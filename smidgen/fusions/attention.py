@@ -42,7 +42,10 @@ def _fused(softmax: ir.Node) -> bool:
     perm, last = tuple(said(across, "perm")), said(softmax, "axis", -1) in (-1, 3)
     query, key, value = scores.product.inputs[0], across.inputs[0], output.inputs[1]
     four = all(len(dims(each)) == 4 for each in (query, key, value, *scores.bias))
-    if not last or not four or perm not in (TURNED, ACROSS) or any(1 in dims(each)[2:] for each in scores.bias):
+    if not last or not four or perm not in (TURNED, ACROSS):
+        return False
+    pairs = (dims(query)[2], dims(value)[2])
+    if any(dims(each)[2:] != pairs for each in scores.bias):  # ONNX Runtime does not spread it over queries or keys
         return False
     assert query is not None and key is not None and value is not None
     flat = [_flat(query), _parted(key) if perm == TURNED else _flat(key), _flat(value)]
@@ -103,7 +106,7 @@ def _joined(output: ir.Node) -> ir.Value | None:
 
 
 def _write(
-    before: ir.Node, inputs: Sequence[ir.Value], old: ir.Value, scores: Scores, heads: dict[str, int | str | None]
+    before: ir.Node, inputs: Sequence[ir.Value], old: ir.Value, scores: Scores, heads: dict[str, int | str]
 ) -> None:
     """Put the operator in front of a node, and have it give what `old` was."""
     bias: list[ir.Value] = []

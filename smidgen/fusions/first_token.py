@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from smidgen.fusions._parts import add, constant, dims, graph_of, is_a, numbers, said
+from smidgen.fusions._parts import add, constant, dims, is_a, numbers, said
 
 ALONE = ("Cast", "Dropout", "Erf", "Gelu", "Identity", "Neg", "Relu", "Sigmoid", "Tanh")
 TOGETHER = ("Add", "Div", "Mul", "Pow", "Sub")
@@ -41,9 +41,7 @@ def _takes_first(node: ir.Node) -> bool:
     return at is not None and at.ndim == 0 and at == 0 and said(node, "axis", 0) == 1 and len(dims(node.inputs[0])) == 3
 
 
-def _asked(
-    node: ir.Node, taken: set[ir.Node], axes: dict[ir.Node, int], reads: dict[ir.Node, Reads]
-) -> int | None:
+def _asked(node: ir.Node, taken: set[ir.Node], axes: dict[ir.Node, int], reads: dict[ir.Node, Reads]) -> int | None:
     """The axis of tokens, if all who read what a node gives ask for the first one only."""
     found: set[int | None] = set()
     for value in node.outputs:

@@ -22,10 +22,9 @@ def _fused(gather: ir.Node) -> bool:
         return False
     laid = [_laid(each, len(found)) for each in pairs.inputs]
     axes = [axis for axis, _ in laid]
-    wanted = {axis: (axis, name) for axis, name in zip(axes, dims(mask), strict=True)}
-    others = [axis for axis in range(len(found)) if axis not in axes]
-    if laid != list(wanted.values()) or None in axes or axes != sorted(set(axes)):
+    if -1 in axes or axes != sorted(set(axes)) or [name for _, name in laid] != list(dims(mask)):
         return False
+    others = [axis for axis in range(len(found)) if axis not in axes]
     if any(found[axis] != name for axis, name in laid) or any(found[axis] != 1 for axis in others):
         return False
     new = add(gather, "Unsqueeze", [mask, numbers(gather, *others)], found)
@@ -33,22 +32,22 @@ def _fused(gather: ir.Node) -> bool:
     return True
 
 
-def _laid(value: ir.Value | None, rank: int) -> tuple[int | None, int | str | None]:
-    """Of indices (..., 1) that count 0, 1, 2 ... along one of `rank` axes: which, and up to what; (None, None) if not."""
+def _laid(value: ir.Value | None, rank: int) -> tuple[int, int | str | None]:
+    """Of indices (..., 1) that count 0, 1, 2 ... along one of `rank` axes: which, and up to what; (-1, None) if not."""
     steps: list[list[int]] = []
     while (node := made_by(value, "Unsqueeze", "Expand")) is not None:
         if node.op_type == "Unsqueeze":
             axes = constant(node.inputs[1])
             if axes is None:
-                return None, None
+                return -1, None
             whole = len(dims(node.outputs[0]))
             steps.insert(0, [int(axis) % whole for axis in axes])
         value = node.inputs[0]
     counted = made_by(value, "Range")
     if counted is None or [constant(counted.inputs[at]) for at in (0, 2)] != [0, 1]:
-        return None, None
+        return -1, None
     at, width = 0, 1
-    for axes in steps:
-        width += len(axes)
-        at = [axis for axis in range(width) if axis not in axes][at]
-    return (at, dims(counted.outputs[0])[0]) if width == rank + 1 and at < rank else (None, None)
+    for new in steps:
+        width += len(new)
+        at = [axis for axis in range(width) if axis not in new][at]
+    return (at, dims(counted.outputs[0])[0]) if width == rank + 1 and at < rank else (-1, None)
