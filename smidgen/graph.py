@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from smidgen.anatomy import plain_type
+from smidgen.fusions import fused
 from smidgen.saving import save
 from smidgen.source import quiet, takes_types
 from smidgen.tape import logits_of
@@ -19,7 +21,9 @@ from smidgen.tape import logits_of
 FOLDED = 1 << 30  # bytes of the largest constant that is worked out beforehand
 
 
-def export(model: PreTrainedModel, batch: dict[str, np.ndarray], file: Path, limit: int) -> None:
+def export(
+    model: PreTrainedModel, batch: dict[str, np.ndarray], file: Path, limit: int, without: Collection[str] = ()
+) -> dict[str, int]:
     """Trace the model on a batch of at least two rows, with free batch size and length, and save the graph."""
     inputs = dict(batch)
     if not takes_types(model):
@@ -27,11 +31,21 @@ def export(model: PreTrainedModel, batch: dict[str, np.ndarray], file: Path, lim
     if len(inputs["input_ids"]) == 1:
         inputs = {name: value.repeat(2, 0) for name, value in inputs.items()}
     slices = plain_type(model.config.model_type) == "mobilebert"  # at length - 1, which must not look like 1
-    trace(model, inputs, file, limit, 3 if slices else 2)
+    return trace(model, inputs, file, limit, 3 if slices else 2, without)
 
 
-def trace(model: torch.nn.Module, batch: dict[str, np.ndarray], file: Path, limit: int, least: int = 2) -> None:
-    """The graph of a module that takes these inputs, (B, ...) or (B, L, ...), with B and L free, and gives tensors."""
+def trace(
+    model: torch.nn.Module,
+    batch: dict[str, np.ndarray],
+    file: Path,
+    limit: int,
+    least: int = 2,
+    without: Collection[str] = (),
+) -> dict[str, int]:
+    """The graph of a module that takes these inputs, (B, ...) or (B, L, ...), with B and L free, and gives tensors.
+
+    Gives how often each fusion found its place; `without` names those that are left out.
+    """
     import onnx_ir
     from onnxscript.optimizer import fold_constants
     from transformers.exporters.configs import OnnxConfig
@@ -46,7 +60,9 @@ def trace(model: torch.nn.Module, batch: dict[str, np.ndarray], file: Path, limi
         program = OnnxExporter().export(model, inputs, config=config).program  # type: ignore[arg-type]
     if any(node.op_type == "LSTM" for node in program.graph):
         fold_constants(program, input_size_limit=FOLDED, output_size_limit=FOLDED)  # its gates were put in order
+    found = fused(program, without)
     save(onnx_ir.to_proto(program), file)
+    return found
 
 
 def single_output(model: PreTrainedModel) -> PreTrainedModel:

@@ -123,7 +123,7 @@ def growing(most: int) -> list[int]:
 
 
 def counts(graph: onnx.ModelProto) -> dict[str, int]:
-    """Of products, those of two activations among the float ones."""
+    """Of products; those inside attention are not counted."""
     return {"products_int8": count(graph, *INTEGER), "products_float": count(graph, *FLOAT)}
 
 

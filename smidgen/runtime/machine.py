@@ -62,7 +62,7 @@ def lacking(wanted: frozenset[str]) -> str:
 
 
 def cuts_off() -> bool:
-    """Are sums of two int8 products cut off at 16 bits, as on x86 without VNNI? False where the system does not tell."""
+    """Are sums of two int8 products cut off at 16 bits, as on x86 without VNNI? No, where the system does not tell."""
     have = instructions()
     return "avx2" in have and not have & VNNI
 
