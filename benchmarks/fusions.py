@@ -21,7 +21,7 @@ from smidgen.recipe import Stage, Use
 from smidgen.runtime import load
 
 ALL, NONE = "all", "none"
-BATCHES = {1: 300, 32: 40}  # timed calls, by the texts in each
+BATCHES = {1: 300, 32: 200}  # timed calls, by the texts in each
 
 
 def variants() -> dict[str, tuple[str, ...]]:

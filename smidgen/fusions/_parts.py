@@ -61,9 +61,8 @@ def numbers(before: ir.Node, *values: int) -> ir.Value:
     found = graph_of(before).initializers
     if name not in found:
         tensor = ir.tensor(np.array(values, np.int64), name=name)
-        found[name] = ir.Value(
-            name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
+        shape, kind = ir.Shape([len(values)]), ir.TensorType(tensor.dtype)
+        found[name] = ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
     return found[name]
 
 
