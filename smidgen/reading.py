@@ -154,7 +154,7 @@ def _inputs(
     plan: Plan, planned: Planned, store: Store, source: Source, count: int
 ) -> Iterable[Mapping[str, np.ndarray]]:
     """Batches of rows drawn by the seed, the short ones first."""
-    from smidgen.runtime.model import batches
+    from smidgen.runtime.batches import batches
     from smidgen.runtime.serving import BATCH_TOKENS
     from smidgen.sampling import draw
 

@@ -19,8 +19,8 @@ from smidgen.integer import dynamic, sources, static
 from smidgen.measure import trial, ways
 from smidgen.measure.number import Number
 from smidgen.runtime import Model, deployed_files, engines, load, machine, serving
+from smidgen.runtime.batches import batches, shares
 from smidgen.runtime.engines import Way
-from smidgen.runtime.model import batches, shares
 from smidgen.runtime.products import multiplications
 from smidgen.runtime.serving import Serving, by_rule, kept, write
 from smidgen.tasks import Classify

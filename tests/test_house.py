@@ -23,13 +23,14 @@ PACKAGE = ROOT / "smidgen"
 LAYERS = (
     "errors watch encoded registration hollow",
     "artefact shards budget splits tables runtime.inputs runtime.words runtime.pairs runtime.wire runtime.folder "
-    "runtime.machine runtime.portable runtime.products tasks tasks.* anatomy._parts students._configs students._parts",
+    "runtime.batches runtime.machine runtime.portable runtime.products tasks tasks.* anatomy._parts "
+    "students._configs students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture tunecard advice",
     "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits surgery uneven source "
     "runtime.engines runtime.engines.* runtime.serving runtime.model runtime.bundle runtime",
-    "distances detours concrete halves prices method sparsity tape batch gates gating grafting fusions.* fusions saving graph "
-    "keeping refit tokens masking mapping vectors repeats",
+    "distances detours concrete halves prices method sparsity tape batch gates gating grafting fusions.* fusions "
+    "saving graph keeping refit tokens masking mapping vectors repeats",
     "teacher fill frozen shapes making measure.* measure caveats calibration fake integer precision saturation",
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
     "reading runner costs benching predicting verification merging bundle",

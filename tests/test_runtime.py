@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import shutil
@@ -15,10 +16,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smidgen.errors import InputError, ModelError
 from smidgen.runtime import Model, deployed_bytes, deployed_files, load
-from smidgen.runtime.model import batches
+from smidgen.runtime.batches import batches
 from smidgen.runtime.tokenizer import TextEncoder, length_limit, splits_at_spaces
 
 LIMIT = 24
@@ -289,6 +292,28 @@ def test_batches_hold_each_row_once_and_keep_the_budget():
         assert len(batch) * lengths[batch].max() <= 128
     assert [len(batch) for batch in batches([300, 300, 5], 128)] == [1, 1, 1]
     assert list(batches([], 128)) == []
+
+
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=8),
+    st.integers(10, 60),
+    st.one_of(st.none(), st.integers(1, 4)),
+    st.integers(1, 12),
+)
+def test_padding_and_calls_cost_the_least_together(lengths, tokens, most, call):
+    """Against all ways to cut rows in the order of their lengths."""
+    ordered = sorted(lengths)
+    n, least = len(ordered), math.inf
+    for cut in range(2 ** (n - 1)):
+        ends = [i + 1 for i in range(n - 1) if cut >> i & 1] + [n]
+        parts = [ordered[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+        if all(len(p) == 1 or (len(p) * p[-1] <= tokens and len(p) <= (most or n)) for p in parts):
+            least = min(least, sum(len(p) * p[-1] + call for p in parts))
+    found = list(batches(lengths, tokens, most, call))
+    assert sorted(np.concatenate(found).tolist()) == list(range(n))
+    chosen = [[lengths[row] for row in batch] for batch in found]
+    assert sum(len(p) * max(p) + call for p in chosen) == least
+    assert all(len(p) == 1 or (len(p) * max(p) <= tokens and len(p) <= (most or n)) for p in chosen)
 
 
 def test_logits_do_not_depend_on_the_batch(model):

@@ -15,10 +15,11 @@ from smidgen.artefact import open_artefact
 from smidgen.encoded import Encoded, join
 from smidgen.errors import InputError, ModelError, did_you_mean
 from smidgen.runtime import portable
+from smidgen.runtime.batches import batches
 from smidgen.runtime.engines import DEFAULT, Session, Way, session
 from smidgen.runtime.folder import closed, deployed_bytes, graph_file, own_graphs
 from smidgen.runtime.inputs import as_questions, as_rows, as_words
-from smidgen.runtime.model import batches, unrun
+from smidgen.runtime.model import unrun
 from smidgen.runtime.serving import BATCH_TOKENS, counted
 from smidgen.runtime.tokenizer import TextEncoder
 from smidgen.tasks import Classify, Several, Tag, Task, from_data

@@ -15,10 +15,12 @@ import numpy as np
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError, ModelError
 from smidgen.runtime import portable
+from smidgen.runtime.batches import CALL, shares
 from smidgen.runtime.engines import Session, Way, find, session
 from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_config, tasks_of
 from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
-from smidgen.runtime.serving import Serving, counted, serving
+from smidgen.runtime.products import multiplications
+from smidgen.runtime.serving import WORTH, Serving, counted, serving
 from smidgen.runtime.tokenizer import Ids, TextEncoder
 from smidgen.tasks import TASKS, Answer, Classify, MaskLanguage, Several, Tag, Task, head_of, task_class
 from smidgen.tasks.several import mixed
@@ -244,8 +246,13 @@ class Model:
             given = feed(rows)
             return rows, given, self._run(self.session if one else self._batched, given)
 
-        cut = shares(lengths, batch_tokens or self.serving.batch_tokens, calls)
+        cut = shares(lengths, batch_tokens or self.serving.batch_tokens, calls, self._dear)
         return map(call, cut) if calls == 1 or one else self._pool.map(call, cut)
+
+    @cached_property
+    def _dear(self) -> int:
+        """How many tokens a call of the graph is as dear as."""
+        return CALL if multiplications(self.graph) >= WORTH else 0
 
     @cached_property
     def _batched(self) -> Session:
@@ -262,25 +269,6 @@ class Model:
         except Exception as error:
             way = self.serving.latency if opened is self.session else self.serving.throughput
             raise unrun(self.folder, way, error) from None
-
-
-def batches(lengths: Sequence[int] | np.ndarray, batch_tokens: int, most: int | None = None) -> Iterator[np.ndarray]:
-    """Rows by length, in batches of at most `most` rows and `batch_tokens` padded tokens (a longer row is alone)."""
-    order = np.argsort(lengths, kind="stable")
-    start = 0
-    for end in range(1, len(order) + 1):
-        full = end == len(order) or (end + 1 - start) * lengths[order[end]] > batch_tokens
-        if full or end - start == most:
-            yield order[start:end]
-            start = end
-
-
-def shares(lengths: np.ndarray, batch_tokens: int, calls: int) -> list[np.ndarray]:
-    """As `batches`, and of few rows one batch for each of the calls that may run at once, of about as many tokens."""
-    tokens = min(batch_tokens, -(-int(lengths.sum()) // calls))
-    while len(cut := list(batches(lengths, tokens))) > calls and tokens < batch_tokens:
-        tokens = min(batch_tokens, tokens + tokens // 8 + 1)
-    return cut
 
 
 def unrun(folder: Path, way: Way, error: Exception) -> ModelError:
