@@ -15,7 +15,7 @@ from smidgen.runtime.folder import beside
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-LEAST = 1 << 16  # bytes of a weight that is put outside; one page or two are not worth it
+LEAST = 1 << 14  # bytes of a weight that is put outside; one page or two are not worth it
 PAGE = 4096
 
 

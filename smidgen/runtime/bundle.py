@@ -25,7 +25,7 @@ from smidgen.runtime.tokenizer import TextEncoder
 from smidgen.tasks import Classify, Several, Tag, Task, from_data
 from smidgen.tasks.several import mixed
 
-ROWS = 32  # of a batch at most: each brings numbers of its task along, 2.4 MB for adapters of width 48 in MiniLM-6
+ROWS = 24  # of a batch at most: each brings numbers of its task along, 2.4 MB for adapters of width 48 in MiniLM-6
 TopK = int | Literal["unset"] | None
 Answering = Callable[[list[np.ndarray]], list[Any]]  # from the logits of each row to an answer a text
 
