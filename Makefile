@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: demo test lint types setup bench-core bench-distil bench-prune bench-tune docs clean
+.PHONY: demo test lint types setup bench-core bench-distil bench-prune bench-tune bench-runtime docs clean
 
 setup: $(VENV)/.ready
 
@@ -54,6 +54,12 @@ bench-prune: setup
 bench-tune: setup
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(VENV)/bin/python benchmarks/tune.py
+	$(VENV)/bin/python benchmarks/evidence.py
+
+# The figures of benchmarks/runtime.json: what is there already is not made again. OpenVINO and NNCF are among the rivals.
+bench-runtime: setup
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench,openvino]'
+	$(VENV)/bin/python benchmarks/runtime.py
 	$(VENV)/bin/python benchmarks/evidence.py
 
 clean:

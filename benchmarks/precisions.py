@@ -35,7 +35,7 @@ from smidgen.runtime import load
 from smidgen.runtime.folder import deployed_bytes
 
 SEEDS = (0, 1, 2)
-FILE = "precisions.json"
+FILE = "runtime.json"
 ROOT = WORK / "precisions"
 ROWS = 4000  # of train
 CALLS = 300  # timed, of each graph

@@ -5,7 +5,7 @@ limit        operations a second that are achieved, against what the processor g
 fusions      what each fusion of the graph brings
 strings      token ids on 100,000 strings, and the smallest students' times
 memory       peaks of processes that answer texts
-training     bfloat16 and float32 (benchmarks/precisions.py)
+training     bfloat16 and float32 over seeds (benchmarks/precisions.py)
 calibrators  int8 by every calibrator on three tasks (benchmarks/precisions.py)
 
 `python benchmarks/runtime.py speed` runs one section. Figures are of test; nothing was chosen on it. The models are those of
@@ -28,20 +28,25 @@ from typing import Any
 
 import common
 import distil
+import fusions
 import numpy as np
+import precisions
 import prune
 import rivals
+import strings
 from common import GRAPHS, MODEL, WORK, data, keep
 
 from smidgen.data import load_data
 from smidgen.measure import entries
+from smidgen.measure.memory import memory
 from smidgen.measure.speed import Latency, latency, ratio
 from smidgen.recipe import Stage, Training, Use
 from smidgen.runtime import load
 from smidgen.runtime.engines import Way, session
 from smidgen.runtime.engines.onnxruntime import open_session
-from smidgen.runtime.folder import GRAPH
+from smidgen.runtime.folder import GRAPH, deployed_bytes
 from smidgen.runtime.machine import usable_cores
+from smidgen.source import resolve
 
 FILE = "runtime.json"
 ROOT = WORK / "runtime" / "stages"
@@ -70,6 +75,7 @@ WAYS: dict[str, tuple[str, str, str]] = {  # of ours: the folder, the engine and
     "static int8, ONNX Runtime": ("static", "onnxruntime", "float32"),
     "static int8, OpenVINO bf16": ("static", "openvino", "bfloat16"),
 }
+ANSWERED = 256  # sentences, by a process whose memory is measured
 TRIED = 40  # calls of each of ours, on texts of train or other articles, to choose the one that races
 RIVALS: dict[str, Callable[..., rivals.Stock]] = {
     "torch float32": rivals.eager,
@@ -274,7 +280,62 @@ def peak(kind: str, shape: tuple[int, int, int]) -> float:
     return 2 * m * k * n / quickest(lambda: session.run(None, {"x": given}))
 
 
-SECTIONS: dict[str, Callable[[], None]] = {"speed": speed, "limit": limit}
+# What each part brings, and what it needs.
+
+
+def gained() -> None:
+    """Of MiniLM-6 and of what is left of it after an uneven cut, in int8."""
+    files = data("sst2")
+    splits = load_data(**files)
+    assert splits.test is not None
+    rows = []
+    for name in ("MiniLM-6", "MiniLM-6, cut unevenly"):
+        made_of = fusions.graphs(ROOT, str(made(name)["float"]), splits, files)
+        rows.append({"model": name, **fusions.gains(made_of, splits.test)})
+        print(rows[-1], flush=True)
+    what = "int8 graphs, text in to label out, SST-2 test sentences; time over that of the graph with all fusions"
+    keep(FILE, "fusions", {"what": what, "n": fusions.BATCHES, "rows": rows}, [0])
+
+
+def same_strings() -> None:
+    """The smallest students are the convolution of one width and the static one."""
+    files = data("sst2") | {"unlabeled": distil.films()}
+    splits = load_data(**files)
+    students = []
+    for name in ("CNN of one width", "static"):
+        stages = (distil.base_teacher(), distil.student_stage(*distil.STUDENTS[name], "distilled"), *GRAPHS)
+        students.append(common.make(distil.ROOT, splits, name, stages, files, MODEL)[-1].artefact.path)
+    found = strings.section(resolve(MODEL).path, students, strings.COUNT, 0)
+    keep(FILE, "strings", found, [0])
+
+
+def peaks() -> None:
+    """Of a process that answers sentences, for every model in float32 and int8."""
+    splits = load_data(**data("sst2"))
+    assert splits.test is not None
+    rows = []
+    for name in MODELS:
+        for form, folder in made(name).items():
+            if form == "float":
+                continue
+            size = deployed_bytes(folder) / 1e6
+            found = memory(folder, splits.test.texts[:ANSWERED])
+            most = 2 * size + 150
+            rows.append({"model": name, "graph": form, "size_mb": size, "most_mb": most, **found.to_data()})
+            print(rows[-1], flush=True)
+    result = {"what": f"peak of a process that answers {ANSWERED} SST-2 sentences", "n": ANSWERED, "rows": rows}
+    keep(FILE, "memory", result, [0])
+
+
+SECTIONS: dict[str, Callable[[], None]] = {
+    "speed": speed,
+    "limit": limit,
+    "fusions": gained,
+    "strings": same_strings,
+    "memory": peaks,
+    "training": precisions.training,
+    "calibrators": precisions.calibrators,
+}
 
 if __name__ == "__main__":
     for chosen in sys.argv[1:] or SECTIONS:
