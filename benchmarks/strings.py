@@ -24,7 +24,7 @@ from smidgen.demo import write_tweets
 from smidgen.measure import entries
 from smidgen.measure.speed import latency
 from smidgen.runtime.inputs import Row
-from smidgen.runtime.model import usable_cores
+from smidgen.runtime.machine import usable_cores
 from smidgen.runtime.tokenizer import TextEncoder
 from smidgen.source import resolve
 

@@ -285,7 +285,7 @@ def test_other_families_find_spans(family: str, tmp_path: Path) -> None:
     }
     done = run(plan(load_recipe(yaml.safe_dump(recipe))), tmp_path / "stages")
     assert done[1].artefact.record["found"]["largest_difference"] <= 1e-4
-    assert smidgen.load(done[1].artefact.path).session.get_outputs()[0].shape[-1] == 2
+    assert smidgen.load(done[1].artefact.path).session.outputs["logits"][-1] == 2
 
 
 # What a user sees.
@@ -310,10 +310,11 @@ def test_it_is_compressed(compressed: tuple[Path, dict[str, Any]]) -> None:
     report.check(found)
     assert found["verdict"] == "met" and found["task"]["metric"] == "exact"
     assert found["data"]["train"]["classes"] == {"with an answer": 128, "without": 32}
-    assert found["baselines"] == [] and found["notes"] == [
+    assert found["baselines"] == [] and found["notes"][:1] == [
         "No baseline without an encoder is shown: none points into a context. 20.0% of the questions of test have no "
         "answer: to answer none of them scores that much."
     ]
+    assert found["notes"][1].startswith("15 of 60 rows of test (25.0%) are nearly or wholly rows of train")
     measured = found["winner"]["numbers"]
     assert measured["quality"]["n"] == 60 and measured["quality_kept"]["value"] > 0 and measured["memory_mb"] > 10
     page = (out / "report.md").read_text(encoding="utf-8")
