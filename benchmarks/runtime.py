@@ -58,7 +58,7 @@ BILSTM = Stage(
     teacher="teacher",
     train=LEARNT,
 )
-CUT = Stage("cut", (Use("prune.fisher", {"speedup": prune.SPEEDUP, "price": "MACs"}),), source="teacher")
+CUT = Stage("cut", (Use("prune.fisher", {"speedup": prune.SPEEDUP, "price": "macs"}),), source="teacher")
 MODELS: dict[str, tuple[Path, tuple[Stage, ...]]] = {  # where its stages are, and those up to its weights
     "MiniLM-6": (prune.ROOT / "stages", (prune.TEACHER,)),
     "MPNet": (distil.ROOT, (distil.base_teacher(),)),
