@@ -406,7 +406,11 @@ def test_predict_from_arguments_files_and_standard_input(whole: Whole, tmp_path:
     assert lines(command(f"predict {winner} {quoted}")) == wanted
     assert lines(command(f"predict {winner} --file {plain}")) == wanted
     assert lines(command(f"predict {winner} --file {table} --text-column words")) == wanted
-    assert lines(command(f"predict {winner} --file {records} --threads 1")) == wanted
+    one = lines(
+        command(f"predict {winner} --file {records} --threads 1")
+    )  # in one batch: int8 rounds a little otherwise
+    assert [[label, text] for label, _, text in one] == [[label, text] for label, _, text in wanted]
+    assert all(abs(float(a) - float(b)) < 0.01 for (_, a, _), (_, b, _) in zip(one, wanted, strict=True))
     assert lines(command(f"predict {winner}", stdin="\n".join(TEXTS))) == wanted
     assert spoken(command(f"predict {winner} {quoted} --json")) == answers
 
