@@ -231,14 +231,14 @@ def test_what_is_said_of_rivals() -> None:
     def row(texts: str, times: float, lost: float) -> dict[str, Any]:
         faster = {"value": times, "low": times - 0.1, "high": times + 0.1}
         each = {
-            "p50_ms": {"smidgen": 2.0, "a": 2.0 * times, "b": 9.0},
+            "ms": {"smidgen": 2.0, "a": 2.0 * times, "b": 9.0},
             "best_other": "a",
             "times_as_fast": faster,
             "way": "w",
         }
         return {"model": "m", "texts": texts, "batch": 1, "failed": {"c": "too new"}, "points_lost": lost} | each
 
-    found = MADE | {"what": "w", "threads": 2, "n": {"SST-2": 5}}
+    found = MADE | {"what": "w", "threads": 2, "n": {"SST-2": {}}}
     text = runtime.speed(found | {"rows": [row("SST-2", 1.3, 0.1), row("BBC", 0.9, 0.4)]})
     assert "the least of the rows: **1.30x**, holds" in text and "Measured: **0.90x**, does not hold" in text
     assert "the most: **0.40**, does not hold" in text and "Did not run: m: c (too new)." in text

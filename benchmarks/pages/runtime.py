@@ -14,10 +14,10 @@ def speed(found: dict[str, Any]) -> str:
     for r in found["rows"]:
         at = f"{r['model']} | {r['texts']} | {r['batch']}"
         rows.append(
-            f"| {at} | {r['way']} | {r['p50_ms']['smidgen']:.2f} | {r['best_other']} | {r['p50_ms'][r['best_other']]:.2f} | "
+            f"| {at} | {r['way']} | {r['ms']['smidgen']:.2f} | {r['best_other']} | {r['ms'][r['best_other']]:.2f} | "
             f"{times(r['times_as_fast'])} | {r['points_lost']:+.2f} |"
         )
-        every.append(f"| {at} | {' | '.join(_ms(r['p50_ms'].get(name)) for name in names)} |")
+        every.append(f"| {at} | {' | '.join(_ms(r['ms'].get(name)) for name in names)} |")
     short, long = ([r for r in found["rows"] if r["texts"].startswith(kind)] for kind in ("SST", "BBC"))
     least, slowest = (min(r["times_as_fast"]["value"] for r in part) for part in (short, long))
     lost = max(r["points_lost"] for r in found["rows"])
@@ -31,8 +31,8 @@ def speed(found: dict[str, Any]) -> str:
             f"Claim: never slower than the best on long texts. Measured: **{slowest:.2f}x**, {holds(slowest >= 1)}.\n",
             f"Claim: at most 0.3 points of accuracy lost against float32. Measured, the most: **{lost:.2f}**, {holds(lost <= 0.3)}.",
             "",
-            f"{found['what']}; {found['threads']} threads; every rival has the stock tokenizer. Texts to time on: "
-            f"{', '.join(f'{n} {kind}' for kind, n in found['n'].items())}.",
+            f"{found['what']}; {found['threads']} threads; every rival has the stock tokenizer; ms are medians of rounds. Texts: "
+            f"{', '.join(found['n'])}.",
             "",
             "| model | texts | batch | smidgen's way | ms | the best other | its ms | as fast | points lost |",
             "|---|---|--:|---|--:|---|--:|--:|--:|",
