@@ -10,7 +10,7 @@ from pages._words import foot, holds, interval, points, times
 def speed(found: dict[str, Any]) -> str:
     """A row for each model, kind of text and batch; then what every contestant took."""
     rows, every = [], []
-    names = list(dict.fromkeys(name for r in found["rows"] for name in r["p50_ms"]))
+    names = list(dict.fromkeys(name for r in found["rows"] for name in r["ms"]))
     for r in found["rows"]:
         at = f"{r['model']} | {r['texts']} | {r['batch']}"
         rows.append(
