@@ -236,7 +236,14 @@ def test_what_is_said_of_rivals() -> None:
             "times_as_fast": faster,
             "way": "w",
         }
-        return {"model": "m", "texts": texts, "batch": 1, "failed": {"c": "too new"}, "points_lost": lost} | each
+        return {
+            "model": "m",
+            "texts": texts,
+            "batch": 1,
+            "failed": {"c": "too new"},
+            "rounds": 3,
+            "points_lost": lost,
+        } | each
 
     found = MADE | {"what": "w", "threads": 2, "n": {"SST-2": {}}}
     text = runtime.speed(found | {"rows": [row("SST-2", 1.3, 0.1), row("BBC", 0.9, 0.4)]})
