@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from smidgen.errors import InputError, MissingExtra, ModelError
 from smidgen.integer import dynamic, sources, static
-from smidgen.measure import trial, ways
+from smidgen.measure import child, trial, ways
 from smidgen.measure.number import Number
 from smidgen.runtime import Model, deployed_files, engines, load, machine, serving
 from smidgen.runtime.batches import batches, shares
@@ -415,7 +415,7 @@ def test_where_onnx_runtime_fails_nothing_is_chosen(folder):
 
 def test_a_process_that_crashes_or_hangs_is_one_line(folder, monkeypatch):
     job = {"folder": str(folder), "way": Way().to_data(), "budgets": [512], "rows": [["a film", None]], "single": 1}
-    monkeypatch.setattr(ways.sys, "executable", "/bin/sh")
+    monkeypatch.setattr(child.sys, "executable", "/bin/sh")
     monkeypatch.setattr(ways, "MODULE", ["-c", "kill -SEGV $$"])
     with pytest.raises(ModelError, match=r"its process crashed \(signal 11\)"):
         ways.alone(job)

@@ -7,15 +7,12 @@ would report its parent. Elsewhere `ru_maxrss` is all there is.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from smidgen.errors import ModelError
+from smidgen.measure.child import ask
 from smidgen.measure.number import Number
 from smidgen.runtime.serving import BATCH_TOKENS
 
@@ -76,19 +73,10 @@ def memory(
         "batch_tokens": batch_tokens,
         "task": task if task is None or isinstance(task, str) else list(task),
     }
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", SCRIPT],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=child_environment(),
-        check=False,
-    )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise ModelError(f"memory of {folder} could not be measured: {reason}")
-    base, peak = (value / 1e6 for value in json.loads(done.stdout))
+    try:
+        base, peak = (value / 1e6 for value in ask(["-P", "-c", SCRIPT], job, timeout))
+    except ModelError as error:
+        raise ModelError(f"memory of {folder} could not be measured: {error}") from None
     conditions = {
         "baseline_mb": round(base, 1),
         "model_mb": round(peak - base, 1),
@@ -129,9 +117,3 @@ def _cuda() -> Any:
     import torch
 
     return torch.cuda if torch.cuda.is_available() else None
-
-
-def child_environment() -> dict[str, str]:
-    """Ours, so changed that the child finds the same smidgen."""
-    found = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in found if path)}

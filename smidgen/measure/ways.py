@@ -11,9 +11,6 @@ explains.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from smidgen.errors import ModelError
-from smidgen.measure.memory import child_environment
+from smidgen.measure.child import ask
 from smidgen.measure.quality import agreement, interval, resampled_rows
 from smidgen.runtime.engines import DEFAULT, Way, find, installed, names, refusal
 from smidgen.runtime.machine import usable_cores
@@ -156,23 +153,7 @@ def alone(job: Mapping[str, Any], timeout: float = TIMEOUT) -> dict[str, Any]:
     Raises:
         ModelError: it could not, crashed, or took too long; in one line.
     """
-    try:
-        done = subprocess.run(
-            [sys.executable, *MODULE],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=child_environment(),
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ModelError(f"took longer than {timeout:g} s and was stopped") from None
-    if done.returncode < 0:
-        raise ModelError(f"its process crashed (signal {-done.returncode})")
-    if done.returncode:
-        raise ModelError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = ask(MODULE, job, timeout)
     return found
 
 

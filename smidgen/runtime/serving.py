@@ -22,9 +22,7 @@ from smidgen.runtime.products import multiplications
 
 FILE = "serve.json"
 SCHEMA = 1
-BATCH_TOKENS = (
-    1024  # padded tokens in one call of the graph; measured: 512 to 1,024 give more texts a second than 4,096
-)
+BATCH_TOKENS = 1024  # padded tokens in one call of the graph; 512 to 1,024 give more texts a second than 4,096
 MOST_TOKENS = 1_000_000
 WORTH = 500_000  # multiplications of a token that are worth a thread
 
