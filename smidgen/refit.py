@@ -1,4 +1,4 @@
-"""Factors on what a cut leaves, by least squares: each sublayer says again what the uncut one said.
+"""Factors on what a cut leaves, or weights, by least squares: each sublayer says again what the uncut one said.
 
 With x what a sublayer is added to and a what its last Linear W reads, both in the model that is cut, and x', a' in the
 uncut one, the factors m of a sublayer's heads, or units, are
@@ -8,6 +8,9 @@ uncut one, the factors m of a sublayer's heads, or units, are
 over what is kept, 0 elsewhere; so a sublayer also mends what those before it got wrong. Sublayer by sublayer from the
 bottom, since each reads what those before it have become (Kwon et al. 2022, arXiv:2204.09656). The sum is quadratic in
 m: A = (a^T a) * (W^T W), product by product, summed over the columns of a head, and never a system with a row a token.
+
+Weights have more to give: W and its bias are both free, and all outputs share one matrix, a^T a (the tuning of K-prune,
+Park, Choi and Kang 2024, arXiv:2308.03449).
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from smidgen.anatomy import Block
-from smidgen.batch import Batch
+from smidgen.anatomy import Block, anatomy
+from smidgen.batch import Batch, agreed
 from smidgen.gates import Gates
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 LARGEST = 10.0  # a factor beyond it says that the rows do not tell the parts of a sublayer apart
 DAMPING = 1e-2  # of the mean of A's diagonal
+FREE = 0.1  # the same for weights: there are many more of them
 
 
 def refit(
@@ -94,6 +98,48 @@ def solve(products: Tensor, against: Tensor) -> np.ndarray:
     damped = products + torch.eye(len(ones)).to(products) * (DAMPING * products.diagonal().mean()).clamp(min=1e-30)
     moved: np.ndarray = (ones + torch.linalg.solve(damped, against - products @ ones)).cpu().numpy()
     return moved
+
+
+@torch.no_grad()
+def reweigh(model: PreTrainedModel, uncut: PreTrainedModel, batches: Callable[[], Iterable[Batch]]) -> int:
+    """Fit the last Linear of each sublayer of a cut model anew, in place, its bias too; how many were fitted.
+
+    Args:
+        uncut: the model before the cut, which stays as it is.
+        batches: gives the rows to fit on, anew at each call.
+    """
+    fitted = 0
+    for block, before in zip(anatomy(model).blocks, anatomy(uncut).blocks, strict=True):
+        for kind, left in (("heads", block.heads), ("units", block.width)):
+            if left:
+                _reweigh(model, block, uncut, before, kind, batches())
+                fitted += 1
+    return fitted
+
+
+def _reweigh(
+    model: PreTrainedModel, block: Block, uncut: PreTrainedModel, before: Block, kind: str, batches: Iterable[Batch]
+) -> None:
+    """sum over tokens |x + W a + c - x' - W' a' - c'|^2 + damping |W - W_now|^2, at its least."""
+    linear, whole = (block.out, before.out) if kind == "heads" else (block.down, before.down)
+    has_bias, columns = linear.bias is not None, linear.in_features
+    size = columns + has_bias
+    products = torch.zeros(size, size, dtype=torch.float64, device=linear.weight.device)
+    against = torch.zeros(size, linear.out_features, dtype=torch.float64, device=linear.weight.device)
+    for batch in batches:
+        read, beside = _reads(uncut, before, kind, batch)
+        wanted = whole(read) + beside
+        read, beside = _reads(model, block, kind, batch)
+        off = wanted - linear(read) - beside
+        if has_bias:
+            read = torch.cat([read, read.new_ones(len(read), 1)], 1)
+        products += (read.T @ read).double()
+        against += (read.T @ off).double()
+    damping = (FREE * products.diagonal().mean()).clamp(min=1e-30)
+    found = agreed(torch.linalg.solve(products + torch.eye(size).to(products) * damping, against))
+    linear.weight += found[:columns].T.to(linear.weight)
+    if has_bias:
+        linear.bias += found[columns].to(linear.bias)
 
 
 class _Enough(Exception):

@@ -168,7 +168,7 @@ def test_the_model_that_is_cut_is_the_one_with_factors(family: str) -> None:
     model, inputs = tiny(family), batch(VOCAB, LENGTHS[:4])
     whole, ctx = copy.deepcopy(model), context(model)
     with torch.enable_grad():
-        Fisher(speedup=1.7, multiple=8).begin(ctx)
+        Fisher(speedup=1.7, multiple=8, tune="factors").begin(ctx)
     kept = [np.ones(4, bool) for _ in range(2)], [np.ones(64, bool) for _ in range(2)]
     for edit in ctx.edits:
         heads = isinstance(edit, KeepHeads)
@@ -185,12 +185,12 @@ def test_the_model_that_is_cut_is_the_one_with_factors(family: str) -> None:
 
 def test_each_step_can_be_left_out() -> None:
     made = []
-    for rearrange, tune in ((True, True), (False, True), (False, False)):
+    for rearrange, tune in ((True, "factors"), (False, "factors"), (False, "weights"), (False, "nothing")):
         ctx = context(tiny("bert", blocks=3))
         Fisher(speedup=1.5, multiple=1, rearrange=rearrange, tune=tune).begin(ctx)
         made.append((ctx.edits, ctx.found["prune.fisher"]["fitted"]))
-    assert made[0][0] != made[1][0] == made[2][0]
-    assert [fitted > 0 for _, fitted in made] == [True, True, False]
+    assert made[0][0] != made[1][0] == made[2][0] == made[3][0]
+    assert [fitted > 0 for _, fitted in made] == [True, True, True, False]
 
 
 @dataclass
@@ -208,7 +208,7 @@ class Stopwatch:
 
 def test_milliseconds_steer_and_are_checked() -> None:
     ctx = context(tiny("bert"), Stopwatch())
-    Fisher(speedup=1.5, price="int8", multiple=8, tune=False).begin(ctx)
+    Fisher(speedup=1.5, price="int8", multiple=8, tune="nothing").begin(ctx)
     found = ctx.found["prune.fisher"]
     assert Stopwatch().costs(None).predict(found["after"]) == found["foretold"] <= 4.1 / 1.5
     assert found["unit"] == "ms" and found["error"] == pytest.approx(-0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,8 +13,11 @@ from torch import Tensor, nn
 
 from smidgen.anatomy import Block, anatomy
 from smidgen.batch import Batch
+from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_width import KeepWidth
 from smidgen.gates import Gates
-from smidgen.refit import DAMPING, LARGEST, equations, refit, solve
+from smidgen.refit import DAMPING, FREE, LARGEST, equations, refit, reweigh, solve
+from smidgen.surgery import apply
 from smidgen.tasks import Classify
 
 torch.set_num_threads(1)
@@ -172,3 +176,89 @@ def test_fitting_leaves_no_hook() -> None:
     model = tiny("bert").double()
     refit(model, rows, HEADS, UNITS)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+# All weights in the place of factors.
+
+
+def cut(model: nn.Module) -> nn.Module:
+    other = copy.deepcopy(model)
+    for block, (heads, units) in enumerate(zip(HEADS, UNITS, strict=True)):
+        apply(other, KeepHeads(block, tuple(np.flatnonzero(heads).tolist())))  # type: ignore[arg-type]
+        apply(other, KeepWidth(block, tuple(np.flatnonzero(units).tolist())))  # type: ignore[arg-type]
+    return other
+
+
+@EACH
+@torch.no_grad()
+def test_weights_are_those_of_least_squares(family: str) -> None:
+    """Of the last sublayer, which reads what the others have become: numpy's, an equation a token."""
+    model = tiny(family).double()
+    fewer = cut(model)
+    linear = anatomy(fewer).blocks[1].down  # type: ignore[arg-type]
+    bias = linear.bias is not None
+    before = torch.cat([linear.weight.T, linear.bias[None]] if bias else [linear.weight.T]).numpy().copy()
+    assert reweigh(fewer, model, rows) == 4  # type: ignore[arg-type]
+    found = torch.cat([linear.weight.T, linear.bias[None]] if bias else [linear.weight.T]).numpy()
+
+    def seen() -> tuple[np.ndarray, np.ndarray]:
+        """What the Linear reads, and the stream after it."""
+        reads: list[Tensor] = []
+        masks = [each.inputs["attention_mask"].bool() for each in rows()]
+        handle = linear.register_forward_pre_hook(lambda m, args: reads.append(args[0]))
+        after = stream(fewer, anatomy(fewer).blocks[1], "units")  # type: ignore[arg-type]
+        handle.remove()
+        read = torch.cat([one[mask] for one, mask in zip(reads, masks, strict=True)]).numpy()
+        return (np.column_stack([read, np.ones(len(read))]) if bias else read), after.numpy()
+
+    read, after = seen()
+    beside = after - read @ found
+    whole = stream(model, anatomy(model).blocks[1], "units").numpy()  # type: ignore[arg-type]
+    damp = np.sqrt(FREE * np.square(read).sum(0).mean())
+    rest = whole - beside - read @ before
+    wanted, *_ = np.linalg.lstsq(
+        np.concatenate([read, damp * np.eye(read.shape[1])]), np.concatenate([rest, np.zeros_like(before)]), rcond=None
+    )
+    np.testing.assert_allclose(found, before + wanted, rtol=1e-6, atol=1e-8)
+    assert np.square(whole - after).sum() < 0.9 * np.square(rest).sum()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_weights_come_nearer_than_factors(family: str) -> None:
+    model = tiny(family).double()
+    fewer = cut(model)
+    reweigh(fewer, model, rows)  # type: ignore[arg-type]
+    heads, units, _ = refit(model, rows, HEADS, UNITS)  # type: ignore[arg-type]
+    whole = stream(model, anatomy(model).blocks[1], "units")  # type: ignore[arg-type]
+    free = (stream(fewer, anatomy(fewer).blocks[1], "units") - whole).square().sum()  # type: ignore[arg-type]
+    with Gates(model) as gates:  # type: ignore[arg-type]
+        gates.heads[:], gates.units[:] = ([torch.from_numpy(e) for e in both] for both in (heads, units))
+        scaled = (stream(model, gates.blocks[1], "units") - whole).square().sum()
+    assert free < 0.9 * scaled
+
+
+@torch.no_grad()
+def test_neither_batches_nor_padding_change_the_weights_and_the_uncut_model_stays() -> None:
+    model = tiny("bert").double()
+    before = copy.deepcopy(model.state_dict())
+    found = []
+    for some in (rows, lambda: rows(1), lambda: rows(4, pad_to=30)):
+        fewer = cut(model)
+        reweigh(fewer, model, some)  # type: ignore[arg-type]
+        found.append(fewer.state_dict())
+    for other in found[1:]:
+        for name, value in found[0].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-6, atol=1e-8)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_weights_of_what_was_not_cut_stay_and_empty_sublayers_are_passed_over() -> None:
+    model = tiny("bert").double()
+    same = copy.deepcopy(model)
+    assert reweigh(same, model, rows) == 4  # type: ignore[arg-type]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(same.state_dict()[name], value, rtol=1e-6, atol=1e-8)
+    apply(same, KeepHeads(0, ()))  # type: ignore[arg-type]
+    assert reweigh(same, model, rows) == 3  # type: ignore[arg-type]

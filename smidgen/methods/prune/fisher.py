@@ -4,9 +4,10 @@ Idea       With a gate on each head and inner unit and g_i(x) the gradient of an
            information F_ij = sum_x g_i(x) g_j(x) says what shutting some of them costs: (1 - m)' F (1 - m) / 2. Search:
            the diagonal alone, sum_x g_i(x)^2, is what a part is worth, and the most worth stays that the price allows.
            Rearrangement: inside a block, a part that goes is exchanged for one that stays while that lowers
-           sum_x (sum of g_i(x) over what goes)^2. Tuning: from the bottom up, factors on what stays, by least squares,
-           so that each sublayer says what the uncut one says (Kwon et al. 2022, arXiv:2204.09656). Squares are of each
-           example's gradient, so neither batch size nor padding changes them.
+           sum_x (sum of g_i(x) over what goes)^2 (Kwon et al. 2022, arXiv:2204.09656). Tuning: from the bottom up, by
+           least squares, so that each sublayer says what the uncut one says: `factors` on what stays, as there, or all
+           `weights` that read it (Park, Choi and Kang 2024, arXiv:2308.03449). Squares are of each example's gradient,
+           so neither batch size nor padding changes them.
 Takes      A float model of a family with an anatomy, trained for its task, and labelled rows; of unlabelled ones a
            teacher's decisions.
 Leaves     A float model with fewer heads and units, not as many in each block, the factors inside its weights; `found`
@@ -19,6 +20,7 @@ Fails      Beyond about twice the speed, where training after it, or with it, do
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -35,7 +37,7 @@ from smidgen.gates import Gates
 from smidgen.keeping import Each, Kept, keep
 from smidgen.method import Context, Method, Needs, at_least, one_of
 from smidgen.prices import Costs, left, shape_of
-from smidgen.refit import refit
+from smidgen.refit import refit, reweigh
 from smidgen.surgery import fold
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class Fisher(Method[None]):
     price: str = "macs"  # what is counted: macs | float32 | int8, the milliseconds of a graph in that precision
     multiple: int = 32  # widths of feed-forwards are multiples of it
     rearrange: bool = True  # exchange parts inside a block, by their gradients together
-    tune: bool = True  # factors on what stays
+    tune: str = "weights"  # what is fitted: weights that read what stays | factors on it | nothing
     rows: int = 2048  # examples to measure on; all there are where the data has fewer
 
     needs: ClassVar[Needs] = Needs(examples=True)
@@ -62,6 +64,7 @@ class Fisher(Method[None]):
         yield from at_least("speedup", self.speedup, 1)
         yield from one_of("price", self.price, ("macs", "float32", "int8"))
         yield from at_least("multiple", self.multiple, 1)
+        yield from one_of("tune", self.tune, ("weights", "factors", "nothing"))
         yield from at_least("rows", self.rows, LEAST)
 
     def reads(self) -> dict[str, str]:
@@ -84,10 +87,12 @@ class Fisher(Method[None]):
             raise NoEffect(f"prune.fisher: speedup {self.speedup} cuts nothing. Ask for more, or a lower multiple.")
         uncut, fitted = copy.deepcopy(model), 0
         of_heads, of_units = ([each.astype(float) for each in flags] for flags in (kept.heads, kept.units))
-        if self.tune:
-            fit_on = min(self.rows, FITTED)
-            of_heads, of_units, fitted = refit(model, lambda: ctx.sight.sample(fit_on), kept.heads, kept.units)
+        sample = functools.partial(ctx.sight.sample, min(self.rows, FITTED))
+        if self.tune == "factors":
+            of_heads, of_units, fitted = refit(model, sample, kept.heads, kept.units)
         cut(ctx, shared(of_heads), shared(of_units))
+        if self.tune == "weights":
+            fitted = reweigh(model, uncut, sample)
         measured = meter.measure({"before": uncut, "after": model})
         ctx.found["prune.fisher"] = told(meter.unit, costs, shape, shape_of(model), measured) | {"fitted": fitted}
 
