@@ -21,11 +21,12 @@ from smidgen.benching import bench
 from smidgen.cells import USUAL, Columns
 from smidgen.data import read_split
 from smidgen.deferral import SURE, Choice, Graded, Wanted, chain, expected
-from smidgen.errors import InputError, ModelError
+from smidgen.errors import BudgetError, InputError, ModelError
 from smidgen.runtime import Model, deployed_files, load
 from smidgen.runtime.cascade import common_task
 from smidgen.runtime.folder import GRAPH, read_json
 from smidgen.runtime.levels import FILE, FORM, LEAST, Level, to_data
+from smidgen.splits import Split
 from smidgen.watch import Watch
 
 QUALITY = "99%teacher"
@@ -64,8 +65,10 @@ def cascade(job: Job, out: Path, watch: Watch) -> dict[str, Any]:
     common = common_task(list(models.values()))
     least = budget.read(quality=job.quality, metrics=common.METRICS).quality
     assert least is not None
+    if job.metric and least.metric and job.metric != least.metric:
+        raise BudgetError(f"--metric {job.metric} and --min-quality {job.quality}: two metrics. Give the same in both.")
     task = replace(common, metric=job.metric or least.metric or common.metric)
-    dev = read_split(job.dev, "dev", task, job.columns)
+    dev = _dev(job, task)
     if job.base not in models:
         models[job.base] = _teacher(job.base, task, models)
     watch.say(f"Asking {len(models)} models about {len(dev):,} rows of dev")
@@ -90,6 +93,14 @@ def cascade(job: Job, out: Path, watch: Watch) -> dict[str, Any]:
     return about | found | verdict
 
 
+def _dev(job: Job, task: Graded) -> Split:
+    """The rows of dev. Those of test are looked at too, so that whatever is wrong with them is told first."""
+    dev = read_split(job.dev, "dev", task, job.columns)
+    if job.test and read_split(job.test, "test", task, job.columns).fingerprint == dev.fingerprint:
+        raise InputError(f"{job.test}: has the rows of --dev, on which thresholds are set. Give others, or none.")
+    return dev
+
+
 def opened(folders: Sequence[Path]) -> dict[str, Any]:
     """The models by the names of their folders, as they were given.
 
@@ -98,9 +109,7 @@ def opened(folders: Sequence[Path]) -> dict[str, Any]:
         ModelError: a folder that is not of one model.
     """
     if len(folders) < LEAST:
-        raise InputError(
-            f"got {len(folders)} folder, wanted {LEAST} or more: the fastest model first, the best one last."
-        )
+        raise InputError(f"got {len(folders)} folder, wanted {LEAST} or more: the fastest first, the best last.")
     places = [folder.resolve() for folder in folders]
     for i, folder in enumerate(folders):
         if places[i] in places[:i]:
@@ -147,7 +156,7 @@ def build(out: Path, folders: Sequence[Path], choices: Sequence[Choice], about: 
 
 
 def _measured(job: Job, out: Path, metric: str, watch: Watch) -> dict[str, Any]:
-    """What `bench` says of the cascade and its models: on test, which is read here and nowhere else, or on dev."""
+    """What `bench` says of the cascade and its models: on test, which is scored here and nowhere else, or on dev."""
     own = [Path(job.base)] if _deployed(job.base) else []
     folders = [*own, *(folder for folder in job.folders if folder not in own), out]
     torch = [] if own else [job.base]
@@ -172,11 +181,8 @@ def _verdict(
             f"{job.quality} is kept is likely, not shown."
         )
     if kept["value"] < least.at_least:
-        return (
-            "not_met",
-            f"{job.quality} is kept on dev, but it is {kept['value']:.3f} on {job.test or job.dev}.",
-            notes,
-        )
+        where = job.test or job.dev
+        return "not_met", f"{job.quality} is kept on dev; on {where} it is {kept['value']:.3f}.", notes
     return "met", f"{job.quality} is kept, on dev in {choices[-1].held:.1%} of its bootstrap draws.", notes
 
 
@@ -207,7 +213,7 @@ def _few(task: Graded, last: np.ndarray, gold: np.ndarray, wanted: Wanted) -> li
 
 def needs_torch(job: Job) -> bool:
     """Is there a teacher that has no graph?"""
-    return not _deployed(job.base)
+    return job.teacher is not None and not _deployed(job.teacher)
 
 
 def _deployed(reference: str) -> bool:

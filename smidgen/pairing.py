@@ -22,8 +22,17 @@ class Trained:
 
     name: str
     outputs: np.ndarray  # on dev, (n, C)
-    latency: Mapping[str, Any]  # of single texts, as `report.json` has it: p50_ms, p95_ms, p99_ms
+    latency: Mapping[str, Any]  # of single texts, as `report.json` has it: p50_ms, p95_ms, mean_ms ...
     size_mb: float
+
+    @property
+    def ms(self) -> float:
+        """What a text takes; the mean, if it was measured, since that is what adds up."""
+        return float(self.latency.get("mean_ms") or self.latency["p50_ms"])
+
+    def slow_ms(self, percentile: str) -> float:
+        """The time that a share of the texts stays within; p99 needs more calls than are always made."""
+        return float(self.latency.get(f"{percentile}_ms") or self.latency["p95_ms"])
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ def cascades(
     Args:
         teacher: its outputs on dev; needed where the budget asks for a share of its quality.
     """
-    ranked = sorted(trained, key=lambda one: one.latency["p50_ms"])
+    ranked = sorted(trained, key=lambda one: one.ms)
 
     def judged(small: Trained, large: Trained, sure: float) -> Pair | None:
         wanted = wanted_of(budget, large.outputs, teacher)
@@ -64,8 +73,8 @@ def cascades(
         if choice is None or not 0 < choice.passed < 1:
             return None
         made = _priced(small, large, choice)
-        alone = [one.latency["p50_ms"] for one in ranked if keeps(task, one.outputs, gold, wanted, sure)]
-        slow = made.expected_ms > GAIN * large.latency["p50_ms"] or made.expected_ms >= min(alone, default=np.inf)
+        alone = [one.ms for one in ranked if keeps(task, one.outputs, gold, wanted, sure)]
+        slow = made.expected_ms > GAIN * large.ms or made.expected_ms >= min(alone, default=np.inf)
         return None if slow or not _fits(small, large, made, budget) else made
 
     def best(pairs: Iterable[tuple[Trained, Trained]], sure: float) -> list[Pair]:
@@ -79,13 +88,13 @@ def cascades(
 
 
 def _priced(small: Trained, large: Trained, choice: Choice) -> Pair:
-    ms = expected([one.latency["p50_ms"] for one in (small, large)], [choice.passed])
+    ms = expected([small.ms, large.ms], [choice.passed])
     return Pair(small.name, large.name, choice, ms, small.size_mb + large.size_mb)
 
 
 def _fits(small: Trained, large: Trained, pair: Pair, budget: Budget) -> bool:
     """Is a pair within the limits, by what is known of its parts?"""
-    each = [one.latency.get(f"{budget.percentile}_ms") or one.latency["p95_ms"] for one in (small, large)]
+    each = [one.slow_ms(budget.percentile) for one in (small, large)]
     slowest = percentile(each, [pair.choice.passed], int(budget.percentile[1:]) / 100)
     return (budget.latency_ms is None or slowest <= budget.latency_ms) and (
         budget.size_mb is None or pair.size_mb <= budget.size_mb

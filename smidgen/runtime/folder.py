@@ -78,9 +78,7 @@ def _deployed_levels(root: Path, found: Sequence[Level]) -> Iterator[Path]:
             raise ModelError(f"{root}: this cascade has no folder {level.folder}. Copy the folder again.")
         _inside(root, [inner, inner / RECORD])
         if (inner / levels.FILE).exists() or form_of(inner) in ("bundle", levels.FORM):
-            raise ModelError(
-                f"{inner}: is a cascade or a bundle, wanted a folder of one model. Make the cascade again."
-            )
+            raise ModelError(f"{inner}: is a cascade or bundle, wanted a folder of one model. Make the cascade again.")
         yield from _inside(root, deployed_files(inner))
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ FILE = "cascade.json"
 SCHEMA = 1
 FORM = "cascade"  # of a folder
 LEAST, HOTTEST = 2, 1000.0  # levels; temperature
-NAME = re.compile(r"[A-Za-z0-9_][\w-]*", re.ASCII)  # of a folder inside the folder, so no path that leads out
+NAME = re.compile(r"\w[\w-]{0,59}", re.ASCII)  # of a folder inside the folder, so no path that leads out
 BOUNDS = {"temperature": (0.0, HOTTEST), "threshold": (0.0, 1.0)}
 SHOWN = 60  # characters of an entry that is wrong
 
@@ -81,8 +80,8 @@ def _faults_of(i: int, told: Any, last: bool) -> Iterator[str]:
     for key in wanted[1:]:
         low, high = BOUNDS[key]
         value = told[key]
-        known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not (known and low <= value <= high and (value or key == "threshold")):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and low <= value <= high and (value or key == "threshold")):
             yield f"level {i + 1} has the {key} {_shown(value)}, wanted a number from {low:g} to {high:g}."
 
 
