@@ -7,7 +7,7 @@ A threshold is found by walking from "all rows are passed on" towards "none", a 
 cascade keeps what is wanted in so many of the bootstrap draws of dev, paired with the reference. The walk ends at the
 first step that fails, and is never taken up again further down: testing in an order that is fixed beforehand needs no
 correction for the number of thresholds that were looked at, and luck at a single one of them chooses nothing
-(Angelopoulos et al. 2021, Learn then Test, arXiv:2110.01052, section 3.1).
+(Angelopoulos et al. 2021, Learn then Test, arXiv:2110.01052).
 """
 
 from __future__ import annotations
