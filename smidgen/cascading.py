@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from smidgen import budget
-from smidgen.artefact import RECORD, Artefact, file_hash, identity, open_artefact, publish
+from smidgen.artefact import RECORD, Artefact, Store, file_hash, identity, open_artefact, publish
 from smidgen.benching import bench
 from smidgen.cells import USUAL, Columns
 from smidgen.data import read_split
 from smidgen.deferral import SURE, Choice, Graded, Wanted, chain, expected
 from smidgen.errors import BudgetError, InputError, ModelError
+from smidgen.pairing import Pair
 from smidgen.runtime import Model, deployed_files, load
 from smidgen.runtime.cascade import common_task
 from smidgen.runtime.folder import GRAPH, read_json
@@ -129,30 +130,43 @@ def build(out: Path, folders: Sequence[Path], choices: Sequence[Choice], about: 
         choices: a threshold for each but the last.
         about: what else its record says.
     """
-    names = ["small", *(f"middle-{i}" for i in range(1, len(folders) - 1)), "large"]
-    levels = [Level(name, one.temperature, one.threshold) for name, one in zip(names, choices, strict=False)]
-    data = to_data([*levels, Level(names[-1])])
-    copied = {
-        f"{name}/{file.relative_to(folder).as_posix()}": file
-        for name, folder in zip(names, folders, strict=True)
-        for file in deployed_files(folder)
-    }
+    levels, files = _contents(folders, choices)
     records = [read_json(folder / RECORD) if (folder / RECORD).is_file() else {} for folder in folders]
-    told = [{"folder": name, "id": record.get("id")} for name, record in zip(names, records, strict=True)]
+    told = [{"folder": level.folder, "id": one.get("id")} for level, one in zip(levels, records, strict=True)]
     lineage = {stage["id"]: stage for record in reversed(records) for stage in record.get("lineage", ())}
     record = {
         **about,
-        "id": identity([FORM, {name: file_hash(file) for name, file in copied.items()}, data]),
+        "id": _id(levels, files),
         "form": FORM,
         "levels": [one | asdict(choice) for one, choice in zip(told, choices, strict=False)] + told[-1:],
         "lineage": list(lineage.values()),
     }
     with publish(out, record) as draft:
-        for name, file in copied.items():
+        for name, file in files.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, draft / name)
-        (draft / FILE).write_text(json.dumps(data, indent=1), encoding="utf-8")
+        (draft / FILE).write_text(json.dumps(to_data(levels), indent=1), encoding="utf-8")
     return open_artefact(out)
+
+
+def built(root: Path, pair: Pair, folders: Mapping[str, Path], about: Mapping[str, Any]) -> Artefact:
+    """The cascade of a pair among the artefacts of `root`, made if it is not there; `folders` by the models' names."""
+    two = [folders[pair.small], folders[pair.large]]
+    id = _id(*_contents(two, [pair.choice]))
+    return Store(root).find(id) or build(root / id, two, [pair.choice], about)
+
+
+def _contents(folders: Sequence[Path], choices: Sequence[Choice]) -> tuple[list[Level], dict[str, Path]]:
+    """The levels, and where each file of theirs is now."""
+    names = ["small", *(f"middle-{i}" for i in range(1, len(folders) - 1)), "large"]
+    levels = [Level(name, one.temperature, one.threshold) for name, one in zip(names, choices, strict=False)]
+    placed = zip(names, folders, strict=True)
+    files = {f"{name}/{f.relative_to(folder).as_posix()}": f for name, folder in placed for f in deployed_files(folder)}
+    return [*levels, Level(names[-1])], files
+
+
+def _id(levels: Sequence[Level], files: Mapping[str, Path]) -> str:
+    return identity([FORM, to_data(levels), {name: file_hash(file) for name, file in files.items()}])
 
 
 def _measured(job: Job, out: Path, metric: str, watch: Watch) -> dict[str, Any]:

@@ -30,9 +30,9 @@ class Trained:
         """What a text takes; the mean, if it was measured, since that is what adds up."""
         return float(self.latency.get("mean_ms") or self.latency["p50_ms"])
 
-    def slow_ms(self, percentile: str) -> float:
-        """The time that a share of the texts stays within; p99 needs more calls than are always made."""
-        return float(self.latency.get(f"{percentile}_ms") or self.latency["p95_ms"])
+    def within(self, key: str) -> float:
+        """The time of a percentile; for p99 that of p95, where too few calls were made to tell."""
+        return float(self.latency.get(key) or self.latency["p95_ms"])
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,12 @@ class Pair:
     small: str
     large: str
     choice: Choice
-    expected_ms: float
+    latency: Mapping[str, float]  # as of its parts follows: p50_ms, p95_ms, p99_ms, mean_ms
     size_mb: float
+
+    @property
+    def expected_ms(self) -> float:
+        return self.latency["mean_ms"]
 
 
 def cascades(
@@ -75,7 +79,7 @@ def cascades(
         made = _priced(small, large, choice)
         alone = [one.ms for one in ranked if keeps(task, one.outputs, gold, wanted, sure)]
         slow = made.expected_ms > GAIN * large.ms or made.expected_ms >= min(alone, default=np.inf)
-        return None if slow or not _fits(small, large, made, budget) else made
+        return None if slow or not _fits(made, budget) else made
 
     def best(pairs: Iterable[tuple[Trained, Trained]], sure: float) -> list[Pair]:
         found = [pair for small, large in pairs if (pair := judged(small, large, sure)) is not None]
@@ -88,17 +92,17 @@ def cascades(
 
 
 def _priced(small: Trained, large: Trained, choice: Choice) -> Pair:
-    ms = expected([small.ms, large.ms], [choice.passed])
-    return Pair(small.name, large.name, choice, ms, small.size_mb + large.size_mb)
+    each, passed = (small, large), [choice.passed]
+    shares = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
+    slow = {key: percentile([one.within(key) for one in each], passed, share) for key, share in shares.items()}
+    mean = {"mean_ms": expected([one.ms for one in each], passed)}
+    return Pair(small.name, large.name, choice, slow | mean, small.size_mb + large.size_mb)
 
 
-def _fits(small: Trained, large: Trained, pair: Pair, budget: Budget) -> bool:
+def _fits(pair: Pair, budget: Budget) -> bool:
     """Is a pair within the limits, by what is known of its parts?"""
-    each = [one.slow_ms(budget.percentile) for one in (small, large)]
-    slowest = percentile(each, [pair.choice.passed], int(budget.percentile[1:]) / 100)
-    return (budget.latency_ms is None or slowest <= budget.latency_ms) and (
-        budget.size_mb is None or pair.size_mb <= budget.size_mb
-    )
+    ms, limit, size = pair.latency[f"{budget.percentile}_ms"], budget.latency_ms, budget.size_mb
+    return (limit is None or ms <= limit) and (size is None or pair.size_mb <= size)
 
 
 def wanted_of(budget: Budget, large: np.ndarray, teacher: np.ndarray | None) -> Wanted:

@@ -19,16 +19,17 @@ from folders import LABELS, POLAR, model_folder, sentences, vocabulary, write_cs
 from onnx import TensorProto, helper, numpy_helper
 
 import smidgen
-from smidgen import benching, verification
+from smidgen import benching, budget, verification
 from smidgen.artefact import RECORD, open_artefact
 from smidgen.benching import bench
-from smidgen.cascading import build
+from smidgen.cascading import build, built
 from smidgen.data import Columns, read_split
 from smidgen.deferral import Choice
 from smidgen.errors import ArtefactError, InputError, ModelError
 from smidgen.measure.memory import memory
 from smidgen.measure.number import Number
 from smidgen.measure.size import size
+from smidgen.pairing import Trained, cascades
 from smidgen.runtime import Cascade, deployed_bytes, deployed_files, load
 from smidgen.tasks import Classify, Several
 from smidgen.watch import Silent
@@ -204,6 +205,25 @@ def test_it_has_another_id_with_other_thresholds(root: Path, folder: Path, tmp_p
     again, other = made(tmp_path / "a", folders, [0.8]), made(tmp_path / "b", folders, [0.9])
     ids = [open_artefact(path).id for path in (folder, again, other)]
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_what_a_search_finds_is_built_once(root: Path, tmp_path: Path) -> None:
+    """From what candidates said of dev to an artefact in the store."""
+    folders = {name: root / name for name in ("small", "large", "wrong")}
+    gold = np.array([LABELS.index(label) for _, label in ROWS[:200]])
+    times = {"small": 1.0, "large": 10.0, "wrong": 0.5}
+    trained = [
+        Trained(name, load(folder).outputs(TEXTS[:200]), {"p50_ms": times[name], "p95_ms": times[name]}, 0.1)
+        for name, folder in folders.items()
+    ]
+    (pair,) = cascades(Classify(LABELS), trained, gold, budget.read(quality="97%teacher"), trained[1].outputs)
+    assert (pair.small, pair.large) == ("small", "large")
+    made = built(tmp_path, pair, folders, {"task": Classify(LABELS).to_data()})
+    assert made.path == tmp_path / made.id and made.form == "cascade" and made.record["lineage"] == []
+    assert load(made.path).levels[0].threshold == pair.choice.threshold
+    before = made.path.stat()
+    again = built(tmp_path, pair, folders, {})
+    assert again.record == made.record and made.path.stat().st_mtime_ns == before.st_mtime_ns
 
 
 def test_no_torch_is_needed(folder: Path) -> None:

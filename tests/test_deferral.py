@@ -279,6 +279,8 @@ def test_pairs_that_are_worth_it_the_fastest_first(three: Any) -> None:
         assert pair.choice == choose(THREE, small.outputs, models[-1].outputs, gold, wanted)
         assert pair.expected_ms == pytest.approx(small.latency["p50_ms"] + pair.choice.passed * 30)
         assert pair.expected_ms <= GAIN * 30 and pair.size_mb == 20
+        both = small.latency["p95_ms"] + 45
+        assert pair.latency["p95_ms"] == pair.latency["p99_ms"] == both and pair.choice.passed > 0.05
     assert cascades(THREE, models, gold, limits, models[-1].outputs, most=1) == found[:1]
 
 
