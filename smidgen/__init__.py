@@ -15,6 +15,7 @@ _HOMES = {
     "Method": "smidgen.method",
     "Recipe": "smidgen.recipe",
     "SmidgenError": "smidgen.errors",
+    "cascade": "smidgen.api",
     "compress": "smidgen.api",
     "load": "smidgen.runtime",
     "merge": "smidgen.api",

@@ -186,6 +186,56 @@ def tune(
     return tune_one(job, way_of(method, settings, epochs, learning_rate, batch_size), Path(out), seen)
 
 
+def cascade(
+    folders: Sequence[str | Path],
+    dev: str,
+    test: str | None = None,
+    *,
+    min_quality: str = "99%teacher",
+    teacher: str | None = None,
+    sure: float = 0.95,
+    out: str | Path = "cascade",
+    calls: int = 300,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    task_column: str | None = None,
+    metric: str | None = None,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Models in a row in one folder, `out`: each answers what it is sure of and passes the rest on to the next.
+
+    Args:
+        folders: of models of one task with the same labels, the fastest first; two or more.
+        dev: labelled texts, of which nothing was trained on; the thresholds are set on them.
+        test: labelled texts to report on.
+        min_quality: `99%teacher` is a share of what `teacher`, or else the last model, scores; or `accuracy>=0.91`.
+        sure: in which share of bootstrap draws of dev the cascade keeps that; 0 = only dev as it is counts.
+        teacher: a folder that predicts, or a model to run in torch.
+
+    Returns:
+        `verdict` and its `reason`; and where a cascade was made its `path`, of each of the `levels` its threshold, the
+        share of dev that it passes on and the share of draws in which quality is `held`, `expected_ms`, `notes`, and
+        the `entries` and `conditions` of `smidgen bench`.
+
+    Raises:
+        InputError: what was given cannot be used; nothing was written.
+    """
+    _refuse_out(out)
+    if not 0 <= sure <= 1:
+        raise InputError(f"sure: got {sure:g}, wanted a share from 0 to 1.")
+    from smidgen.cascading import Job, needs_torch
+    from smidgen.cascading import cascade as make
+    from smidgen.data import Columns
+    from smidgen.watch import Silent
+
+    columns = Columns(text_column, text_pair_column, label_column, task_column)
+    job = Job(tuple(map(Path, folders)), dev, test, min_quality, sure, teacher, metric, columns, calls)
+    if needs_torch(job):
+        need_training()
+    return make(job, Path(out), watch or Silent())
+
+
 def merge(base: str, delta: str | Path, out: str | Path, *, onnx: bool = False) -> dict[str, Any]:
     """The base with a delta in it, as a Hugging Face folder; with `onnx` it predicts without torch.
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from smidgen.data import Columns, Split, read_split
 from smidgen.errors import InputError
@@ -12,12 +15,15 @@ from smidgen.measure import entries
 from smidgen.measure.environment import environment
 from smidgen.measure.memory import memory
 from smidgen.measure.ways import Trial, chosen, difference, trials
-from smidgen.runtime import Model, deployed_bytes, load
+from smidgen.runtime import Cascade, Model, deployed_bytes, load
 from smidgen.runtime.engines import DEFAULT, Way
 from smidgen.runtime.machine import usable_cores
 from smidgen.runtime.serving import FILE, Serving, write
+from smidgen.tasks import Task
 from smidgen.watch import Watch
 from smidgen.words import of_task
+
+DEPLOYED = (Model, Cascade)
 
 
 def bench(
@@ -31,22 +37,30 @@ def bench(
     engine: str | None = None,
     precision: str | None = None,
     tune: bool = False,
+    metric: str | None = None,
 ) -> dict[str, Any]:
     """Time, weigh and (with labelled data) score folders in one interleaved run.
 
     Args:
         tune: first find the fastest way to run each folder on this machine, and write it into the folder.
+        metric: of the qualities; None = the task's own.
 
     Returns:
-        `entries` as in a report, `environment`, and the `conditions` in words; of `tune` the `trials` by folder.
+        `entries` as in a report, of a cascade with the share of the rows that is `passed` on to each further model;
+        `speed_by`, p50 or, with a cascade among them, mean; `environment`, and the `conditions` in words; of `tune` the
+        `trials` by folder.
     """
     if tune and (threads, engine, precision) != (None, None, None):
         raise InputError(
             "--tune finds threads, engine and precision itself. Leave --threads, --engine and --precision out."
         )
     models = _opened(folders, threads, engine, precision)
+    mean = any(isinstance(model, Cascade) for model in models.values())
+    if tune and mean:
+        raise InputError("--tune finds how to run one model. Tune the models of the cascade, then make it again.")
     first: Model = models[str(folders[0])]
-    split = read_split(data, "test", first.task, columns) if data else None
+    task = replace(first.task, metric=metric) if metric else first.task
+    split = read_split(data, "test", task, columns) if data else None
     for name, model in models.items():
         if split is not None and model.labels != first.labels:
             raise InputError(
@@ -63,30 +77,34 @@ def bench(
         timed, speed = entries.time_all(models, rows, calls)
         bar.to(1)
     base = f"{torch_models[0]} (torch float32)" if torch_models else str(folders[0])
-    logits = {name: model.outputs(split.texts, split.pairs) for name, model in models.items()} if split else {}
+    said = {name: _answers(model, split) for name, model in models.items()} if split else {}
+    logits = {name: outputs for name, (outputs, _) in said.items()}
     found = []
     for name, model in models.items():
-        serving = model.serving.to_data() if isinstance(model, Model) else None
-        entry = entries.entry(name, "bench", path=name, serving=serving)
+        serving = model.serving.to_data() if isinstance(model, DEPLOYED) else None
+        more = said[name][1] if said else {}
+        entry = entries.entry(name, "bench", path=name, serving=serving, **more)
         numbers = entry["numbers"]
-        cores = model.threads if isinstance(model, Model) else usable_cores()
+        cores = model.threads if isinstance(model, DEPLOYED) else usable_cores()
         numbers["latency"] = entries.latency_data(timed[name], cores)
         numbers["throughput"] = speed[name]
-        numbers["speedup"] = entries.speedup_data(timed[name], timed[base])
-        if isinstance(model, Model):
+        numbers["speedup"] = entries.speedup_data(timed[name], timed[base], mean)
+        if isinstance(model, DEPLOYED):
             numbers["size_mb"] = deployed_bytes(Path(name)) / 1e6
             timed_rows = entries.two_lists(rows[:64])
             peak = memory(name, *timed_rows, threads, engine=engine, precision=precision)
             numbers["memory_mb"] = float(peak.value)
         if split is not None:
-            numbers |= _scores(first, logits, name, base, split)
+            numbers |= _scores(task, logits, name, base, split)
         found.append(entry)
     flow = of_task(first.task.name).flow.lower()
+    speeds = "speed by the mean" if mean else "speed"
     conditions = (
         f"{timed[base].n} calls each at batch 1, {flow}, interleaved; {run_by(models)}; on "
-        f"{data or 'made-up texts of 5 to 60 words (give --data for your own)'}; speed and agreement against {base}"
+        f"{data or 'made-up texts of 5 to 60 words (give --data for your own)'}; {speeds} and agreement against {base}"
     )
-    told = {"entries": found, "conditions": conditions, "environment": environment()}
+    told: dict[str, Any] = {"entries": found, "speed_by": "mean" if mean else "p50", "conditions": conditions}
+    told["environment"] = environment()
     if tune:
         told["trials"] = {name: [trial.to_data() for trial in tried] for name, tried in ways.items()}
     return told
@@ -115,7 +133,7 @@ def tuned(folder: Path, rows: Sequence[entries.Row], split: Split | None, watch:
 
 def run_by(models: Mapping[str, Any]) -> str:
     """How the folders are run, in words; of several each by its name."""
-    told = {name: str(model.serving) for name, model in models.items() if isinstance(model, Model)}
+    told = {name: str(model.serving) for name, model in models.items() if isinstance(model, DEPLOYED)}
     return next(iter(told.values())) if len(set(told.values())) == 1 else "; ".join(map(": ".join, told.items()))
 
 
@@ -136,10 +154,18 @@ def _opened(folders: Sequence[Path], threads: int | None, engine: str | None, pr
     return models
 
 
-def _scores(first: Model, logits: Mapping[str, Any], name: str, base: str, split: Split) -> dict[str, Any]:
-    quality = {"quality": entries.quality_data(first.task, logits[name], split)}
+def _answers(model: Any, split: Split) -> tuple[np.ndarray, dict[str, Any]]:
+    """What a model says of all rows; of a cascade also the share of them that it passes on to each further model."""
+    if not isinstance(model, Cascade):
+        return model.outputs(split.texts, split.pairs), {}
+    outputs, by = model.answered(model.rows(split.texts, split.pairs))
+    return outputs, {"passed": [float((by >= level).mean()) for level in range(1, len(model.levels))]}
+
+
+def _scores(task: Task, logits: Mapping[str, Any], name: str, base: str, split: Split) -> dict[str, Any]:
+    quality = {"quality": entries.quality_data(task, logits[name], split)}
     same_shape = logits[name].shape == logits[base].shape
-    return quality | (entries.compared_data(first.task, logits[name], logits[base], split) if same_shape else {})
+    return quality | (entries.compared_data(task, logits[name], logits[base], split) if same_shape else {})
 
 
 def _torch(reference: str, first: Model) -> Any:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from smidgen import console
+from smidgen.cli_cascade import cascade
 from smidgen.cli_tune import delta, delta_app, merge, tune
 from smidgen.errors import InputError, SmidgenError
 from smidgen.options import (
@@ -335,7 +336,7 @@ def bench(
         return
     for name, ways in found.get("trials", {}).items():
         console.ways_table(name if len(folders) > 1 else "", ways)
-    console.entries_table("", found["entries"])
+    console.entries_table("", found["entries"], found["speed_by"])
     console.out.print(f"[dim]{found['conditions']}[/]")
 
 
@@ -435,6 +436,7 @@ def doctor(json: Json = False) -> None:
         console.out.print(f"- {line}", markup=False)
 
 
+app.command()(cascade)
 app.command()(tune)
 app.command()(merge)
 delta_app.callback()(delta)

@@ -19,7 +19,7 @@ from smidgen.measure.memory import memory
 from smidgen.measure.number import Number
 from smidgen.measure.quality import agreement, kept, mcnemar, quality, resampled_rows, resolvable, wilson
 from smidgen.measure.size import parameters, size
-from smidgen.measure.speed import BLOCK, SETTLE, latency, order_interval, ratio, throughput
+from smidgen.measure.speed import BLOCK, SETTLE, Latency, latency, order_interval, ratio, throughput
 from smidgen.runtime import load, machine
 from smidgen.tasks.classify import Classify
 
@@ -163,6 +163,17 @@ def test_latency_and_ratio_of_known_times():
     other = latency({"slow": Fake("slow", 0, log)}, ["x"], calls=20)["slow"]
     with pytest.raises(InputError, match="wanted two candidates of one run"):
         ratio(found["slow"], other)
+
+
+def test_means_tell_what_medians_do_not():
+    """A model that is ten times as fast on most texts and as slow on the others."""
+    calls = np.tile([10.0, 1, 1, 1, 1], (4, 4))
+    mixed, slow = (
+        Latency(*np.percentile(c, [50, 95]), None, 0, 0, c.size, 1, c) for c in (calls, np.full_like(calls, 10.0))
+    )
+    assert ratio(slow, mixed).value == 10 and mixed.mean_ms == pytest.approx(2.8)
+    by_mean = ratio(slow, mixed, None)
+    assert by_mean.value == pytest.approx(10 / 2.8) and by_mean.conditions["percentile"] is None
 
 
 def test_p99_needs_a_thousand_calls():

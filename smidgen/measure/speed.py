@@ -40,9 +40,13 @@ class Latency:
     samples: np.ndarray = field(repr=False, compare=False)  # (rounds, calls of a block), ms
     batch: int = 1
 
+    @property
+    def mean_ms(self) -> float:
+        return float(self.samples.mean())
+
     def to_data(self) -> dict[str, Any]:
         """Plain data without the samples."""
-        names = ("p50_ms", "p95_ms", "p99_ms", "low", "high", "n", "batch", "threads")
+        names = ("p50_ms", "p95_ms", "p99_ms", "mean_ms", "low", "high", "n", "batch", "threads")
         return {name: getattr(self, name) for name in names}
 
 
@@ -122,10 +126,13 @@ def throughput(
     return {name: _throughput(taken, batch, threads) for name, taken in samples.items()}
 
 
-def ratio(a: Latency, b: Latency, percentile: float = 50, seed: int = 0, resamples: int = 1000) -> Number:
+def ratio(a: Latency, b: Latency, percentile: float | None = 50, seed: int = 0, resamples: int = 1000) -> Number:
     """How many times as long `a` takes as `b`, of one run, with a bootstrap interval.
 
     Whole rounds are drawn, the same for both: calls of one round share what the machine did at that time.
+
+    Args:
+        percentile: of the calls; None = their mean, which is what calls of very different lengths cost together.
 
     Raises:
         InputError: the two were not measured in one run of `latency`.
@@ -137,7 +144,8 @@ def ratio(a: Latency, b: Latency, percentile: float = 50, seed: int = 0, resampl
     drawn = np.random.default_rng(seed).integers(0, len(a.samples), (resamples, len(a.samples)))
 
     def value(samples: np.ndarray, index: np.ndarray) -> np.ndarray:
-        return np.asarray(np.percentile(samples[index].reshape(len(index), -1), percentile, axis=-1))
+        calls = samples[index].reshape(len(index), -1)
+        return np.asarray(calls.mean(-1) if percentile is None else np.percentile(calls, percentile, axis=-1))
 
     low, high = interval(value(a.samples, drawn) / value(b.samples, drawn))
     whole = np.arange(len(a.samples))[None]

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from smidgen.artefact import RECORD, half_written
 from smidgen.errors import ModelError
-from smidgen.runtime import wire
+from smidgen.runtime import levels, wire
+from smidgen.runtime.levels import Level
 from smidgen.tasks import head_of
 
 GRAPH = "onnx/model.onnx"
@@ -36,20 +38,53 @@ def deployed_files(folder: Path | str) -> tuple[Path, ...]:
         raise ModelError(f"{root}: {kind}. Give a folder that holds config.json and onnx/model.onnx.")
     if half_written(root):
         raise ModelError(f"{root}: half-written by a run that was stopped. Run the same command again.")
+    if (found := levels_of(root)) is not None:
+        return _inside(root, [root / RECORD, root / levels.FILE, *_deployed_levels(root, found)])
     missing = [name for name in REQUIRED if not (root / name).is_file()]
     if missing:
         raise ModelError(f"{root}: this folder has no {' and no '.join(missing)}.{_hint(root)}")
     names: tuple[str, ...] = (*REQUIRED, *OPTIONAL)
     if (tasks := tasks_of(root)) is not None:
         names = (RECORD, *names, *(name for graph in own_graphs(tasks) for name in (graph, f"{graph}.data")))
-    files = tuple(root / name for name in names if (root / name).is_file())
+    return _inside(root, [root / name for name in names if (root / name).is_file()])
+
+
+def _inside(root: Path, files: Sequence[Path]) -> tuple[Path, ...]:
+    """The same files, none of which lies outside the folder. Raises ModelError."""
     for file in files:
         if not file.resolve().is_relative_to(root.resolve()):
             raise ModelError(
                 f"{file}: a link to a file outside the folder, which is never read. Copy the folder with its links "
                 "followed: cp -rL FROM TO."
             )
-    return files
+    return tuple(files)
+
+
+def levels_of(folder: Path) -> tuple[Level, ...] | None:
+    """The levels of a cascade, the fastest first; None where the folder is no cascade. Raises ModelError."""
+    file = folder / levels.FILE
+    if not file.exists() and form_of(folder) != levels.FORM:
+        return None
+    if missing := [name for name in (levels.FILE, RECORD) if not (folder / name).is_file()]:
+        raise ModelError(f"{folder}: this cascade has no {' and no '.join(missing)}. Copy the folder again.")
+    _inside(folder, [file])
+    return levels.from_data(read_json(file), file)
+
+
+def _deployed_levels(root: Path, found: Sequence[Level]) -> Iterator[Path]:
+    for level in found:
+        inner = root / level.folder
+        if not inner.is_dir():
+            raise ModelError(f"{root}: this cascade has no folder {level.folder}. Copy the folder again.")
+        _inside(root, [inner, inner / RECORD])
+        if (inner / levels.FILE).exists() or form_of(inner) in ("bundle", levels.FORM):
+            raise ModelError(f"{inner}: is a cascade or bundle, wanted a folder of one model. Make the cascade again.")
+        yield from _inside(root, deployed_files(inner))
+
+
+def form_of(folder: Path) -> str:
+    """What the record of a folder says it is; "" without a record. Raises ModelError."""
+    return str(read_json(folder / RECORD).get("form")) if (folder / RECORD).is_file() else ""
 
 
 def tasks_of(folder: Path) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from smidgen.errors import InputError, ModelError
 from smidgen.runtime import portable
 from smidgen.runtime.batches import CALL, shares
 from smidgen.runtime.engines import Session, Way, find, session
-from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, read_config, tasks_of
+from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, levels_of, read_config, tasks_of
 from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
 from smidgen.runtime.products import multiplications
 from smidgen.runtime.serving import WORTH, Serving, counted, serving
@@ -32,7 +32,7 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 def load(
     folder: Path | str, threads: int | None = None, engine: str | None = None, precision: str | None = None
 ) -> Any:
-    """Open a folder to predict with: a `Model`, or the `Bundle` of many tasks over one base.
+    """Open a folder to predict with: a `Model`, a `Cascade` of several, or the `Bundle` of many tasks over one base.
 
     Args:
         threads: of everything together; None = what the folder says for such a machine, else by the graph's size.
@@ -45,8 +45,12 @@ def load(
         MissingExtra: the engine is not installed.
     """
     from smidgen.runtime.bundle import Bundle
+    from smidgen.runtime.cascade import Cascade
 
-    kind = Model if tasks_of(Path(folder)) is None else Bundle
+    path = Path(folder)
+    if levels_of(path) is not None:
+        return Cascade.open(path, threads, engine, precision)
+    kind = Model if tasks_of(path) is None else Bundle
     return kind(folder, threads, engine, precision)
 
 
@@ -124,7 +128,7 @@ class Model:
                 are not for this task.
         """
         if isinstance(self.task, Classify | Several):
-            return self._classes(texts, pairs, top_k, batch_tokens)
+            return classes(self.task, texts, top_k, lambda: self.outputs(texts, pairs, batch_tokens))
         if top_k != "unset":
             raise InputError(f"top_k: goes with classification, this model does {self.task.name}. Leave it out.")
         if isinstance(self.task, Tag):
@@ -151,33 +155,17 @@ class Model:
         little on what shares the batch.
         """
         if isinstance(self.task, Classify | Several):
-            return self._logits(self._rows(texts, pairs), batch_tokens)
+            return self.logits(self.rows(texts, pairs), batch_tokens)
         return self._gathered([texts] if isinstance(texts, str) else texts, pairs, batch_tokens)
 
     def encode(self, texts: Text | Sequence[Text], pairs: Sequence[str] | None = None) -> list[list[int]]:
         """The token ids of each text, not padded: the tokenizer alone."""
-        return [ids for ids, _ in self.encoder.ids(self._rows(texts, pairs))]
+        return [ids for ids, _ in self.encoder.ids(self.rows(texts, pairs))]
 
-    def _rows(self, texts: Text | Sequence[Text], pairs: Sequence[str] | None) -> list[Row]:
+    def rows(self, texts: Text | Sequence[Text], pairs: Sequence[str] | None = None) -> list[Row]:
+        """Texts to classify as rows for the tokenizer; InputError for what is none."""
         rows = as_rows(texts, pairs)
         return mixed(rows) if isinstance(self.task, Several) else rows
-
-    def _classes(
-        self,
-        texts: Text | Sequence[Text],
-        pairs: Sequence[str] | None,
-        top_k: int | Literal["unset"] | None,
-        batch_tokens: int | None,
-    ) -> Any:
-        assert isinstance(self.task, Classify | Several)
-        if top_k is not None and top_k != "unset" and top_k < 1:
-            raise InputError(f"top_k: got {top_k}, wanted 1 or more, or None for all labels.")
-        single = isinstance(texts, str | Mapping)
-        found = self.task.answers(self._logits(self._rows(texts, pairs), batch_tokens), top_k)
-        as_pipeline = isinstance(texts, str) and top_k == "unset" and isinstance(self.task, Classify)
-        if not single or as_pipeline:
-            return found
-        return found[0]
 
     def _gathered(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_tokens: int | None) -> np.ndarray:
         encoded, values = self._tokens(texts, pairs, batch_tokens)
@@ -202,7 +190,8 @@ class Model:
             values[encoded.flat(rows)] = said[batch["attention_mask"] > 0]
         return encoded, values
 
-    def _logits(self, rows: Sequence[Row], batch_tokens: int | None) -> np.ndarray:
+    def logits(self, rows: Sequence[Row], batch_tokens: int | None = None) -> np.ndarray:
+        """(n, C) of rows to classify, in their order."""
         if len(rows) == 1:
             return self._one(rows)
         found = np.zeros((len(rows), len(self.labels)), np.float32)
@@ -269,6 +258,17 @@ class Model:
         except Exception as error:
             way = self.serving.latency if opened is self.session else self.serving.throughput
             raise unrun(self.folder, way, error) from None
+
+
+def classes(
+    task: Classify | Several, texts: Any, top_k: int | Literal["unset"] | None, logits: Callable[[], np.ndarray]
+) -> Any:
+    """What `predict` gives for classes, from the logits of the texts, which are asked for once `top_k` is in order."""
+    if top_k is not None and top_k != "unset" and top_k < 1:
+        raise InputError(f"top_k: got {top_k}, wanted 1 or more, or None for all labels.")
+    found = task.answers(logits(), top_k)
+    as_pipeline = isinstance(texts, str) and top_k == "unset" and isinstance(task, Classify)
+    return found[0] if isinstance(texts, str | Mapping) and not as_pipeline else found
 
 
 def unrun(folder: Path, way: Way, error: Exception) -> ModelError:

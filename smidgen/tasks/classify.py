@@ -121,6 +121,13 @@ class Classify:
         small = np.exp(-np.abs(wide))
         return (np.where(wide >= 0, 1, small) / (1 + small)).astype(np.float32)
 
+    def confidence(self, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+        """(n,) float64: the probability of what is decided, of its least sure label when `multi_label`."""
+        wide = logits.astype(np.float64) / temperature
+        if self.multi_label:
+            return np.asarray((1 / (1 + np.exp(-np.abs(wide)))).min(-1))
+        return np.asarray(1 / np.exp(wide - wide.max(-1, keepdims=True)).sum(-1))
+
     def correct(self, logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
         """(n,) bool: whether the decision is the gold one; with several labels, whether all of them are."""
         same = self.decide(logits) == gold

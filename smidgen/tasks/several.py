@@ -128,6 +128,11 @@ class Several:
         best = [outputs[:, at].argmax(-1) + at.start for at in self.segments]
         return np.stack(best, -1).astype(np.int64)
 
+    def confidence(self, outputs: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+        """(n,) float64: the probability of what is decided for the task that is the least sure."""
+        each = zip(self.parts.values(), self.segments, strict=True)
+        return np.min([part.confidence(outputs[:, at], temperature) for part, at in each], axis=0)
+
     def correct(self, outputs: np.ndarray, gold: np.ndarray) -> np.ndarray:
         """(n,) bool: whether the answer to the row's own task is the gold one."""
         return self.decide(outputs)[np.arange(len(gold)), self.owners[gold]] == gold
