@@ -31,7 +31,7 @@ LAYERS = (
     "runtime.engines runtime.engines.* runtime.serving runtime.model runtime.bundle runtime",
     "distances detours concrete halves prices method sparsity tape batch gates gating grafting fusions.* fusions "
     "saving graph keeping refit tokens masking mapping vectors repeats",
-    "teacher fill frozen shapes making measure.* measure caveats calibration fake integer precision saturation",
+    "teacher fill frozen shapes making measure.* measure caveats portrait calibration fake integer precision saturation",
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
     "reading runner costs benching predicting verification merging bundle",
     "search tuning",
