@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smidgen.words import NBSP, NOT_MEASURED, bounds, known, mb, metric_of, ms, plain, ranged, said, score
+from smidgen.words import NBSP, NOT_MEASURED, bounds, known, mb, metric_of, ms, plain, ranged, said, score, share
 
 Report = Mapping[str, Any]
 Entry = Mapping[str, Any]
 SMALL = 0.01  # share of the whole time below which a stage has no line of its own
+CLASSES = 12  # classes of a split that are counted one by one, at most
+TYPES = 30  # labels or entity types with a row of their own, at most
 
 
 def headline(report: Report) -> str:
@@ -72,6 +74,96 @@ def compared(report: Report) -> list[tuple[str, Entry]]:
     picked = chosen(report)
     first = [("winner" if report["winner"] else "candidate", picked)] if picked else []
     return [*first, ("teacher", report["teacher"]), *(("baseline", entry) for entry in report["baselines"])]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An entry, what it is to the report, and the anchor where all of it is told."""
+
+    anchor: str
+    role: str  # winner, teacher, baseline or candidate
+    entry: Entry
+
+
+def listed(report: Report) -> list[Listed]:
+    """Every entry once: the one chosen, the teacher, the baselines, the other candidates."""
+    roles = compared(report)
+    roles += [("candidate", entry) for entry in losers(report) if entry is not chosen(report)]
+    return [Listed(f"entry-{i}", role, entry) for i, (role, entry) in enumerate(roles)]
+
+
+def is_trained(entry: Entry) -> bool:
+    """Whether anything is known of its quality."""
+    return quality_of(entry)[0] is not None
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """The best along one axis; its anchor is "" where no entry has that name."""
+
+    axis: str
+    name: str
+    why: str
+    anchor: str
+    numbers: Mapping[str, Any] | None
+
+
+def alternatives(report: Report) -> list[Alternative]:
+    """What would win if one number alone counted."""
+    known_as = {str(one.entry["name"]): one for one in listed(report)}
+    found = []
+    for said in report.get("alternatives") or ():
+        one = known_as.get(str(said.get("name")))
+        numbers = one.entry["numbers"] if one else None
+        why = str(said.get("why") or said.get("reason") or "")
+        found.append(
+            Alternative(str(said.get("axis")), str(said.get("name")), why, one.anchor if one else "", numbers)
+        )
+    return found
+
+
+def choice(report: Report) -> str:
+    """How many were compared on dev, and how sure the choice is; "" where the report does not say."""
+    said = report.get("choice") or {}
+    compared, sure = known(said.get("compared")), known(said.get("sure"))
+    words = []
+    if compared is not None:
+        words.append(f"{compared:,.0f} {'candidate was' if compared == 1 else 'candidates were'} compared on dev.")
+    if sure is not None:
+        words.append(f"In {share(sure)} of the resamples of dev the winner is the best of them.")
+    if sure is not None and sure < 0.5:
+        words.append("So few texts do not settle which of the best is taken: read it as one of several.")
+    return " ".join(words)
+
+
+def counted(classes: Mapping[str, Any] | None) -> tuple[list[tuple[str, Any]], int]:
+    """The most frequent classes of a split with their counts, in the order of the split; and how many are left out."""
+    every = list((classes or {}).items())
+    most = sorted(every, key=lambda item: -(known(item[1]) or 0))[:CLASSES]
+    return [item for item in every if item in most], len(every) - len(most)
+
+
+def types(portrait: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], int]:
+    """The labels or entity types that the winner gets wrong most often, in their own order; how many are left out."""
+    every = portrait.get("found") or []
+    most = sorted(every, key=lambda row: -sum(row["winner"][1:]))[:TYPES]
+    return [row for row in every if row in most], len(every) - len(most)
+
+
+def f1(counts: Sequence[int]) -> float | None:
+    """Of [hit, missed, said in vain]; None where there is nothing to find and nothing was said."""
+    hit, missed, vain = counts
+    return 2 * hit / (2 * hit + missed + vain) if hit + missed + vain else None
+
+
+def chance(p: object) -> str:
+    """What a p-value says, in words."""
+    value = known(p)
+    if value is None:
+        return ""
+    told = "p below 0.001" if value < 0.001 else f"p = {value:.3f}"
+    more = "more than chance would make it" if value < 0.05 else "no more than chance could make it"
+    return f"The difference is {more} (McNemar’s exact test, {told})."
 
 
 def trained(report: Report) -> list[tuple[str, dict[str, Any]]]:
@@ -174,6 +266,12 @@ def spent(report: Report) -> list[tuple[str, float]]:
         found.append((f"{len(small)} shorter {'stage' if len(small) == 1 else 'stages'}", sum(small)))
     rest = total - sum(time for _, time in made)
     return [*found, ("timing, judging and writing", rest)] if rest >= SMALL * total > 0 else found
+
+
+def cost(report: Report, entry: Entry) -> tuple[float, int]:
+    """The seconds of the stages of an entry's lineage, and how many of these were on disk already."""
+    made, steps = seconds_by_id(report), entry.get("lineage") or ()
+    return sum(made.get(str(step.get("id")), 0.0) for step in steps), sum(str(s.get("id")) not in made for s in steps)
 
 
 def seconds_by_id(report: Report) -> dict[str, float]:

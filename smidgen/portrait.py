@@ -243,8 +243,11 @@ def _compared(task: Task, test: Split, winner: np.ndarray, teacher: np.ndarray) 
     if isinstance(task, Answer):
         pairs = list(zip(winner, teacher, strict=True))
         far = np.array([(1 - word_f1(a.text, b.text)) * (a.score + b.score) / 2 for a, b in pairs])
+        same = [right(task, outputs, gold) for outputs in (winner, teacher)]
         return far, lambda i: _told(
-            (_accepted(gold[i])[0] or NONE), *((cut(one.text) or NONE, one.score) for one in pairs[i])
+            _accepted(gold[i])[0] or NONE,
+            *((cut(one.text) or NONE, one.score) for one in pairs[i]),
+            right=[bool(each[i]) for each in same],
         )
     if isinstance(task, Tag):
         both = [(softmax(a), softmax(b)) for a, b in zip(winner, teacher, strict=True)]
@@ -270,9 +273,16 @@ def _compared(task: Task, test: Split, winner: np.ndarray, teacher: np.ndarray) 
     )
 
 
-def _told(gold: str, winner: tuple[str, float], teacher: tuple[str, float], on: str | None = None) -> dict[str, Any]:
-    said = {who: {"label": label, "p": round(float(p), 4)} for who, (label, p) in zip(WHO, (winner, teacher), strict=True)}
-    return {"gold": gold, "on": on, **said}
+def _told(
+    gold: str, *said: tuple[str, float], on: str | None = None, right: Sequence[bool] | None = None
+) -> dict[str, Any]:
+    right = right or [label == gold for label, _ in said]
+    each = zip(WHO, said, right, strict=True)
+    return {
+        "gold": cut(gold),
+        "on": on,
+        **{who: {"label": label, "p": round(float(p), 4), "right": is_right} for who, (label, p), is_right in each},
+    }
 
 
 def _likeliest(labels: Sequence[str], chances: np.ndarray) -> tuple[str, float]:

@@ -26,7 +26,7 @@ LAYERS = (
     "runtime.batches runtime.machine runtime.portable runtime.products tasks tasks.* anatomy._parts "
     "students._configs students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
-    "report words schema pages axes curves findings card picture tunecard advice",
+    "report comparison words schema pages axes curves findings card picture tunecard advice",
     "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits surgery uneven source "
     "runtime.engines runtime.engines.* runtime.serving runtime.model runtime.bundle runtime",
     "distances detours concrete halves prices method sparsity tape batch gates gating grafting fusions.* fusions "
@@ -43,7 +43,7 @@ LAYERS = (
 LIGHT = (
     "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
     "uneven anatomy attention grafts edits.* edits method mapping errors watch api registration cli cli_tune options "
-    "console predicting runtime runtime.* tasks.* report words schema pages axes curves findings card picture tunecard "
+    "console predicting runtime runtime.* tasks.* report comparison words schema pages axes curves findings card picture tunecard "
     "advice measure.environment measure.health measure.number measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}
