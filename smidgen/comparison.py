@@ -28,7 +28,7 @@ NAMES = ("comparison.html", "comparison.md", "comparison.json")
 
 @dataclass(frozen=True)
 class Run:
-    """A report and the name it goes by; `link` leads from the page to its own page."""
+    """A report and the name it goes by, its folder below the one that all share; `link` leads from the page to it."""
 
     name: str
     report: Mapping[str, Any]
@@ -41,13 +41,15 @@ def read(folders: Sequence[Path], out: Path) -> list[Run]:
     Raises:
         ArtefactError: a folder without a report of ours, or one that is named twice.
     """
-    found: list[Run] = []
-    for folder in folders:
-        report = load(folder)
-        if any(run.name == str(folder) for run in found):
+    places = [folder.resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
             raise ArtefactError(f"{folder}: named twice. Give each run once.")
-        found.append(Run(str(folder), report, os.path.relpath(folder / "report.html", out)))
-    return found
+    shared = os.path.commonpath([place.parent for place in places])
+    return [
+        Run(place.relative_to(shared).as_posix(), load(folder), Path(os.path.relpath(place, out.resolve())).as_posix())
+        for folder, place in zip(folders, places, strict=True)
+    ]
 
 
 def render(folders: Sequence[Path], out: Path) -> dict[str, Path]:
@@ -177,7 +179,7 @@ def _points(runs: Sequence[Run]) -> tuple[list[Point], Any]:
     found = []
     for run, entry in picked:
         role = "winner" if run.report["winner"] else "candidate"
-        point = point_of(run.report, entry, role, largest, run.link)
+        point = point_of(run.report, entry, role, largest, f"{run.link}/report.html")
         if point:
             found.append(replace(point, name=run.name, about=(entry["name"], *point.about)))
     first = runs[0].report
