@@ -144,12 +144,15 @@ def row(run: Run) -> Row:
 def budget(report: Mapping[str, Any]) -> str:
     """`p95 10 ms, 20 MB, quality 97%teacher`."""
     limits = report["budget"]
-    words = [f"{limits['latency']['percentile']} {plain(limits['latency']['ms'], NBSP + 'ms')}"] * bool(limits["latency"])
-    words += [mb(limits["size_mb"])] * (limits["size_mb"] is not None)
-    words += [f"memory {mb(limits['memory_mb'])}"] * (limits["memory_mb"] is not None)
-    words += [f"quality {limits['quality']['text']}"] * bool(limits["quality"])
-    words += [f"time {seconds(limits['time_limit_s'])}"] * (limits["time_limit_s"] is not None)
-    return ", ".join(words) or "none"
+    latency, quality = limits["latency"], limits["quality"]
+    words = (
+        f"{latency['percentile']} {plain(latency['ms'], NBSP + 'ms')}" if latency else "",
+        mb(limits["size_mb"]) if limits["size_mb"] is not None else "",
+        f"memory {mb(limits['memory_mb'])}" if limits["memory_mb"] is not None else "",
+        f"quality {quality['text']}" if quality else "",
+        f"time {seconds(limits['time_limit_s'])}" if limits["time_limit_s"] is not None else "",
+    )
+    return ", ".join(filter(None, words)) or "none"
 
 
 def _machine(run: Run) -> tuple[Any, ...]:

@@ -112,20 +112,18 @@ def alternatives(report: Report) -> list[Alternative]:
     """What would win if one number alone counted."""
     known_as = {str(one.entry["name"]): one for one in listed(report)}
     found = []
-    for said in report.get("alternatives") or ():
-        one = known_as.get(str(said.get("name")))
+    for told in report.get("alternatives") or ():
+        one = known_as.get(str(told.get("name")))
         numbers = one.entry["numbers"] if one else None
-        why = str(said.get("why") or said.get("reason") or "")
-        found.append(
-            Alternative(str(said.get("axis")), str(said.get("name")), why, one.anchor if one else "", numbers)
-        )
+        why = str(told.get("why") or told.get("reason") or "")
+        found.append(Alternative(str(told.get("axis")), str(told.get("name")), why, one.anchor if one else "", numbers))
     return found
 
 
 def choice(report: Report) -> str:
     """How many were compared on dev, and how sure the choice is; "" where the report does not say."""
-    said = report.get("choice") or {}
-    compared, sure = known(said.get("compared")), known(said.get("sure"))
+    told = report.get("choice") or {}
+    compared, sure = known(told.get("compared")), known(told.get("sure"))
     words = []
     if compared is not None:
         words.append(f"{compared:,.0f} {'candidate was' if compared == 1 else 'candidates were'} compared on dev.")

@@ -131,7 +131,7 @@ def confused(name: str, labels: Sequence[str], gold: np.ndarray, ids: Mapping[st
 def found(task: Task, gold: np.ndarray, said: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """Of each label of texts with several, or each type of entities: how many there are, and of each model
     [hit, missed, said in vain]."""
-    if not isinstance(task, Tag) and not task.multi_label:
+    if not isinstance(task, Tag) and not (isinstance(task, Classify) and task.multi_label):
         return []
     wanted = _things(task, gold)
     told = {who: _things(task, task.decide(outputs)) for who, outputs in said.items()}

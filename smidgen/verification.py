@@ -31,8 +31,8 @@ CLOSE = 0.01  # how far a share without an interval may be from the reported one
 
 
 def verify(out: Path, watch: Watch | None = None) -> list[dict[str, Any]]:
-    """Check the winner of `out/report.json`, every number that its page shows: files, bytes, labels, quality, agreement,
-    mistakes, calibration, speed and memory.
+    """Check the winner of `out/report.json`, every number that its page shows: files, bytes, labels, quality,
+    agreement, mistakes, calibration, speed and memory.
 
     Timings are compared as ratios to the teacher, timed in the same run; absolute times only against the budget.
 
@@ -171,7 +171,10 @@ def _portrayed(said: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[di
     """Labels to the last text, counts to the last mistake; calibration with a little room."""
     same = said["decided"] == found["decided"]
     yield _claim("labels of test, every text", said["n"], found["n"] if same else "other labels", same)
-    for key, name in (("confusion", "what was taken for what, every count"), ("found", "found and missed, every count")):
+    for key, name in (
+        ("confusion", "what was taken for what, every count"),
+        ("found", "found and missed, every count"),
+    ):
         if said[key]:
             same = said[key] == found[key]
             yield _claim(name, "as told", "equal" if same else "other counts", same)

@@ -27,7 +27,8 @@ EVIL = "</style><script>document.title = 'run'</script><img src=x onerror=alert(
 PROBE = """
 <script>addEventListener("load", async () => {
   const told = {}, colour = (element) => getComputedStyle(element).backgroundColor;
-  const shown = () => [...document.querySelectorAll(".card")].filter((card) => card.offsetHeight).map((card) => card.id);
+  const cards = [...document.querySelectorAll(".card")];
+  const shown = () => cards.filter((card) => card.offsetHeight).map((card) => card.id);
   const points = [...document.querySelectorAll("a.point")];
   told.first = shown().join();
   told.focusable = points.filter((point) => { point.focus(); return document.activeElement === point; }).length;

@@ -31,7 +31,8 @@ LAYERS = (
     "runtime.engines runtime.engines.* runtime.serving runtime.model runtime.bundle runtime",
     "distances detours concrete halves prices method sparsity tape batch gates gating grafting fusions.* fusions "
     "saving graph keeping refit tokens masking mapping vectors repeats",
-    "teacher fill frozen shapes making measure.* measure caveats portrait calibration fake integer precision saturation",
+    "teacher fill frozen shapes making measure.* measure caveats portrait calibration fake integer precision "
+    "saturation",
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
     "reading runner costs benching predicting verification merging bundle",
     "search tuning",
@@ -43,8 +44,8 @@ LAYERS = (
 LIGHT = (
     "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
     "uneven anatomy attention grafts edits.* edits method mapping errors watch api registration cli cli_tune options "
-    "console predicting runtime runtime.* tasks.* report comparison words schema pages axes curves findings card picture tunecard "
-    "advice measure.environment measure.health measure.number measure.size"
+    "console predicting runtime runtime.* tasks.* report comparison words schema pages axes curves findings card picture "
+    "tunecard advice measure.environment measure.health measure.number measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}
 FILES = sorted(PACKAGE.rglob("*.py"))

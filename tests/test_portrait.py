@@ -136,7 +136,10 @@ def test_entities_by_type() -> None:
     ]
     assert found["calibration"]["winner"]["n"] == 5, "words that nobody read are no decisions"
     assert found["right"] == {"both": 1, "winner": 0, "teacher": 2, "neither": 0, "p": 0.5}
-    assert {(one["row"], one["on"], one["gold"]) for one in found["differ"]} == {(1, "Lovelace", "I-PER"), (2, "in", "O")}
+    assert {(one["row"], one["on"], one["gold"]) for one in found["differ"]} == {
+        (1, "Lovelace", "I-PER"),
+        (2, "in", "O"),
+    }
 
 
 def test_answers_with_and_without() -> None:
