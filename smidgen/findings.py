@@ -160,8 +160,9 @@ def chance(p: object) -> str:
     if value is None:
         return ""
     told = "p below 0.001" if value < 0.001 else f"p = {value:.3f}"
-    more = "more than chance would make it" if value < 0.05 else "no more than chance could make it"
-    return f"The difference is {more} (McNemar’s exact test, {told})."
+    if value < 0.05:
+        return f"One is right more often than the other, by more than chance (McNemar’s exact test, {told})."
+    return f"That one is right more often than the other is not shown (McNemar’s exact test, {told})."
 
 
 def trained(report: Report) -> list[tuple[str, dict[str, Any]]]:

@@ -58,8 +58,11 @@ def test_what_cannot_be_compared_is_said(folders: list[Path], tmp_path: Path) ->
     other["data"]["test"]["fingerprint"] = "another"
     other["environment"]["cpu"] = "another"
     other["task"]["metric"] = "f1"
+    other["budget"] = dict.fromkeys(other["budget"])
     (folders[1] / "report.json").write_text(json.dumps(other), encoding="utf-8")
-    told = " ".join(comparison.notes(comparison.read(folders[:2], tmp_path)))
+    runs = comparison.read(folders[:2], tmp_path)
+    assert [comparison.row(run).budget for run in runs][1] == "none"
+    told = " ".join(comparison.notes(runs))
     assert "different test data" in told and "different machines" in told and "different metrics" in told
 
 

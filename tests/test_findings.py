@@ -117,3 +117,48 @@ def test_the_same_curves_are_told_once() -> None:
         ("2 blocks, int8", ["student"]),
         ("3 blocks, int8, without distillation", ["plain"]),
     ]
+
+
+def test_every_entry_is_listed_once_and_the_chosen_one_first() -> None:
+    for report, first in ((sample(), "winner"), (missed(), "candidate"), (lost(), "teacher")):
+        found = findings.listed(report)
+        assert found[0].role == first and found[0].anchor == "entry-0"
+        names = [one.entry["name"] for one in found]
+        everyone = [report["teacher"], *report["candidates"], *report["baselines"]]
+        assert sorted(names) == sorted(entry["name"] for entry in everyone)
+
+
+def test_what_an_entry_cost() -> None:
+    report = sample()
+    ids = {stage["id"]: stage["seconds"] for stage in report["timing"]["stages"] if not stage["reused"]}
+    own = [step["id"] for step in report["winner"]["lineage"]]
+    spent, reused = findings.cost(report, report["winner"])
+    assert spent == pytest.approx(sum(ids.get(one, 0) for one in own)) and spent > 0
+    assert reused == sum(one not in ids for one in own)
+    assert findings.cost(report, {"lineage": None}) == (0, 0)
+
+
+def test_how_sure_the_choice_is() -> None:
+    assert findings.choice(SAMPLE) == "" and findings.alternatives(SAMPLE) == []
+    assert findings.choice({"choice": {"compared": 1}}) == "1 candidate was compared on dev."
+    sure = findings.choice({"choice": {"compared": 12, "sure": 0.31}})
+    assert plain(sure).startswith("12 candidates were compared on dev. In 31.0 % of the resamples of dev the winner is")
+    assert "do not settle" in sure and "do not settle" not in findings.choice({"choice": {"sure": 0.9}})
+    told = sample() | {"alternatives": [{"axis": "size", "name": "1 block, int8"}, {"axis": "x", "name": "nobody"}]}
+    known, unknown = findings.alternatives(told)
+    assert known.anchor.startswith("entry-") and known.numbers and not unknown.anchor and unknown.numbers is None
+
+
+def test_of_many_classes_and_types_the_most_telling_are_shown() -> None:
+    shown, more = findings.counted({f"c{i}": i for i in range(1000)})
+    assert (len(shown), more, shown[-1]) == (12, 988, ("c999", 999)) and shown[0] == ("c988", 988)
+    rows = [{"label": str(i), "winner": [9, i, 0]} for i in range(40)]
+    kept, more = findings.types({"found": rows})
+    assert (len(kept), more, kept[0]["label"]) == (30, 10, "10")
+    assert findings.f1([8, 1, 3]) == 16 / 20 and findings.f1([0, 0, 0]) is None
+
+
+def test_a_p_value_in_words() -> None:
+    assert "is not shown (McNemar’s exact test, p = 0.084)" in findings.chance(0.084)
+    assert "by more than chance (McNemar’s exact test, p below 0.001)" in findings.chance(1e-9)
+    assert findings.chance(None) == ""

@@ -44,8 +44,8 @@ LAYERS = (
 LIGHT = (
     "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
     "uneven anatomy attention grafts edits.* edits method mapping errors watch api registration cli cli_tune options "
-    "console predicting runtime runtime.* tasks.* report comparison words schema pages axes curves findings card picture "
-    "tunecard advice measure.environment measure.health measure.number measure.size"
+    "console predicting runtime runtime.* tasks.* report comparison words schema pages axes curves findings card "
+    "picture tunecard advice measure.environment measure.health measure.number measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}
 FILES = sorted(PACKAGE.rglob("*.py"))

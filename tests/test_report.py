@@ -337,6 +337,10 @@ def test_card_is_what_the_hub_reads() -> None:
     hub = pytest.importorskip("huggingface_hub")
     card = hub.ModelCard(report.card(SAMPLE))
     assert card.data.eval_results[0].metric_value == 0.8726 and card.data.model_name == "3 blocks, int8"
+    (result,) = card.data.eval_results
+    assert (result.task_type, result.dataset_split) == ("text-classification", "test")
+    (index,) = card.data.to_dict()["model-index"]
+    assert index == yaml.safe_load(report.card(SAMPLE).split("---\n")[1])["model-index"][0], "as it was written"
 
 
 def test_card_keeps_folders_and_local_models_to_itself() -> None:
