@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smidgen.words import NBSP, NOT_MEASURED, bounds, known, mb, metric_of, ms, plain, ranged, said, score, share
+from smidgen.words import NBSP, NOT_MEASURED, bounds, known, mb, metric_of, ms, plain, ranged, said, score, share, some
 
 Report = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -114,9 +114,13 @@ def alternatives(report: Report) -> list[Alternative]:
     found = []
     for told in report.get("alternatives") or ():
         one = known_as.get(str(told.get("name")))
-        numbers = one.entry["numbers"] if one else None
-        why = str(told.get("why") or told.get("reason") or "")
-        found.append(Alternative(str(told.get("axis")), str(told.get("name")), why, one.anchor if one else "", numbers))
+        numbers = one.entry["numbers"] if one else told.get("numbers")
+        broken = told.get("breaks")
+        why = f"over the budget: {', '.join(broken)}" if broken else "within the budget" if broken is not None else ""
+        role = "the winner itself" if one and one.role == "winner" else str(told.get("why") or why)
+        found.append(
+            Alternative(str(told.get("axis")), str(told.get("name")), role, one.anchor if one else "", numbers)
+        )
     return found
 
 
@@ -124,13 +128,15 @@ def choice(report: Report) -> str:
     """How many were compared on dev, and how sure the choice is; "" where the report does not say."""
     told = report.get("choice") or {}
     compared, sure = known(told.get("compared")), known(told.get("sure"))
+    among, ties = known(told.get("among")), told.get("ties") or ()
     words = []
     if compared is not None:
-        words.append(f"{compared:,.0f} {'candidate was' if compared == 1 else 'candidates were'} compared on dev.")
-    if sure is not None:
+        many = f"{compared:,.0f} {'candidate was' if compared == 1 else 'candidates were'} compared on dev"
+        words.append(f"{many}{f', {among:,.0f} of them to the end' if among is not None else ''}.")
+    if sure is not None and among != 1:
         words.append(f"In {share(sure)} of the resamples of dev the winner is the best of them.")
-    if sure is not None and sure < 0.5:
-        words.append("So few texts do not settle which of the best is taken: read it as one of several.")
+    if ties:
+        words.append(f"Dev cannot tell it from {some(ties, 3)}.")
     return " ".join(words)
 
 

@@ -53,10 +53,11 @@ def portrayed(texts: tuple[str, ...] = (), labels: tuple[str, ...] = (), rows: i
     task = from_data(found["task"])
     test, winner, teacher = answered(task, texts or tuple(f"text number {i}" for i in range(rows)))
     found["portrait"] = portrait(task, test, winner, teacher)
-    found["choice"] = {"compared": 5, "sure": 0.742, "resamples": 1000}
+    found["choice"] = {"compared": 5, "among": 3, "sure": 0.742, "ties": ["4 blocks, int8"], "resamples": 2000}
     found["alternatives"] = [
-        {"axis": "fastest", "name": "1 block, int8", "why": "never trained"},
-        {"axis": "best", "name": "4 blocks, int8"},
+        {"axis": "fastest", "name": "2 blocks, int8", "breaks": ["quality"]},
+        {"axis": "smallest", "name": "3 blocks, int8", "breaks": []},
+        {"axis": "best", "name": "4 blocks, int8", "breaks": []},
     ]
     return found
 

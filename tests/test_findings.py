@@ -140,13 +140,26 @@ def test_what_an_entry_cost() -> None:
 
 def test_how_sure_the_choice_is() -> None:
     assert findings.choice(SAMPLE) == "" and findings.alternatives(SAMPLE) == []
-    assert findings.choice({"choice": {"compared": 1}}) == "1 candidate was compared on dev."
-    sure = findings.choice({"choice": {"compared": 12, "sure": 0.31}})
-    assert plain(sure).startswith("12 candidates were compared on dev. In 31.0 % of the resamples of dev the winner is")
-    assert "do not settle" in sure and "do not settle" not in findings.choice({"choice": {"sure": 0.9}})
-    told = sample() | {"alternatives": [{"axis": "size", "name": "1 block, int8"}, {"axis": "x", "name": "nobody"}]}
-    known, unknown = findings.alternatives(told)
-    assert known.anchor.startswith("entry-") and known.numbers and not unknown.anchor and unknown.numbers is None
+    alone = {"compared": 1, "among": 1, "sure": 1.0, "ties": []}
+    assert findings.choice({"choice": alone}) == "1 candidate was compared on dev, 1 of them to the end."
+    said = {"compared": 12, "among": 4, "sure": 0.31, "ties": ["b", "c"]}
+    assert plain(findings.choice({"choice": said})) == (
+        "12 candidates were compared on dev, 4 of them to the end. In 31.0 % of the resamples of dev the winner is the "
+        "best of them. Dev cannot tell it from b, c."
+    )
+
+
+def test_the_best_along_each_axis() -> None:
+    numbers = {"dev_quality": None, "latency": {"p95_ms": 1.0}, "size_mb": 3.0}
+    told = [
+        {"axis": "fastest", "name": "1 block, int8", "breaks": ["quality", "size"]},
+        {"axis": "smallest", "name": "3 blocks, int8", "breaks": []},
+        {"axis": "best", "name": "nobody", "breaks": [], "numbers": numbers},
+    ]
+    fast, small, best = findings.alternatives(sample() | {"alternatives": told})
+    assert fast.anchor.startswith("entry-") and fast.why == "over the budget: quality, size"
+    assert small.why == "the winner itself" and small.anchor == "entry-0"
+    assert (best.anchor, best.numbers, best.why) == ("", numbers, "within the budget")
 
 
 def test_of_many_classes_and_types_the_most_telling_are_shown() -> None:

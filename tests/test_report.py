@@ -188,11 +188,11 @@ def test_mistakes_calibration_and_differences_are_told_with_every_number() -> No
         del example["distance"]
     assert missing(shown(told), numbers(portrait)) == []
     assert "McNemar" in told and "Where winner and teacher differ most" in told
-    assert "5 candidates were compared on dev. In 74.2\u00a0% of the resamples of dev the winner" in told
-    assert "fastest" in told and "never trained" in told
+    assert "5 candidates were compared on dev, 3 of them to the end. In 74.2\u00a0% of the resamples of dev" in told
+    assert "fastest" in told and "over the budget: quality" in told and "the winner itself" in told
     text = report.markdown(found)
     assert "Expected calibration error: winner" in text and "5 candidates were compared" in text
-    assert "## The best along each axis" in text and "| fastest | 1 block, int8 |" in text
+    assert "## The best along each axis" in text and "| fastest | 2 blocks, int8 |" in text
     assert "| Expected calibration error |" in report.card(found)
 
 
