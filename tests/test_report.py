@@ -182,10 +182,10 @@ def test_mistakes_calibration_and_differences_are_told_with_every_number() -> No
     found = portrayed()
     tags = Tags(report.html(found))
     told = " ".join(tags.text)
-    portrait = {key: value for key, value in found["portrait"].items() if key != "decided"}
-    for example in portrait["differ"]:
-        assert example.pop("text") in told
-        del example["distance"]
+    portrait = {key: value for key, value in found["portrait"].items() if key not in ("decided", "differ")}
+    for example in found["portrait"]["differ"]:
+        assert example["text"] in told
+    portrait["differ"] = [{key: e[key] for key in ("row", "winner", "teacher")} for e in found["portrait"]["differ"]]
     assert missing(shown(told), numbers(portrait)) == []
     assert "McNemar" in told and "Where winner and teacher differ most" in told
     assert "5 candidates were compared on dev, 3 of them to the end. In 74.2\u00a0% of the resamples of dev" in told
@@ -384,6 +384,18 @@ def test_check_names_every_missing_key() -> None:
     for path in ("data.test", "winner.numbers.latency.p95_ms", "candidates[2].numbers.size_mb", "teacher"):
         assert path in str(caught.value)
     assert "Wanted every key of schema 1. Run the smidgen compress command again" in str(caught.value)
+
+
+def test_check_of_what_may_be_there() -> None:
+    found = portrayed()
+    report.check(found | {"choice": None})
+    del found["portrait"]["differ"][1]["winner"]["p"]
+    del found["portrait"]["calibration"]["teacher"]["bins"]
+    found["alternatives"] = {}
+    with pytest.raises(ArtefactError) as caught:
+        report.check(found)
+    for path in ("portrait.differ[1].winner.p", "portrait.calibration.teacher.bins", "alternatives (a list)"):
+        assert path in str(caught.value)
 
 
 def test_check_other_faults() -> None:
