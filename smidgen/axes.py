@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smidgen.findings import percentile, quality_of
-from smidgen.words import metric_of, score
+from smidgen.findings import quality_of
+from smidgen.words import score
 
 WIDTH, HEIGHT = 820, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, WIDTH - 20, 46, HEIGHT - 52
@@ -38,21 +38,33 @@ class Axes:
         return round(BOTTOM - share * (BOTTOM - TOP), 1)
 
 
-def span(report: Mapping[str, Any], latencies: Sequence[float], qualities: Sequence[float]) -> Axes:
-    """Axes that show all of these latencies (ms) and qualities, and the budget's limits."""
-    limit, floor = _limits(report)
+def span(
+    latencies: Sequence[float],
+    qualities: Sequence[float],
+    limit: float | None,
+    floor: float | None,
+    name: str,
+    metric: str,
+    which: str,
+) -> Axes:
+    """Axes that show all of these latencies (ms) and qualities, and the budget's limits.
+
+    Args:
+        name, metric: what the quality is called, and what it is.
+        which: the percentile of the latencies.
+    """
     across = [*latencies, *([limit] if limit else [])] or [1.0]
     up = [*qualities, *([floor] if floor is not None else [])] or [0.5]
     room = max(0.1 * (max(up) - min(up)), 0.005)
     low_ms, high_ms, low, high = min(across) / 1.6, max(across) * 1.6, min(up) - room, max(up) + room
-    metric, marks = report["task"]["metric"], ticks(low, high)
+    marks = ticks(low, high)
     digits = 0 if len(marks) > 1 and marks[1] - marks[0] >= 0.01 else 1
     xs = tuple((tick, f"{tick:g}") for tick in log_ticks(low_ms, high_ms))
     ys = tuple((tick, score(tick, metric, digits)) for tick in marks)
-    return Axes(metric_of(report), percentile(report), low_ms, high_ms, low, high, xs, ys, limit, floor)
+    return Axes(name, which, low_ms, high_ms, low, high, xs, ys, limit, floor)
 
 
-def _limits(report: Mapping[str, Any]) -> tuple[float | None, float | None]:
+def limits(report: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """The most latency and the least quality that the budget allows."""
     latency, quality = report["budget"]["latency"], report["budget"]["quality"]
     limit = float(latency["ms"]) if latency else None

@@ -342,21 +342,31 @@ def bench(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="What 'smidgen compress --out' wrote.")] = Path("out"),
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="What 'smidgen compress --out' wrote; several are compared.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where a comparison of several runs is written.")] = Path("comparison"),
     json: Json = False,
 ) -> None:
-    """Write report.html and report.md of a finished run again, from its report.json.
+    """Write report.html and report.md of a finished run again, from its report.json; or compare several runs.
 
-    `smidgen report out/demo`
+    Of several runs OUT/comparison.html, .md and .json have a row each: budget, verdict, winner and its numbers; and one
+    picture of all winners.
+
+    `smidgen report out/demo` · `smidgen report out/fast out/small --out out/comparison`
     """
     import json as js
 
+    from smidgen import comparison
     from smidgen import report as pages
 
-    _need_report(folder)
-    written = pages.render(folder)
+    folders = folders or [Path("out")]
+    for folder in folders:
+        _need_report(folder)
+    written = pages.render(folders[0]) if len(folders) == 1 else comparison.render(folders, out)
     if json:
-        console.print_json(js.loads((folder / "report.json").read_text(encoding="utf-8")))
+        source = out / "comparison.json" if len(folders) > 1 else folders[0] / "report.json"
+        console.print_json(js.loads(source.read_text(encoding="utf-8")))
         return
     for path in written.values():
         console.out.print(str(path), soft_wrap=True)

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smidgen.words import NBSP, NOT_MEASURED, bounds, known, mb, metric_of, ms, plain, ranged, said, score
+from smidgen.words import NBSP, NOT_MEASURED, bounds, known, mb, metric_of, ms, plain, ranged, said, score, share, some
 
 Report = Mapping[str, Any]
 Entry = Mapping[str, Any]
 SMALL = 0.01  # share of the whole time below which a stage has no line of its own
+CLASSES = 12  # classes of a split that are counted one by one, at most
+TYPES = 30  # labels or entity types with a row of their own, at most
 
 
 def headline(report: Report) -> str:
@@ -72,6 +74,101 @@ def compared(report: Report) -> list[tuple[str, Entry]]:
     picked = chosen(report)
     first = [("winner" if report["winner"] else "candidate", picked)] if picked else []
     return [*first, ("teacher", report["teacher"]), *(("baseline", entry) for entry in report["baselines"])]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An entry, what it is to the report, and the anchor where all of it is told."""
+
+    anchor: str
+    role: str  # winner, teacher, baseline or candidate
+    entry: Entry
+
+
+def listed(report: Report) -> list[Listed]:
+    """Every entry once: the one chosen, the teacher, the baselines, the other candidates."""
+    roles = compared(report)
+    roles += [("candidate", entry) for entry in losers(report) if entry is not chosen(report)]
+    return [Listed(f"entry-{i}", role, entry) for i, (role, entry) in enumerate(roles)]
+
+
+def is_trained(entry: Entry) -> bool:
+    """Whether anything is known of its quality."""
+    return quality_of(entry)[0] is not None
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """The best along one axis; its anchor is "" where no entry has that name."""
+
+    axis: str
+    name: str
+    why: str
+    anchor: str
+    numbers: Mapping[str, Any] | None
+
+
+def alternatives(report: Report) -> list[Alternative]:
+    """What would win if one number alone counted."""
+    known_as = {str(one.entry["name"]): one for one in listed(report)}
+    found = []
+    for told in report.get("alternatives") or ():
+        one = known_as.get(str(told.get("name")))
+        numbers = one.entry["numbers"] if one else told.get("numbers")
+        broken = told.get("breaks")
+        why = f"over the budget: {', '.join(broken)}" if broken else "within the budget" if broken is not None else ""
+        role = "the winner itself" if one and one.role == "winner" else str(told.get("why") or why)
+        found.append(
+            Alternative(str(told.get("axis")), str(told.get("name")), role, one.anchor if one else "", numbers)
+        )
+    return found
+
+
+def choice(report: Report) -> str:
+    """How many were compared on dev, and how sure the choice is; "" where the report does not say."""
+    told = report.get("choice") or {}
+    compared, sure = known(told.get("compared")), known(told.get("sure"))
+    among, ties = known(told.get("among")), told.get("ties") or ()
+    words = []
+    if compared is not None:
+        many = f"{compared:,.0f} {'candidate was' if compared == 1 else 'candidates were'} compared on dev"
+        words.append(f"{many}{f', {among:,.0f} of them to the end' if among is not None else ''}.")
+    if sure is not None and among != 1:
+        words.append(f"In {share(sure)} of the resamples of dev the winner is the best of them.")
+    if ties:
+        words.append(f"Dev cannot tell it from {some(ties, 3)}.")
+    return " ".join(words)
+
+
+def counted(classes: Mapping[str, Any] | None) -> tuple[list[tuple[str, Any]], int]:
+    """The most frequent classes of a split with their counts, in the order of the split; and how many are left out."""
+    every = list((classes or {}).items())
+    most = sorted(every, key=lambda item: -(known(item[1]) or 0))[:CLASSES]
+    return [item for item in every if item in most], len(every) - len(most)
+
+
+def types(portrait: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], int]:
+    """The labels or entity types that the winner gets wrong most often, in their own order; how many are left out."""
+    every = portrait.get("found") or []
+    most = sorted(every, key=lambda row: -sum(row["winner"][1:]))[:TYPES]
+    return [row for row in every if row in most], len(every) - len(most)
+
+
+def f1(counts: Sequence[int]) -> float | None:
+    """Of [hit, missed, said in vain]; None where there is nothing to find and nothing was said."""
+    hit, missed, vain = counts
+    return 2 * hit / (2 * hit + missed + vain) if hit + missed + vain else None
+
+
+def chance(p: object) -> str:
+    """What a p-value says, in words."""
+    value = known(p)
+    if value is None:
+        return ""
+    told = "p below 0.001" if value < 0.001 else f"p = {value:.3f}"
+    if value < 0.05:
+        return f"One is right more often than the other, by more than chance (McNemar’s exact test, {told})."
+    return f"That one is right more often than the other is not shown (McNemar’s exact test, {told})."
 
 
 def trained(report: Report) -> list[tuple[str, dict[str, Any]]]:
@@ -174,6 +271,12 @@ def spent(report: Report) -> list[tuple[str, float]]:
         found.append((f"{len(small)} shorter {'stage' if len(small) == 1 else 'stages'}", sum(small)))
     rest = total - sum(time for _, time in made)
     return [*found, ("timing, judging and writing", rest)] if rest >= SMALL * total > 0 else found
+
+
+def cost(report: Report, entry: Entry) -> tuple[float, int]:
+    """The seconds of the stages of an entry's lineage, and how many of these were on disk already."""
+    made, steps = seconds_by_id(report), entry.get("lineage") or ()
+    return sum(made.get(str(step.get("id")), 0.0) for step in steps), sum(str(s.get("id")) not in made for s in steps)
 
 
 def seconds_by_id(report: Report) -> dict[str, float]:

@@ -143,6 +143,7 @@ def _report(search: Search, winner: Candidate | None, word: str, reason: str, co
             "warnings": list(data.warnings),
             "seen": search.seen,
         },
+        "portrait": search.portrait,
         "environment": environment(),
         "timing": {"seconds": round(time.monotonic() - search.started, 1), "stages": search.timing},
         "notes": search.notes,

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from smidgen import axes
-from smidgen.axes import Axes, span
-from smidgen.findings import latency_of, losers, percentile, quality_of
-from smidgen.pages import page
+from smidgen.axes import Axes, limits, span
+from smidgen.findings import headline, latency_of, listed, percentile, quality_of
+from smidgen.pages import filled
 from smidgen.schema import check
 from smidgen.words import bounds, count, known, mb, metric_of, ms, ranged, short
 
@@ -50,33 +50,46 @@ class Point:
     high: float
     radius: float
     about: tuple[str, ...]
+    link: str = ""  # where all of it is told
     label: str = ""
 
 
 def picture(report: Mapping[str, Any]) -> str:
     """The quality/latency chart alone: an SVG of 820 x 420 without scripts, on white, fit for a README."""
     check(report)
-    points, frame = chart(report)
+    return drawn(*chart(report), headline(report))
+
+
+def drawn(points: Sequence[Point], frame: Axes, says: str, linked: bool = False) -> str:
+    """The chart as SVG, with a title that `says` what it shows; `linked`: each point is a link to its `link`."""
     kinds = [kind for kind in KINDS if any((point.role, point.split) == kind[:2] for point in points)]
     labels = [(point, *anchor(point, frame)) for point in points if point.label]
-    more = {"points": points, "frame": frame, "kinds": kinds, "labels": labels, "size": SIZE}
-    return page("picture.svg.j2", report, more)
+    given = {"points": points, "frame": frame, "kinds": kinds, "labels": labels, "size": SIZE, "linked": linked}
+    return filled("picture.svg.j2", {**given, "says": says})
 
 
 def chart(report: Mapping[str, Any]) -> tuple[list[Point], Axes]:
     """What can be drawn, the largest mark first and the winner last, named where there is room; and the axes."""
-    entries = [(entry, "baseline") for entry in report["baselines"]] + [(report["teacher"], "teacher")]
-    entries += [(entry, "candidate") for entry in losers(report)]
-    entries += [(report["winner"], "winner")] if report["winner"] else []
-    largest = max((known(entry["numbers"]["size_mb"]) or 0.0 for entry, _ in entries), default=0.0)
-    found = [point for entry, role in entries if (point := _point(report, entry, role, largest))]
+    entries = listed(report)
+    largest = max((known(one.entry["numbers"]["size_mb"]) or 0.0 for one in entries), default=0.0)
+    found = [point for one in entries if (point := point_of(report, one.entry, one.role, largest, f"#{one.anchor}"))]
+    return arranged(found, *limits(report), metric_of(report), report["task"]["metric"], percentile(report))
+
+
+def arranged(
+    found: Sequence[Point], limit: float | None, floor: float | None, name: str, metric: str, which: str
+) -> tuple[list[Point], Axes]:
+    """Points in the order they are painted in, with a side for their names, and axes that hold them and the limits."""
     points = sorted(found, key=lambda point: (point.role == "winner", -point.radius))
     ends = [end for point in points for end in (point.low, point.high)]
-    frame = span(report, [point.latency for point in points], ends)
+    frame = span([point.latency for point in points], ends, limit, floor, name, metric, which)
     return place(points, frame), frame
 
 
-def _point(report: Mapping[str, Any], entry: Mapping[str, Any], role: str, largest: float) -> Point | None:
+def point_of(
+    report: Mapping[str, Any], entry: Mapping[str, Any], role: str, largest: float, link: str = ""
+) -> Point | None:
+    """Where an entry stands; None without a latency or a quality. `largest`: the size in MB that LARGEST stands for."""
     numbers, (quality, split), which = entry["numbers"], quality_of(entry), percentile(report)
     latency, value = latency_of(entry, which), known((quality or {}).get("value"))
     if not latency or quality is None or value is None:
@@ -91,7 +104,7 @@ def _point(report: Mapping[str, Any], entry: Mapping[str, Any], role: str, large
     )
     size = known(numbers["size_mb"]) or 0.0
     radius = max(SMALLEST, LARGEST * math.sqrt(size / largest)) if largest else SMALLEST
-    return Point(entry["name"], role, split, latency, value, low, high, round(radius, 1), about)
+    return Point(entry["name"], role, split, latency, value, low, high, round(radius, 1), about, link)
 
 
 # Where the names go.

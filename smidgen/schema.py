@@ -46,6 +46,26 @@ SHAPE = {
     "notes": [None],
 }
 
+# What a report may hold besides: a search that read no test set, or an older one, has it not, or null.
+_SAID = {"label": None, "p": None, "right": None}
+_RELIABILITY = {
+    **dict.fromkeys(("n", "error")),
+    "bins": [dict.fromkeys(("low", "high", "n", "sure", "right"))],
+}
+OPTIONAL = {
+    "portrait": {
+        "n": None,
+        "right": dict.fromkeys(("both", "winner", "teacher", "neither", "p")),
+        "confusion": [dict.fromkeys(("name", "labels", "of", "wrong", "shown", "most", "winner", "teacher"))],
+        "found": [dict.fromkeys(("label", "gold", "winner", "teacher"))],
+        "calibration": {"winner": _RELIABILITY, "teacher": _RELIABILITY},
+        "differ": [{**dict.fromkeys(("row", "text", "pair?", "gold", "on?")), "winner": _SAID, "teacher": _SAID}],
+        "decided": None,
+    },
+    "choice": {"compared": None, "sure": None},
+    "alternatives": [{"axis": None, "name": None}],
+}
+
 _COUNTED = {"delta": None, "head": None, "base": None, "share": None}
 _SCORE = {"metric": None, "value": None, "low": None, "high": None, "n": None, "split": None}
 _TUNED = {
@@ -85,6 +105,8 @@ def check(report: Mapping[str, Any]) -> None:
             f"Type: pip install --upgrade smidgen, or run the smidgen compress command again."
         )
     missing = list(lacking(report, SHAPE))
+    for key, shape in OPTIONAL.items():
+        missing += lacking(report[key], shape, key) if report.get(key) is not None else ()
     if missing:
         raise ArtefactError(
             f"report.json: missing {', '.join(missing)}. Wanted every key of schema {SCHEMA}. "

@@ -29,6 +29,7 @@ from smidgen.measure.memory import memory
 from smidgen.measure.peers import TfIdf, TfIdfs, TorchModel, UsualTag
 from smidgen.measure.size import parameters
 from smidgen.planner import plan
+from smidgen.portrait import portrait
 from smidgen.recipe import Recipe, to_data
 from smidgen.runner import Done, run
 from smidgen.runtime import load
@@ -72,6 +73,7 @@ class Search:
     timing: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seen: dict[str, Any] | None = None  # rows of test that are nearly rows of train
+    portrait: dict[str, Any] | None = None  # how the winner answers test, beside the teacher
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -266,6 +268,7 @@ def read_test(search: Search, winner: Candidate | None, models: Mapping[str, Any
     if winner is not None:
         least = least_quality(search.job.budget, search.teacher["numbers"]["quality"]["value"])
         search.notes += unresolved(task, test, said[winner.entry["name"]], teacher, least)
+        search.portrait = portrait(task, test, said[winner.entry["name"]], teacher)
 
 
 def measure_memory(search: Search, winner: Candidate | None) -> None:

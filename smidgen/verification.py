@@ -11,23 +11,28 @@ from smidgen.artefact import open_artefact
 from smidgen.budget import least_quality
 from smidgen.budget import read as read_budget
 from smidgen.data import Columns, Split, read_split
-from smidgen.errors import ArtefactError, InputError
+from smidgen.errors import ArtefactError, DataError, InputError
 from smidgen.measure import entries
 from smidgen.measure.memory import memory
 from smidgen.measure.peers import TorchModel
 from smidgen.measure.size import parameters
+from smidgen.portrait import WHO, portrait
 from smidgen.runtime import Cascade, deployed_bytes, load
 from smidgen.source import resolve
-from smidgen.tasks import Task
+from smidgen.splits import take_dev
+from smidgen.tasks import Several, Task
 from smidgen.tasks import from_data as task_of
 from smidgen.watch import Silent, Watch
 
 SLACK = 1.25  # how far a timing may drift from the reported one, either way
+TAIL_SLACK = 1.5  # the same for p95 and p99, which hang on few calls
 BUDGET_SLACK = 1.10  # how far a latency may be over its limit when it is timed again
+CLOSE = 0.01  # how far a share without an interval may be from the reported one
 
 
 def verify(out: Path, watch: Watch | None = None) -> list[dict[str, Any]]:
-    """Check the winner of `out/report.json`: files, bytes, quality, agreement, speed and memory.
+    """Check the winner of `out/report.json`, every number that its page shows: files, bytes, labels, quality,
+    agreement, mistakes, calibration, speed and memory.
 
     Timings are compared as ratios to the teacher, timed in the same run; absolute times only against the budget.
 
@@ -44,6 +49,8 @@ def verify(out: Path, watch: Watch | None = None) -> list[dict[str, Any]]:
     task = task_of(report["task"])
     test = _test(report, task)
     winner, teacher = load(out / "winner"), _teacher(report, out, task)
+    claims.append(_labels(task, winner))
+    claims.extend(_on_dev(report, task, winner))
     if test is not None:
         claims.extend(_qualities(report, task, test, winner, teacher))
     watch.say("Timing the winner and its teacher again")
@@ -87,14 +94,52 @@ def _test(report: Mapping[str, Any], task: Task) -> Split | None:
     said = report["data"]["test"]
     if said is None:
         return None
-    columns = Columns(**report.get("columns", {}))
-    test = read_split(said["source"], "test", task, columns)
+    test = read_split(said["source"], "test", task, _columns(report))
     if test.fingerprint != said["fingerprint"]:
         raise InputError(
             f"{said['source']}: not the test data of the report any more (fingerprint {test.fingerprint[:12]}, the "
             f"report has {said['fingerprint'][:12]}). Restore the file, or run the compression again."
         )
     return test
+
+
+def _columns(report: Mapping[str, Any]) -> Columns:
+    return Columns(**report.get("columns", {}))
+
+
+def _labels(task: Task, winner: Any) -> dict[str, Any]:
+    mine = winner.task.labels
+    same = tuple(mine) == tuple(task.labels)
+    return _claim("labels, in their order", len(task.labels), len(mine) if same else "others", same)
+
+
+def _on_dev(report: Mapping[str, Any], task: Task, winner: Any) -> Iterator[dict[str, Any]]:
+    said, data = report["winner"]["numbers"]["dev_quality"], report["data"]
+    if said is None:
+        return
+    name = f"{task.metric} on dev, in its interval"
+    try:
+        dev = _dev(data, task, _columns(report), report["seed"])
+    except DataError as error:
+        yield _claim(name, said["value"], str(error), False)
+        return
+    if dev.fingerprint != data["dev"]["fingerprint"]:
+        yield _claim(name, said["value"], f"{dev.source}: not the dev data of the report any more", False)
+        return
+    value = entries.quality_data(task, winner.outputs(dev.texts, dev.pairs), dev)["value"]
+    if said.get("seeds"):  # the value is the mean of several models, the folder holds the best of them
+        best = max(said["seeds"])
+        yield _claim(f"{task.metric} on dev, of the best seed", best, value, abs(value - best) <= CLOSE)
+        return
+    yield _claim(name, said["value"], value, said["low"] <= value <= said["high"])
+
+
+def _dev(data: Mapping[str, Any], task: Task, columns: Columns, seed: int) -> Split:
+    """The dev set as the search had it: a file of its own, or a part of train drawn by the seed."""
+    source = data["dev"]["source"]
+    if source != data["train"]["source"]:
+        return read_split(source, "dev", task, columns)
+    return take_dev(read_split(source, "train", task, columns), seed, every=isinstance(task, Several))[1]
 
 
 def _teacher(report: Mapping[str, Any], out: Path, task: Task) -> TorchModel:
@@ -114,6 +159,11 @@ def _qualities(
             continue
         value, claimed = found[key]["value"], said[key]
         yield _claim(f"{name}, in its interval", claimed["value"], value, claimed["low"] <= value <= claimed["high"])
+    for name, claimed in (said["quality"].get("tasks") or {}).items():
+        value = found["quality"]["tasks"][name]
+        yield _claim(f"accuracy of the task {name}", claimed, value, abs(value - claimed) <= CLOSE)
+    if report.get("portrait"):
+        yield from _portrayed(report["portrait"], portrait(task, test, logits, reference))
     wanted = report["budget"]["quality"]
     if wanted:
         own = entries.quality_data(task, reference, test)["value"]
@@ -123,15 +173,47 @@ def _qualities(
         yield _claim(f"quality budget {wanted['text']}", least, value, value >= least)
 
 
+def _portrayed(said: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Labels to the last text, counts to the last mistake; calibration with a little room."""
+    same = said["decided"] == found["decided"]
+    yield _claim("labels of test, every text", said["n"], found["n"] if same else "other labels", same)
+    for key, name in (
+        ("confusion", "what was taken for what, every count"),
+        ("found", "found and missed, every count"),
+    ):
+        if said[key]:
+            same = said[key] == found[key]
+            yield _claim(name, "as told", "equal" if same else "other counts", same)
+    told, mine = said["right"], found["right"]
+    yield _claim("texts that both, or one alone, get right", _four(told), _four(mine), told == mine)
+    for who in WHO:
+        error, value = (each["calibration"][who]["error"] for each in (said, found))
+        yield _claim(f"calibration error of the {who}", error, value, abs(value - error) <= CLOSE)
+
+
+def _four(right: Mapping[str, Any]) -> str:
+    return " ".join(str(right[key]) for key in ("both", "winner", "teacher", "neither"))
+
+
 def _speeds(
     report: Mapping[str, Any], task: Task, out: Path, test: Split | None, winner: Any, teacher: TorchModel
 ) -> Iterator[dict[str, Any]]:
     said, budget = report["winner"]["numbers"], report["budget"]
     rows = entries.timed_texts(test) if test is not None else entries.made_up(task)
-    found, _ = entries.time_all({"winner": winner, "teacher": teacher}, rows, said["latency"]["n"])
+    found, speed = entries.time_all({"winner": winner, "teacher": teacher}, rows, said["latency"]["n"])
     times = entries.speedup_data(found["winner"], found["teacher"], isinstance(winner, Cascade))["value"]
-    claimed = said["speedup"]["value"]
-    yield _claim("times as fast as the teacher", claimed, times, claimed / SLACK <= times <= claimed * SLACK)
+    yield _ratio("times as fast as the teacher", said["speedup"]["value"], times, SLACK)
+    then = report["teacher"]["numbers"]
+    for key in ("p50_ms", "p95_ms", "p99_ms"):
+        now = [getattr(found[name], key) for name in ("winner", "teacher")]
+        if said["latency"].get(key) and (then["latency"] or {}).get(key) and all(now):
+            claimed = said["latency"][key] / then["latency"][key]
+            slack = SLACK if key == "p50_ms" else TAIL_SLACK
+            yield _ratio(f"{key[:3]} as a share of the teacher's", claimed, now[0] / now[1], slack)
+    if said["throughput"] and then["throughput"]:
+        claimed = said["throughput"]["texts_per_s"] / then["throughput"]["texts_per_s"]
+        value = speed["winner"]["texts_per_s"] / speed["teacher"]["texts_per_s"]
+        yield _ratio("texts a second, times the teacher's", claimed, value, TAIL_SLACK)
     if budget["latency"]:
         key, limit = f"{budget['latency']['percentile']}_ms", budget["latency"]["ms"]
         value = getattr(found["winner"], key) or found["winner"].p95_ms
@@ -142,3 +224,10 @@ def _speeds(
     if said["memory_mb"]:
         peak = float(memory(out / "winner", *entries.two_lists(rows[:64])).value)
         yield _claim("peak memory in MB", said["memory_mb"], peak, peak <= said["memory_mb"] * SLACK)
+        if budget["memory_mb"]:
+            limit = budget["memory_mb"]
+            yield _claim("memory budget (10 % slack)", limit, peak, peak <= limit * BUDGET_SLACK)
+
+
+def _ratio(claim: str, claimed: float, value: float, slack: float) -> dict[str, Any]:
+    return _claim(claim, claimed, value, claimed / slack <= value <= claimed * slack)

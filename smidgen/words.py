@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,6 +51,8 @@ TASKS = {
 }
 NOT_MEASURED = "not measured"
 NBSP = "\u00a0"
+# What a text must not do to the page it stands on: control it, turn the direction of its letters, or be half a letter.
+UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
 def of_task(name: object) -> TaskWords:
@@ -158,6 +160,23 @@ def settings(values: Mapping[str, Any] | None) -> str:
 def calls(methods: Mapping[str, Any] | None) -> list[str]:
     """The methods of a stage with their settings: `prune.layers(keep=3, rule=auto)`."""
     return [f"{name}({settings(values)})" for name, values in (methods or {}).items()]
+
+
+def visible(value: object) -> str:
+    """Text in which every character can be seen: `\u27e8U+202E\u27e9` stands for one that turns what follows."""
+    return UNSEEN.sub(lambda found: f"\u27e8U+{ord(found[0]):04X}\u27e9", str(value))
+
+
+def share(value: object, digits: int = 1) -> str:
+    """`74.2 %`."""
+    return score(value, "accuracy", digits)
+
+
+def some(values: Sequence[object], most: int = 12) -> str:
+    """`a, b, c and 997 more`."""
+    more = len(values) - most
+    named = ", ".join(short(value) for value in values[:most])
+    return f"{named} and {more:,} more" if more > 0 else named
 
 
 def one_line(value: object) -> str:

@@ -117,3 +117,61 @@ def test_the_same_curves_are_told_once() -> None:
         ("2 blocks, int8", ["student"]),
         ("3 blocks, int8, without distillation", ["plain"]),
     ]
+
+
+def test_every_entry_is_listed_once_and_the_chosen_one_first() -> None:
+    for report, first in ((sample(), "winner"), (missed(), "candidate"), (lost(), "teacher")):
+        found = findings.listed(report)
+        assert found[0].role == first and found[0].anchor == "entry-0"
+        names = [one.entry["name"] for one in found]
+        everyone = [report["teacher"], *report["candidates"], *report["baselines"]]
+        assert sorted(names) == sorted(entry["name"] for entry in everyone)
+
+
+def test_what_an_entry_cost() -> None:
+    report = sample()
+    ids = {stage["id"]: stage["seconds"] for stage in report["timing"]["stages"] if not stage["reused"]}
+    own = [step["id"] for step in report["winner"]["lineage"]]
+    spent, reused = findings.cost(report, report["winner"])
+    assert spent == pytest.approx(sum(ids.get(one, 0) for one in own)) and spent > 0
+    assert reused == sum(one not in ids for one in own)
+    assert findings.cost(report, {"lineage": None}) == (0, 0)
+
+
+def test_how_sure_the_choice_is() -> None:
+    assert findings.choice(SAMPLE) == "" and findings.alternatives(SAMPLE) == []
+    alone = {"compared": 1, "among": 1, "sure": 1.0, "ties": []}
+    assert findings.choice({"choice": alone}) == "1 candidate was compared on dev, 1 of them to the end."
+    said = {"compared": 12, "among": 4, "sure": 0.31, "ties": ["b", "c"]}
+    assert plain(findings.choice({"choice": said})) == (
+        "12 candidates were compared on dev, 4 of them to the end. In 31.0 % of the resamples of dev the winner is the "
+        "best of them. Dev cannot tell it from b, c."
+    )
+
+
+def test_the_best_along_each_axis() -> None:
+    numbers = {"dev_quality": None, "latency": {"p95_ms": 1.0}, "size_mb": 3.0}
+    told = [
+        {"axis": "fastest", "name": "1 block, int8", "breaks": ["quality", "size"]},
+        {"axis": "smallest", "name": "3 blocks, int8", "breaks": []},
+        {"axis": "best", "name": "nobody", "breaks": [], "numbers": numbers},
+    ]
+    fast, small, best = findings.alternatives(sample() | {"alternatives": told})
+    assert fast.anchor.startswith("entry-") and fast.why == "over the budget: quality, size"
+    assert small.why == "the winner itself" and small.anchor == "entry-0"
+    assert (best.anchor, best.numbers, best.why) == ("", numbers, "within the budget")
+
+
+def test_of_many_classes_and_types_the_most_telling_are_shown() -> None:
+    shown, more = findings.counted({f"c{i}": i for i in range(1000)})
+    assert (len(shown), more, shown[-1]) == (12, 988, ("c999", 999)) and shown[0] == ("c988", 988)
+    rows = [{"label": str(i), "winner": [9, i, 0]} for i in range(40)]
+    kept, more = findings.types({"found": rows})
+    assert (len(kept), more, kept[0]["label"]) == (30, 10, "10")
+    assert findings.f1([8, 1, 3]) == 16 / 20 and findings.f1([0, 0, 0]) is None
+
+
+def test_a_p_value_in_words() -> None:
+    assert "is not shown (McNemar’s exact test, p = 0.084)" in findings.chance(0.084)
+    assert "by more than chance (McNemar’s exact test, p below 0.001)" in findings.chance(1e-9)
+    assert findings.chance(None) == ""

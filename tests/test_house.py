@@ -26,13 +26,13 @@ LAYERS = (
     "runtime.folder runtime.batches runtime.machine runtime.portable runtime.products tasks tasks.* anatomy._parts "
     "students._configs students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
-    "report words schema pages axes curves findings card picture tunecard advice",
+    "report comparison words schema pages axes curves findings card picture tunecard advice",
     "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits surgery uneven source "
     "runtime.engines runtime.engines.* runtime.serving runtime.model runtime.bundle runtime.cascade runtime",
     "distances detours concrete halves prices method sparsity tape batch gates gating grafting fusions.* fusions "
     "saving graph keeping refit tokens masking mapping vectors repeats",
-    "teacher fill frozen shapes making measure.* measure caveats calibration fake integer precision saturation "
-    "deferral pairing",
+    "teacher fill frozen shapes making measure.* measure caveats portrait calibration fake integer precision "
+    "saturation deferral pairing",
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
     "reading runner costs benching predicting verification merging bundle cascading",
     "search tuning",
@@ -44,8 +44,8 @@ LAYERS = (
 LIGHT = (
     "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
     "uneven anatomy attention grafts edits.* edits method mapping errors watch api registration cli cli_tune "
-    "cli_cascade options console predicting runtime runtime.* tasks.* report words schema pages axes curves findings "
-    "card picture tunecard advice measure.environment measure.health measure.number measure.size"
+    "cli_cascade options console predicting runtime runtime.* tasks.* report comparison words schema pages axes curves "
+    "findings card picture tunecard advice measure.environment measure.health measure.number measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,0 +1,62 @@
+"""What `verify` makes of labels, counts, calibration and ratios that are not what a report says."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from reports import portrayed, sample
+
+from smidgen.data import Columns, load_data
+from smidgen.tasks import Classify
+from smidgen.verification import _dev, _labels, _on_dev, _portrayed, _ratio
+
+TASK = Classify(("bad", "good"))
+
+
+def failing(said: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    return [claim["claim"] for claim in _portrayed(said, found) if not claim["passed"]]
+
+
+def test_one_other_decision_is_seen() -> None:
+    said = portrayed()["portrait"]
+    assert failing(said, copy.deepcopy(said)) == []
+    found = copy.deepcopy(said) | {"decided": "0" * 64}
+    found["confusion"][0]["winner"][0][0] += 1
+    found["right"]["both"] += 1
+    found["calibration"]["winner"]["error"] += 0.02
+    found["calibration"]["teacher"]["error"] += 0.005
+    assert failing(said, found) == [
+        "labels of test, every text",
+        "what was taken for what, every count",
+        "texts that both, or one alone, get right",
+        "calibration error of the winner",
+    ]
+
+
+def test_labels_have_an_order() -> None:
+    assert _labels(TASK, SimpleNamespace(task=TASK))["passed"]
+    assert not _labels(TASK, SimpleNamespace(task=Classify(("good", "bad"))))["passed"]
+
+
+@pytest.mark.parametrize(("value", "passes"), [(8.0, True), (6.5, True), (6.3, False), (9.9, True), (10.1, False)])
+def test_a_ratio_may_drift_by_a_quarter_either_way(value: float, passes: bool) -> None:
+    assert _ratio("times as fast", 8.0, value, 1.25)["passed"] is passes
+
+
+def test_dev_that_is_gone_is_a_claim_that_fails() -> None:
+    report = sample()
+    report["data"]["dev"]["source"] = report["data"]["train"]["source"] = "nowhere/train.csv"
+    (claim,) = _on_dev(report, TASK, None)
+    assert not claim["passed"] and "nowhere/train.csv: no such file" in claim["measured"]
+    report["winner"]["numbers"]["dev_quality"] = None
+    assert list(_on_dev(report, TASK, None)) == []
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_dev_is_a_file_or_taken_from_train_again(own: bool, tiny_data: dict[str, str]) -> None:
+    data = load_data(tiny_data["train"], tiny_data["dev"] if own else None, seed=3)
+    said = {name: {"source": getattr(data, name).source} for name in ("train", "dev")}
+    assert _dev(said, data.task, Columns(), 3).fingerprint == data.dev.fingerprint
