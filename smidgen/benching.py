@@ -15,7 +15,7 @@ from smidgen.measure import entries
 from smidgen.measure.environment import environment
 from smidgen.measure.memory import memory
 from smidgen.measure.ways import Trial, chosen, difference, trials
-from smidgen.runtime import Cascade, Model, deployed_bytes, load
+from smidgen.runtime import Bundle, Cascade, Model, deployed_bytes, load
 from smidgen.runtime.engines import DEFAULT, Way
 from smidgen.runtime.machine import usable_cores
 from smidgen.runtime.serving import FILE, Serving, write
@@ -138,12 +138,18 @@ def run_by(models: Mapping[str, Any]) -> str:
 
 
 def _opened(folders: Sequence[Path], threads: int | None, engine: str | None, precision: str | None) -> dict[str, Any]:
-    """The folders by name. Raises InputError where one is given twice, or they do different tasks."""
+    """The folders by name. Raises InputError where one is given twice, is a bundle, or they do different tasks."""
     places = [folder.resolve() for folder in folders]
     for i, place in enumerate(places):
         if place in places[:i]:
             raise InputError(f"{folders[i]}: given twice. Give each folder once.")
     models: dict[str, Any] = {str(folder): load(folder, threads, engine, precision) for folder in folders}
+    for name, model in models.items():
+        if isinstance(model, Bundle):
+            raise InputError(
+                f"{name}: is a bundle of {len(model.tasks)} tasks; bench times folders of one. Make one of a delta: smidgen "
+                "merge BASE DELTA --out DIR, then type smidgen bench DIR."
+            )
     first: Model = models[str(folders[0])]
     for name, model in models.items():
         if model.task.name != first.task.name:

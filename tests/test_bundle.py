@@ -224,6 +224,8 @@ def test_the_command(root: Path, model: Bundle) -> None:
     ]:
         ran = command(f"predict {folder} {words}")
         assert ran.code == 2 and message in ran.err
+    ran = command(f"bench {folder}")
+    assert ran.code == 2 and f"is a bundle of {len(model.tasks)} tasks; bench times folders of one." in ran.err
     file.write_text(json.dumps({"task": "mod", "text": "a"}) + "\n", encoding="utf-8")
     ran = command(f"predict {folder} --file {file}")
     assert ran.code == 2 and "rows.jsonl, row 1" in ran.err and "'mod'" in ran.err
