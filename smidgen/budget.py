@@ -164,7 +164,7 @@ def _unit(
         )
     if float(match[1]) <= 0:
         raise BudgetError(f"{flag} {text}: nothing can be that small. Write it like {example}.")
-    return float(match[1]) * units[unit] * scale
+    return round(float(match[1]) * units[unit] * scale, 9)  # 1.1MB is 1.1 again
 
 
 def _quality(text: str, metrics: tuple[str, ...]) -> Quality:

@@ -20,7 +20,7 @@ from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.halving import Clock
 from smidgen.measure import entries
 from smidgen.measure.size import parameters
-from smidgen.planner import plan
+from smidgen.planner import Plan, plan
 from smidgen.recipe import to_data
 from smidgen.runtime import load
 from smidgen.runtime.folder import deployed_bytes
@@ -53,7 +53,9 @@ def start(job: Job, out: Path, watch: Watch, root: Path | None = None, storage: 
     for depth in job.depths:
         if not 1 <= depth <= model.blocks:
             raise InputError(f"--depth {depth}: {job.model} has {model.blocks} blocks. Give a number from 1 to that.")
-    kept, data, notes = _possible(job, model, bodies(model, students, job.depths, job.families))
+    kept, planned, notes = _possible(job, model, bodies(model, students, job.depths, job.families))
+    data = planned.data
+    job = replace(job, files=replace(job.files, max_length=planned.max_length))  # so that no plan looks for it again
     scarce = job.budget.size_mb is not None or job.budget.memory_mb is not None
     found = [_candidate(shape) for shape in shapes(kept, job.finishes, scarce)]
     search = Search(job, out, root or out / "stages", watch, model, data, found, clock=clock)
@@ -67,7 +69,7 @@ def feasible(search: Search) -> None:
     """Time and weigh every shape with untrained weights; mark what the budget forbids."""
     job, watch = search.job, search.watch
     watch.say(f"Building {len(search.candidates)} shapes with untrained weights, to see what fits the budget")
-    begun, made, refused = search.clock.now(), 0, dict[str, str]()
+    begun, made, refused = search.clock.now(), 0, list[tuple[Shape, str]]()
     with watch.bar("building", len(search.candidates)) as bar:
         for i, candidate in enumerate(search.candidates):
             try:
@@ -75,13 +77,13 @@ def feasible(search: Search) -> None:
             except (InputError, NoEffect) as refusal:
                 if job.families and candidate.shape.finish != SCARCE:
                     raise
-                refused[candidate.shape.name] = str(refusal)
+                refused.append((candidate.shape, str(refusal)))
                 continue
             candidate.folder = done[-1].artefact.path
             made += any(not one.reused for one in done)
             bar.to(i + 1, candidate.shape.name)
     search.candidates = [c for c in search.candidates if c.folder is not None]
-    search.notes += _left_out(refused, search.candidates)
+    search.notes += _left_out(refused)
     search.pace.build = (search.clock.now() - begun) / made if made else 0.0
     folders = {c.shape.name: c.folder for c in search.candidates if c.folder is not None}
     measured = _remembered(search, folders) or _measure_shapes(search, folders)
@@ -92,36 +94,44 @@ def feasible(search: Search) -> None:
             candidate.entry |= {"status": "infeasible", "reason": broken_words(job.budget, candidate.entry, broken)}
 
 
-def _possible(job: Job, model: Source, found: Sequence[Body]) -> tuple[list[Body], Data, list[str]]:
-    """The bodies that a plan has no fault of, the data, and what is said of the others.
+def _possible(job: Job, model: Source, found: Sequence[Body]) -> tuple[list[Body], Plan, list[str]]:
+    """The bodies that a plan has no fault of, the plan of the first, and what is said of the others.
 
     Raises:
         InputError: of the first, or of one whose family was named, since then the fault is in what was given.
     """
-    data: Data | None = None
+    first: Plan | None = None
     kept: list[Body] = []
     faults: dict[str, str] = {}
     for body in found:
+        recipe = replace(distilled(job, model, Shape(body)), name="what was given")
         try:
-            recipe = distilled(job, model, Shape(body))
-            data = plan(replace(recipe, name="what was given"), data).data
+            if first is None:
+                first = plan(recipe)
+                job = replace(job, files=replace(job.files, max_length=first.max_length))
+            else:
+                plan(recipe, first.data)
             kept.append(body)
         except RecipeError as error:
-            if data is None or job.families or body.model:
+            if first is None or job.families or body.model:
                 raise
             faults[body.name] = error.faults[0]
-    assert data is not None
-    return kept, data, [f"{name} was left out: {why}" for name, why in faults.items()]
+    assert first is not None
+    return kept, first, [f"{name} was left out: {why}" for name, why in faults.items()]
 
 
-def _left_out(refused: Mapping[str, str], left: Sequence[Candidate]) -> list[str]:
-    """What is said of shapes that could not be built: a body once, where none of its shapes could."""
-    there = {c.shape.body.name for c in left}
-    said = {}
-    for name, why in refused.items():
-        body = next((known for known in there if name.startswith(f"{known}, ")), None)
-        said[name if body else name.partition(", ")[0]] = why
-    return [f"{name} was left out: {why}" for name, why in said.items()]
+def _left_out(refused: Sequence[tuple[Shape, str]]) -> list[str]:
+    """What is said of shapes that could not be built: once for each reason, by the finish or the body they share."""
+    by_reason: dict[str, list[Shape]] = {}
+    for shape, why in refused:
+        by_reason.setdefault(why, []).append(shape)
+    said = []
+    for why, alike in by_reason.items():
+        finishes = list(dict.fromkeys(shape.finish for shape in alike))
+        bodies_ = list(dict.fromkeys(shape.body.name for shape in alike))
+        names = finishes if len(finishes) < len(bodies_) else bodies_ if len(finishes) > 1 else [alike[0].name]
+        said.append(f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'} left out: {why}")
+    return said
 
 
 def _notes(data: Data) -> list[str]:

@@ -91,7 +91,7 @@ class Race:
             until = begun + FOR_RUNGS * time_left * (number + 1) / len(plan)
             costs = {name: rung.share * self.whole[name] for name in left if name in self.whole}
             tried = affordable(left, costs, until - self.clock.now())
-            for name in left[len(tried) :]:
+            for name in (name for name in left if name not in tried):
                 self.out[name] = "there was no time to try it for longer" if number else "there was no time to try it"
             scored = [name for name in tried if self.try_for(name, rung.share, until)]
             if not scored:
@@ -167,7 +167,7 @@ def best(scores: Mapping[str, float], keep: int) -> list[str]:
 
 
 def affordable(names: Sequence[str], costs: Mapping[str, float], seconds: float) -> list[str]:
-    """As many from the front as take so many seconds; what is not known costs what the others do on average.
+    """Those that fit in so many seconds, the first ones first; what is not known costs what the others do on average.
 
     Where nothing is known they are all tried, and the clock stops them.
     """
@@ -176,10 +176,10 @@ def affordable(names: Sequence[str], costs: Mapping[str, float], seconds: float)
     usual = sum(costs.values()) / len(costs)
     found: list[str] = []
     for name in names:
-        seconds -= costs.get(name, usual)
-        if seconds < 0:
-            break
-        found.append(name)
+        cost = costs.get(name, usual)
+        if cost <= seconds:
+            found.append(name)
+            seconds -= cost
     return found
 
 
