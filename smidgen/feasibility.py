@@ -28,6 +28,7 @@ from smidgen.shapes import SCARCE, Body, Job, Shape, bodies, distilled, shapes, 
 from smidgen.source import Source, need_anatomy, resolve
 from smidgen.watch import Watch
 
+FOR_BUILDING = 1 / 3  # of the time, at most
 # A head of another kind, as of pretraining, is dropped without a word.
 ANSWERING = ("classify", "several", "tag", "answer")
 
@@ -69,9 +70,14 @@ def feasible(search: Search) -> None:
     """Time and weigh every shape with untrained weights; mark what the budget forbids."""
     job, watch = search.job, search.watch
     watch.say(f"Building {len(search.candidates)} shapes with untrained weights, to see what fits the budget")
-    begun, made, refused = search.clock.now(), 0, list[tuple[Shape, str]]()
+    begun, made, refused = search.clock.now(), set[str](), list[tuple[Shape, str]]()
+    until = begun + FOR_BUILDING * search.clock.left
+    late: list[str] = []
     with watch.bar("building", len(search.candidates)) as bar:
         for i, candidate in enumerate(search.candidates):
+            if search.clock.now() > until:
+                late.append(candidate.shape.name)
+                continue
             try:
                 done = search.make(untrained(job, candidate.shape))
             except (InputError, NoEffect) as refusal:
@@ -80,11 +86,14 @@ def feasible(search: Search) -> None:
                 refused.append((candidate.shape, str(refusal)))
                 continue
             candidate.folder = done[-1].artefact.path
-            made += any(not one.reused for one in done)
+            made |= {candidate.shape.body.name for one in done if not one.reused}
             bar.to(i + 1, candidate.shape.name)
     search.candidates = [c for c in search.candidates if c.folder is not None]
     search.notes += _left_out(refused)
-    search.pace.build = (search.clock.now() - begun) / made if made else 0.0
+    if late:
+        search.notes.append(f"The time limit left no time to build {len(late)} shapes: {'; '.join(late)}.")
+    graphs = sum(c.shape.body.name in made for c in search.candidates)
+    search.pace.build = (search.clock.now() - begun) / graphs if graphs else 0.0
     folders = {c.shape.name: c.folder for c in search.candidates if c.folder is not None}
     measured = _remembered(search, folders) or _measure_shapes(search, folders)
     for candidate in search.candidates:

@@ -129,11 +129,11 @@ class Race:
         """
         until = self.clock.until - after
         share = share_that_fits(self.whole.get(name, 0.0), until - self.clock.now())
+        self.out[name] = "its training would not end in time"
         while share:
             try:
                 found = self.train(name, share, until)
             except OutOfTime as late:
-                self.out[name] = str(late)
                 share = next((s for s in SHARES if s <= share * late.share and s < share), 0.0)
             except (InputError, NoEffect) as refusal:
                 self.out[name] = f"{REFUSED}{refusal}"
@@ -142,7 +142,6 @@ class Race:
                 self.scores[name], self.whole[name] = found.score, found.seconds / share
                 self.out.pop(name, None)
                 return share
-        self.out.setdefault(name, "its training would not end in time")
         return 0.0
 
     def _refused(self, name: str) -> bool:

@@ -30,7 +30,7 @@ from smidgen.planner import plan
 from smidgen.runtime import load
 from smidgen.shapes import Body, Job, distilled, taught
 
-FOR_TEACHER = 0.5  # of the time, at most
+FOR_TEACHER = 0.5  # of the time that is left, at most
 SPARE = 1.2  # times what measuring at the end is thought to take
 
 
@@ -97,12 +97,22 @@ def promising(candidates: Sequence[Candidate], job: Job) -> tuple[list[Body], di
 
 
 def reserve(search: Search) -> float:
-    """Seconds that measuring takes after the last training, by what was measured on the way there; SPARE times."""
-    pace, job, data = search.pace, search.job, search.data
-    finishes = max((len(search.of(c.shape.body.name)) for c in search.candidates), default=0)
-    graphs = job.finalists * job.seeds * finishes + 2  # the teacher in int8, and the winner's shape from labels
-    torch_rows = 3 * job.calls + 1024 + (len(data.test) if data.test is not None else 0)
-    return SPARE * (graphs * (pace.build + pace.timing) + torch_rows * pace.row)
+    """Seconds that measuring takes in the end, by what was measured on the way there, SPARE times: the teacher in torch
+    and in int8, the winner's shape from labels, and test. What each finalist takes is in `_after`.
+    """
+    pace, data = search.pace, search.data
+    rows = 3 * search.job.calls + 1024 + (len(data.test) if data.test is not None else 0)
+    return SPARE * (2 * (pace.build + pace.timing) + rows * pace.row)
+
+
+def _after(search: Search, race: Race, name: str, first: bool) -> float:
+    """Seconds from the end of a finalist's training to that of its measuring; behind the first one, time is also kept
+    to train the winner's shape on the labels alone.
+    """
+    graphs = len(search.of(name)) * (search.pace.build + search.pace.timing)
+    rows, more = len(search.data.train), search.data.unlabeled
+    plain = race.whole.get(name, 0.0) * rows / (rows + (len(more) if more is not None else 0))
+    return SPARE * graphs + (0.0 if first else plain)
 
 
 def _rank(search: Search) -> Callable[[str, float], float]:
@@ -123,7 +133,7 @@ def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, f
         names = sorted(names, key=lambda name: min(c.ms for c in search.of(name)))
     for name in names:
         free = not search.of(name)[0].shape.body.steps
-        share = 1.0 if free else race.finish(name, _plain_seconds(search, race, name) if done else 0.0)
+        share = 1.0 if free else race.finish(name, _after(search, race, name, first=not any(done)))
         if not share:
             continue
         for candidate in search.of(name):
@@ -143,7 +153,7 @@ def _more_seeds(search: Search, race: Race, trained: Mapping[str, float]) -> Non
             shapes_ = search.of(name)
             if not shapes_[0].shape.body.steps:
                 continue
-            until = race.clock.until - _plain_seconds(search, race, name)
+            until = race.clock.until - _after(search, race, name, first=False)
             try:
                 if race.whole[name] * share > until - race.clock.now():
                     raise OutOfTime("its training would end too late")
@@ -153,12 +163,6 @@ def _more_seeds(search: Search, race: Race, trained: Mapping[str, float]) -> Non
                 continue
             for candidate in shapes_:
                 _judge_on_dev(search, candidate, share, turn)
-
-
-def _plain_seconds(search: Search, race: Race, name: str) -> float:
-    """About how long this shape takes to train on the labels alone."""
-    rows, more = len(search.data.train), search.data.unlabeled
-    return race.whole.get(name, 0.0) * rows / (rows + (len(more) if more is not None else 0))
 
 
 def _learn(search: Search, body: Body, share: float, until: float, turn: int | None) -> Trained:
@@ -202,7 +206,7 @@ def _make_teacher(search: Search) -> None:
 def _trained_teacher(search: Search) -> Artefact | None:
     """The teacher, trained for less where its time is short; None, and it is said, where there is none for it."""
     clock, whole = search.clock, search.job.teacher.epochs
-    until = clock.started + FOR_TEACHER * (clock.limit or 0.0)
+    until = clock.now() + FOR_TEACHER * clock.left
     share = 1.0
     while share:
         lesson = replace(search.job.teacher, epochs=round(share * whole, 3))
@@ -218,8 +222,9 @@ def _trained_teacher(search: Search) -> Artefact | None:
             search.notes.append(told)
         return done[0].artefact
     search.too_short = (
-        f"The time limit of {clock.limit:g} s is too short: at most half of it is the teacher's, and a third of its "
-        "steps would not end in that. Give more time, a model that was trained to the task, or --teacher-epochs."
+        f"The time limit of {clock.limit:g} s is too short: half of what was left of it is the teacher's, and a third "
+        "of its steps would not end in that. Give more time, a model that was trained to the task, or fewer "
+        "--teacher-epochs."
     )
     return None
 
