@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +16,6 @@ from smidgen.watch import Watch
 if TYPE_CHECKING:
     from smidgen.planner import Plan
     from smidgen.runner import Done
-
-
-STAGES = (
-    "model",
-    "teacher",
-    "student",
-    "untrained",
-    "plain",
-    "onnx",
-    "int8",
-)  # names in the recipes of smidgen.shapes
 
 
 def compress(
@@ -44,7 +33,11 @@ def compress(
     out: str | Path = "out",
     students: Sequence[str] = (),
     depths: Sequence[int] = (),
+    families: Sequence[str] = (),
+    finishes: Sequence[str] = (),
+    per_family: int = 2,
     finalists: int = 2,
+    seeds: int = 1,
     teacher_epochs: float | None = None,
     student_epochs: float | None = None,
     text_column: str | None = None,
@@ -56,6 +49,8 @@ def compress(
     max_length: int | None = None,
     task: str = "classify",
     seed: int = 0,
+    store: str | Path | None = None,
+    storage: str | None = None,
     watch: Watch | None = None,
     command: str = "smidgen.compress(...)",
 ) -> dict[str, Any]:
@@ -67,12 +62,18 @@ def compress(
         train, test, dev, unlabeled: csv, tsv, jsonl or parquet files, or Hub ids. No dev: a seeded part of train.
         max_latency, max_size, max_memory, min_quality, time_limit: as on the command line, see `smidgen.budget`.
         students: other pretrained models to consider as students.
-        depths: numbers of blocks to consider.
+        depths: numbers of blocks to consider; nothing else is then, but for `students` and `families`.
+        families, finishes: kinds of candidates, and what becomes of them, in place of the usual ones: `FAMILIES` and
+            `FINISHES` of `smidgen.shapes`.
+        per_family: of each family so many of the largest that fit are searched.
         text_column, text_pair_column, label_column, task_column: where the names are not usual; to `tag` the columns of
             words and tags, to `answer` those of questions, contexts and answers.
         task: `classify`; `several`, classifications of which each row names its own, `task`; `tag`, of words in rows of
             `tokens` and `tags`; or `answer`, in rows of `question`, `context` and `answers`.
-        finalists: how many depths that fit are trained at most.
+        finalists: how many candidates are trained in full at most.
+        seeds: that finalists are trained with; the mean over them decides.
+        store: a folder for the stages in place of `out/stages`; what one search has trained is there for the next.
+        storage: a database for the scores of short trainings, as `sqlite:///trials.db`, in place of a file.
 
     Returns:
         The report, as `out/report.json` has it; `report["verdict"]` is `met` or `not_met`.
@@ -93,9 +94,14 @@ def compress(
             "compress what it makes for another task."
         )
     _refuse_out(out)
+    if store is not None:
+        _refuse_out(store, "--store")
     need_training()
     from smidgen.outcome import carry_out
-    from smidgen.shapes import STUDENT, TEACHER, Job
+    from smidgen.shapes import FAMILIES, FINISHES, STUDENT, TEACHER, Job
+
+    _refuse_unknown("--family", families, FAMILIES)
+    _refuse_unknown("--finish", finishes, FINISHES)
 
     columns = (text_column, text_pair_column, label_column, task_column)
     files = Files(train, dev, test, unlabeled, *columns, multi_label, metric or least, max_length)
@@ -105,13 +111,17 @@ def compress(
         budget=limits,
         students=tuple(map(_as_path, students)),
         depths=tuple(depths),
+        families=tuple(families),
+        finishes=tuple(finishes),
+        per_family=per_family,
         finalists=finalists,
+        seeds=seeds,
         seed=seed,
         task=kind.name,
         teacher=TEACHER if teacher_epochs is None else replace(TEACHER, epochs=teacher_epochs),
         student=STUDENT if student_epochs is None else replace(STUDENT, epochs=student_epochs),
     )
-    return carry_out(job, Path(out), watch, command)
+    return carry_out(job, Path(out), watch, command, Path(store) if store is not None else None, storage)
 
 
 def tune(
@@ -379,16 +389,28 @@ def _further(recipe: Recipe) -> list[str]:
 
 def _as_path(reference: str) -> str:
     """A folder named like one of the search's own stages, written so that it cannot be taken for it."""
+    from smidgen.shapes import STAGES
+
     return f"./{reference}" if reference in STAGES and Path(reference).is_dir() else reference
 
 
-def _refuse_out(out: str | Path) -> None:
+def _refuse_unknown(option: str, given: Sequence[str], known: Iterable[str]) -> None:
+    known = tuple(known)
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise InputError(f"{option} {name}: there is none of that name.{hint} Use one of {', '.join(known)}.")
+
+
+def _refuse_out(out: str | Path, option: str = "--out") -> None:
     path = Path(out).absolute()
     there = next(place for place in (path, *path.parents) if place.exists())
     if not there.is_dir():
-        raise InputError(f"--out {out}: {there.name} is a file, wanted a folder or a name that is free. Give another.")
+        raise InputError(
+            f"{option} {out}: {there.name} is a file, wanted a folder or a name that is free. Give another."
+        )
     if not os.access(there, os.W_OK):
-        raise InputError(f"--out {out}: nothing may be written in {there}. Give a folder that is yours.")
+        raise InputError(f"{option} {out}: nothing may be written in {there}. Give a folder that is yours.")
 
 
 def _refuse_taken(out: str | Path) -> None:

@@ -8,6 +8,7 @@ p95=2ms   1.5ms   p50=800us        latency of one text, text in to label out, at
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -105,6 +106,29 @@ def over(budget: Budget, numbers: Mapping[str, Any], teacher_quality: float | No
     return found
 
 
+def fitting(budget: Budget, numbers: Mapping[str, Any], teacher_quality: float | None, key: str) -> str:
+    """Words of the command line for the limits that are broken, such as `--max-latency p95=3.2ms`, with which these
+    numbers would keep to the budget: a time a twentieth above what was measured, the others at the next digit; "" where
+    the quality is none to ask for.
+    """
+    broken, words = over(budget, numbers, teacher_quality, key), []
+    if "quality" in broken and float(numbers[key]["value"]) < 0.001:
+        return ""
+    if "latency" in broken:
+        measured = 1.05 * float(numbers["latency"][f"{budget.percentile}_ms"])
+        words.append(f"--max-latency {budget.percentile}={_rounded(measured, math.ceil):g}ms")
+    for name in ("size", "memory"):
+        if name in broken:
+            words.append(f"--max-{name} {_rounded(float(numbers[f'{name}_mb']), math.ceil, 3):g}MB")
+    if "quality" in broken and budget.quality is not None:
+        value, limit = float(numbers[key]["value"]), budget.quality
+        if limit.of_teacher and teacher_quality:
+            words.append(f"--min-quality {math.floor(1000 * value / teacher_quality) / 10:g}%teacher")
+        else:
+            words.append(f"--min-quality '{limit.metric or ''}{'>=' if limit.metric else ''}{_floor(value):g}'")
+    return " ".join(words)
+
+
 def least_quality(budget: Budget, teacher_quality: float | None) -> float | None:
     """The quality that is asked for, as a value of the metric; None where none is, or the teacher is not known yet."""
     if budget.quality is None:
@@ -140,7 +164,7 @@ def _unit(
         )
     if float(match[1]) <= 0:
         raise BudgetError(f"{flag} {text}: nothing can be that small. Write it like {example}.")
-    return float(match[1]) * units[unit] * scale
+    return round(float(match[1]) * units[unit] * scale, 9)  # 1.1MB is 1.1 again
 
 
 def _quality(text: str, metrics: tuple[str, ...]) -> Quality:
@@ -157,6 +181,16 @@ def _quality(text: str, metrics: tuple[str, ...]) -> Quality:
     if match := re.fullmatch(NUMBER + "(%?)", folded):
         return Quality(_share(float(match[1]) / (100 if match[2] else 1), text), False, None, text)
     raise BudgetError(f"--min-quality {text}: not understood. Write it like 97%teacher, accuracy>=0.91 or 0.91.")
+
+
+def _rounded(value: float, to: Callable[[float], int], digits: int = 2) -> float:
+    """To so many digits that count."""
+    step = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    return round(to(value / step - 1e-9) * step, 12)
+
+
+def _floor(value: float) -> float:
+    return math.floor(1000 * value) / 1000
 
 
 def _share(value: float, text: str) -> float:

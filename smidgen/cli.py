@@ -59,11 +59,28 @@ def compress(
     max_size: Annotated[str | None, typer.Option(help="Bytes on disk of what is deployed: 25MB")] = None,
     max_memory: Annotated[str | None, typer.Option(help="Peak memory of a process that predicts: 300MB")] = None,
     min_quality: Annotated[str | None, typer.Option(help="97%teacher, accuracy>=0.91 or 0.91")] = None,
-    time_limit: Annotated[str | None, typer.Option(help="No new training is begun after it: 30m")] = None,
+    time_limit: Annotated[str | None, typer.Option(help="For the whole command; less is tried to keep it: 30m")] = None,
     out: Out = Path("out"),
     student: Annotated[list[str] | None, typer.Option(help="Another pretrained model to try as a student.")] = None,
-    depth: Annotated[list[int] | None, typer.Option(help="A number of blocks to try; left out: several.")] = None,
-    finalists: Annotated[int, typer.Option(help="How many of the shapes that fit are trained.", min=1)] = 2,
+    depth: Annotated[
+        list[int] | None, typer.Option(help="A number of blocks to try, and nothing else but --student and --family.")
+    ] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option(help="depth, answers, theseus, pruned, narrow, bilstm, cnn or static; left out: all."),
+    ] = None,
+    finish: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="int8, 'static int8', float32 or 'small vocabulary, int8'; left out: int8 and float32, and the last "
+            "where bytes are limited."
+        ),
+    ] = None,
+    per_family: Annotated[
+        int, typer.Option(help="Of each family so many of the largest that fit are searched.", min=1)
+    ] = 2,
+    finalists: Annotated[int, typer.Option(help="How many candidates are trained in full.", min=1)] = 2,
+    seeds: Annotated[int, typer.Option(help="Seeds that finalists are trained with; the mean decides.", min=1)] = 1,
     teacher_epochs: Annotated[float | None, typer.Option(help="Epochs of the teacher's fine-tuning.")] = None,
     student_epochs: Annotated[float | None, typer.Option(help="Epochs of a student's training.")] = None,
     text_column: TextColumn = None,
@@ -75,11 +92,18 @@ def compress(
     max_length: MaxLength = None,
     task: TaskName = "classify",
     seed: Seed = 0,
+    store: Annotated[
+        Path | None, typer.Option(help="A folder for what is trained, shared by several searches; left out: in OUT.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="A database for scores, as sqlite:///trials.db; left out: a file.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """A model, data and a budget in; one winner out.
 
-    Shapes that the budget forbids are found before anything is trained. The winner in OUT/winner runs without torch;
+    Shapes that the budget forbids are found before anything is trained. Of the others the best are found by short
+    trainings, and trained in full. The winner in OUT/winner runs without torch;
     OUT/report.html shows every number. The same command again resumes, or gives the report again.
 
     **Exit codes:** 0 budget met, 3 not met (the nearest candidate is named), 2 bad input, 130 interrupted.
@@ -103,7 +127,11 @@ def compress(
         out=out,
         students=student or (),
         depths=depth or (),
+        families=family or (),
+        finishes=finish or (),
+        per_family=per_family,
         finalists=finalists,
+        seeds=seeds,
         teacher_epochs=teacher_epochs,
         student_epochs=student_epochs,
         text_column=text_column,
@@ -115,6 +143,8 @@ def compress(
         max_length=max_length,
         task=task,
         seed=seed,
+        store=store,
+        storage=storage,
         watch=console.Bars(),
         command=_typed(),
     )

@@ -64,7 +64,11 @@ class NoEffect(SmidgenError):
 
 
 class OutOfTime(SmidgenError):
-    """Work would not end in time, and was stopped."""
+    """Work would not end in time, and was stopped; `share` is how much of its training would have."""
+
+    def __init__(self, text: str, share: float = 0.0) -> None:
+        super().__init__(text)
+        self.share = share
 
 
 class ArtefactError(SmidgenError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,21 +11,14 @@ from typing import Any
 
 from smidgen import report
 from smidgen.artefact import RECORD, file_hash, identity, open_artefact, publish, write_atomic
+from smidgen.candidates import Candidate, Search
 from smidgen.data import Split
 from smidgen.errors import ArtefactError
+from smidgen.feasibility import feasible, start
 from smidgen.measure.environment import environment
+from smidgen.racing import train_finalists
 from smidgen.recipe import to_data
-from smidgen.search import (
-    Candidate,
-    Search,
-    decide,
-    feasible,
-    measure_memory,
-    read_test,
-    start,
-    train_finalists,
-    verdict,
-)
+from smidgen.search import decide, measure_memory, missed, other_ways, read_test, sure, verdict
 from smidgen.shapes import Job
 from smidgen.tasks import Task
 from smidgen.watch import Silent, Watch
@@ -35,8 +27,17 @@ SCHEMA = 1
 CARRIED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
-def carry_out(job: Job, out: Path, watch: Watch | None = None, command: str = "") -> dict[str, Any]:
+def carry_out(
+    job: Job,
+    out: Path,
+    watch: Watch | None = None,
+    command: str = "",
+    store: Path | None = None,
+    storage: str | None = None,
+) -> dict[str, Any]:
     """A budget in, a winner out: `out/winner`, `out/report.html|md|json`, `out/stages`.
+
+    store: where the stages are kept instead, so that several searches share them. storage: a database for the scores.
 
     Returns:
         The report. A finished command that is run again gives its report again.
@@ -45,7 +46,7 @@ def carry_out(job: Job, out: Path, watch: Watch | None = None, command: str = ""
         InputError: what was given cannot be used; nothing was written then.
     """
     watch = watch or Silent()
-    search = start(job, out, watch)
+    search = start(job, out, watch, store, storage)
     print_ = _fingerprint(search)
     found = _finished(out, print_)
     if found is not None:
@@ -60,7 +61,16 @@ def carry_out(job: Job, out: Path, watch: Watch | None = None, command: str = ""
         measure_memory(search, winner)
     word, reason = verdict(search, winner)
     _explain(search, winner, word, reason)
-    written = _report(search, winner if word == "met" else None, word, reason, command) | {"fingerprint": print_}
+    miss = missed(search, winner)
+    choice = sure(search, winner) if winner is not None and word == "met" else None
+    if winner is not None and choice is not None:
+        search.notes.append(choice.told(winner.shape.name, len(search.data.dev)))
+    written = _report(search, winner if word == "met" else None, word, reason, command) | {
+        "choice": choice.to_data() if choice is not None else None,
+        "alternatives": other_ways(search, winner),
+        "nearest": miss.to_data() if word != "met" and miss is not None else None,
+        "fingerprint": print_,
+    }
     _write(search, winner if word == "met" else None, written)
     return written
 
@@ -101,7 +111,7 @@ def _explain(search: Search, winner: Candidate | None, word: str, reason: str) -
         elif entry["status"] == "trained":
             entry["reason"] = _why_not(candidate, winner)
         elif entry["status"] == "not_trained" and not entry["reason"]:
-            entry["reason"] = "fits, but others that promise more were trained first"
+            entry["reason"] = "fits, but a faster one that keeps to the budget was found first"
 
 
 def _why_not(candidate: Candidate, winner: Candidate | None) -> str:
@@ -145,7 +155,7 @@ def _report(search: Search, winner: Candidate | None, word: str, reason: str, co
         },
         "portrait": search.portrait,
         "environment": environment(),
-        "timing": {"seconds": round(time.monotonic() - search.started, 1), "stages": search.timing},
+        "timing": {"seconds": round(search.clock.now() - search.clock.started, 1), "stages": search.timing},
         "notes": search.notes,
     }
 

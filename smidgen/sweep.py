@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from smidgen.advice import Tried, advise
 from smidgen.artefact import write_atomic
+from smidgen.deadline import Until
 from smidgen.errors import InputError, NoEffect, OutOfTime
 from smidgen.measure.environment import environment
 from smidgen.measure.quality import kept
@@ -26,13 +26,12 @@ from smidgen.recipe import to_data
 from smidgen.schema import TUNE, lacking
 from smidgen.tunecard import page
 from smidgen.tuning import FOLDER, Job, Tuned, Tuner, Way, begin, clear, known, leave, way_of
-from smidgen.watch import Bar, Watch
+from smidgen.watch import Watch
 from smidgen.words import ranged
 
 SCHEMA = 1
 SHARE = 1 / 3  # of the steps, in the first round
 FIRST = 0.5  # of the time, for the first round
-SURE = 5  # steps after which the end of a training is foretold
 DEFAULT = ("head", "bitfit", "lora", "adapter", "prefix")  # those that there are; and freezing, and full
 
 
@@ -129,46 +128,6 @@ def promoted(tried: Sequence[Entry]) -> list[Entry]:
     ranked = sorted(scored, key=_dev, reverse=True)
     half = ranked[: math.ceil(len(ranked) / 2)]
     return half + [entry for entry in ranked if entry not in half and entry.way.method == f"{FOLDER}full"]
-
-
-def foretold(started: float, now: float, first: float, done: float, total: float) -> float:
-    """When a training ends that had done `first` steps at `started`, if it goes on as it did."""
-    return now + (total - done) * (now - started) / (done - first)
-
-
-@dataclass
-class Until:
-    """A Watch that stops a training which would not end in time, by raising OutOfTime."""
-
-    watch: Watch
-    until: float
-    now: Callable[[], float]
-
-    def say(self, text: str) -> None:
-        self.watch.say(text)
-
-    @contextmanager
-    def bar(self, name: str, total: float) -> Iterator[Bar]:
-        with self.watch.bar(name, total) as bar:
-            yield _Until(bar, total, self) if name == "training" else bar
-
-
-@dataclass
-class _Until:
-    bar: Bar
-    total: float
-    of: Until
-    first: tuple[float, float] | None = None  # when, and how many steps were done
-
-    def to(self, done: float, note: str = "") -> None:
-        self.bar.to(done, note)
-        now = self.of.now()
-        self.first = self.first or (now, done)
-        started, first = self.first
-        if done - first >= min(SURE, self.total - 2) and done > first:
-            end = foretold(started, now, first, done, self.total)
-            if end > self.of.until and done < self.total:
-                raise OutOfTime(f"its training would end {end - self.of.until:,.0f} s too late")
 
 
 def _try(tuner: Tuner, entry: Entry, way: Way, status: str, clock: Clock, until: float) -> Tuned | None:

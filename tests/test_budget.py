@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smidgen.budget import Budget, Quality, least_quality, over, read
+from smidgen.budget import Budget, Quality, fitting, least_quality, over, read
 from smidgen.errors import BudgetError
 
 
@@ -184,3 +184,43 @@ def test_to_data_is_plain() -> None:
     assert found["latency"] == {"percentile": "p99", "ms": 2.0}
     assert found["quality"] == {"at_least": 0.97, "of_teacher": True, "metric": None, "text": "97%teacher"}
     assert Quality(**found["quality"]) == read(quality="97%teacher").quality
+
+
+@pytest.mark.parametrize(
+    ("words", "fits"),
+    [
+        ({"latency": "2ms"}, "--max-latency p95=3.2ms"),
+        ({"latency": "p50=0.9ms", "size": "4MB"}, "--max-latency p50=1.1ms --max-size 10MB"),
+        ({"quality": "0.95"}, "--min-quality '0.9'"),
+        ({"quality": "accuracy>=95%"}, "--min-quality 'accuracy>=0.9'"),
+        ({"quality": "99%teacher"}, "--min-quality 94.7%teacher"),
+        ({"latency": "5ms"}, ""),
+    ],
+)
+def test_a_budget_that_would_fit(words: dict[str, str], fits: str) -> None:
+    assert fitting(read(**words), NUMBERS, 0.95, "dev_quality") == fits
+
+
+@given(
+    st.floats(1e-3, 1e4),
+    st.floats(1e-3, 1e4),
+    st.floats(1e-2, 1),
+    st.floats(0.3, 1),
+    st.sampled_from(["1.2", "accuracy>=1.2", "120%teacher"]),
+)
+def test_what_would_fit_does_fit_when_it_is_typed(
+    ms: float, mb: float, quality: float, teacher: float, least: str
+) -> None:
+    numbers = {"latency": {"p95_ms": ms}, "size_mb": mb, "memory_mb": mb, "quality": {"value": quality}}
+    words = fitting(read("0.0001ms", "1B", "1B", least), numbers, teacher, "quality")
+    typed = dict(zip(words.replace("'", "").split()[::2], words.replace("'", "").split()[1::2], strict=True))
+    if "--min-quality" in typed and quality / teacher > 1.2:
+        return  # more than a budget can ask
+    again = read(
+        typed.get("--max-latency"), typed.get("--max-size"), typed.get("--max-memory"), typed.get("--min-quality")
+    )
+    assert over(again, numbers, teacher, "quality") == {}
+
+
+def test_a_quality_of_nothing_is_not_advised() -> None:
+    assert fitting(read("1ms", quality="0.9"), {**NUMBERS, "quality": {"value": 0.0}}, None, "quality") == ""

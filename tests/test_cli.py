@@ -309,12 +309,52 @@ def test_the_labels_of_test_choose_nothing(whole: Whole, copy: Path, tiny_data: 
     assert sum(qualities) == pytest.approx(1)
 
 
+def test_another_budget_trains_nothing(whole: Whole, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was trained for one budget is there for the next, also by way of --store; only the choice is made anew."""
+    monkeypatch.setattr("smidgen.loop.train", None)
+    ran = whole.again(copy, whole.words.replace("p95=50ms", "p95=49ms"))
+    assert all(stage["reused"] for stage in json.loads(ran.out)["timing"]["stages"])
+    other = copy.parent / "other"
+    ran = whole.again(other, f"{whole.words.replace('p95=50ms', 'p95=48ms')} --store {copy / 'stages'}")
+    found = json.loads(ran.out)
+    assert all(stage["reused"] for stage in found["timing"]["stages"])
+    assert found["winner"]["name"] == winner_of(whole.report) and not (other / "stages").exists()
+    assert {(other / c["path"] / "smidgen.json").is_file() for c in found["candidates"] if c["path"]} == {True}
+
+
+def test_how_sure_the_choice_is(whole: Whole) -> None:
+    choice = whole.report["choice"]
+    assert choice["compared"] == choice["among"] == 4 and 0 <= choice["sure"] <= 1
+    assert whole.report["notes"][-1].startswith("4 candidates were compared on dev (24 rows), 4 of them trained to the")
+    assert [one["axis"] for one in whole.report["alternatives"]] == ["fastest", "smallest", "best"]
+    assert whole.report["nearest"] is None
+
+
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [
+        ("--family cnnn", "--family cnnn: there is none of that name. Did you mean 'cnn'? Use one of depth, answers, "),
+        (
+            "--finish int4",
+            "--finish int4: there is none of that name. Did you mean 'int8'? Use one of int8, static int8, ",
+        ),
+        ("--storage nonsense", "--storage nonsense: cannot be opened ("),
+    ],
+)
+def test_what_a_search_cannot_do(option: str, wanted: str, whole: Whole, tmp_path: Path) -> None:
+    ran = whole.again(tmp_path / "out", f"{whole.words} {option}")
+    assert ran.code == 2 and wanted in ran.err and not (tmp_path / "out").exists()
+
+
 def test_a_quality_that_nobody_reaches(whole: Whole, copy: Path) -> None:
     ran = whole.again(copy, whole.words.replace("10%teacher", "'accuracy>=1.0'"))
     found = spoken(ran, 3)
     assert found["verdict"] == "not_met" and found["winner"] is None
     assert "The binding constraint is quality; nearest is " in found["reason"]
     assert "accuracy>=1.0" in found["reason"]
+    assert found["reason"].endswith(f"It would keep to this: {found['nearest']['fits']}")
+    typed = whole.words.replace("--min-quality 10%teacher", found["nearest"]["fits"])
+    assert json.loads(whole.again(copy, typed).out)["winner"]["name"] == found["nearest"]["name"]
     assert not (copy / "winner").exists()
     refused = command(f"verify {copy}")
     assert refused.code == 2 and "the report has no winner, so nothing is claimed." in refused.err

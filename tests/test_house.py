@@ -34,8 +34,11 @@ LAYERS = (
     "teacher fill frozen shapes making measure.* measure caveats portrait calibration fake integer precision "
     "saturation deferral pairing",
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
-    "reading runner costs benching predicting verification merging bundle cascading",
-    "search tuning",
+    "deadline halving reading runner costs benching predicting verification merging bundle cascading",
+    "trials choosing tuning",
+    "candidates",
+    "feasibility racing",
+    "search",
     "outcome sweep",
     "api console options",
     "demo cli cli_tune cli_cascade",

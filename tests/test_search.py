@@ -8,25 +8,38 @@ from typing import Any
 import numpy as np
 import pytest
 
+from smidgen import racing
 from smidgen import search as searching
 from smidgen.budget import read
-from smidgen.search import Candidate, decide, train_finalists, verdict
-from smidgen.shapes import Shape
+from smidgen.candidates import Candidate
+from smidgen.halving import Clock
+from smidgen.racing import promising, train_finalists
+from smidgen.search import decide, missed, verdict
+from smidgen.shapes import Body, Shape, Step
+
+STEP = (Step("student", ()),)
 
 
-def candidate(precision: str, p50: float, p95: float) -> Candidate:
+def candidate(
+    finish: str, p50: float, p95: float, body: str = "1 block", family: str = "depth", trained: bool = True
+) -> Candidate:
     numbers = {
         "latency": {"p50_ms": p50, "p95_ms": p95},
-        "dev_quality": {"value": 0.9, "low": 0.88, "high": 0.92},
+        "dev_quality": {"value": 0.9, "low": 0.88, "high": 0.92} if trained else None,
         "size_mb": 1.0,
     }
-    return Candidate(Shape("", 1, 2, precision), {"numbers": numbers}, logits=np.zeros((1, 2)))
+    entry = {"numbers": numbers, "status": "trained" if trained else "not_trained", "reason": ""}
+    shape = Shape(Body(body, family, steps=STEP), finish)
+    return Candidate(shape, entry, outputs=[np.zeros((1, 2))] if trained else [])
 
 
-def found(candidates: list[Candidate]) -> Any:
-    job = SimpleNamespace(budget=read(latency="p95=2ms"))
+def found(candidates: list[Candidate], **budget: str) -> Any:
+    job = SimpleNamespace(budget=read(**(budget or {"latency": "p95=2ms"})), finalists=2, per_family=2)
     teacher = {"numbers": {"dev_quality": {"value": 0.9}}}
-    return SimpleNamespace(candidates=candidates, job=job, teacher=teacher)
+    data = SimpleNamespace(task=SimpleNamespace(metric="f1"), test=None)
+    return SimpleNamespace(
+        candidates=candidates, job=job, teacher=teacher, data=data, too_short="", teacher_folder="there", clock=Clock()
+    )
 
 
 def test_baselines_are_of_the_winner_that_the_last_timing_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,15 +77,12 @@ def test_nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_teacher_that_has_learnt_nothing_teaches_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Entity F1 is 0 as long as a tagger finds nothing: to keep 97 % of that is no feat."""
-    fits, too_slow = candidate("int8", 1.0, 1.5), candidate("float32", 2.0, 3.0)
-    fits.entry |= {"status": "not_trained", "reason": ""}
+    fits, too_slow = candidate("int8", 1.0, 1.5, trained=False), candidate("float32", 2.0, 3.0, trained=False)
     too_slow.entry |= {"status": "infeasible", "reason": "p95 is 3 ms"}
     search = found([fits, too_slow])
-    search.job.finalists = 2
-    search.data = SimpleNamespace(task=SimpleNamespace(metric="f1"), test=None)
     search.teacher["numbers"]["dev_quality"] = {"value": 0.0}
-    monkeypatch.setattr(searching, "_make_teacher", lambda _: None)
-    monkeypatch.setattr(searching, "_train", None)
+    monkeypatch.setattr(racing, "_make_teacher", lambda _: None)
+    monkeypatch.setattr(racing, "_race", None)
     train_finalists(search)
     assert fits.entry["reason"] == "fits, but its teacher has learnt nothing yet"
     assert too_slow.entry["reason"] == "p95 is 3 ms"
@@ -80,3 +90,50 @@ def test_a_teacher_that_has_learnt_nothing_teaches_nobody(monkeypatch: pytest.Mo
     assert word == "not_met" and reason.startswith(
         "The teacher's f1 on dev is 0, so there is nothing to keep. Train it"
     )
+
+
+def test_a_miss_says_what_would_fit() -> None:
+    slow, large = candidate("int8", 3.0, 4.0), candidate("float32", 2.0, 2.9)
+    large.entry["numbers"]["size_mb"] = 12.34
+    search = found([slow, large], latency="p95=2ms", size="10MB")
+    word, reason = verdict(search, None)
+    assert word == "not_met" and reason == (
+        "Nothing fits the budget. The binding constraint is latency; nearest is 1 block, float32: p95 is 2.90 ms, the "
+        "budget is 2 ms; size is 12.3 MB, the budget is 10 MB. It would keep to this: --max-latency p95=3.1ms "
+        "--max-size 12.4MB"
+    )
+
+
+def test_a_winner_that_fails_in_the_end_says_what_would_fit() -> None:
+    only = candidate("int8", 1.0, 1.5)
+    search = found([only], quality="0.95")
+    search.data.test = "read"
+    only.entry["numbers"]["quality"] = {"value": 0.9123}
+    search.teacher["numbers"]["quality"] = {"value": 0.9}
+    word, reason = verdict(search, only)
+    assert word == "not_met" and reason.endswith(
+        "of the least that 0.95 allows. It would keep to this: --min-quality '0.912'"
+    )
+    miss = missed(search, only)
+    assert miss is not None and miss.to_data()["fits"] == "--min-quality '0.912'"
+
+
+def test_of_each_family_the_largest_that_fit() -> None:
+    names = ("4 blocks", "3 blocks", "2 blocks", "1 block")
+    all_of_them = [candidate("int8", 1.0, 1.5, name, trained=False) for name in names]
+    all_of_them[0].entry["status"] = "infeasible"
+    other = candidate("int8", 1.0, 1.5, "CNN", "cnn", trained=False)
+    search = found([*all_of_them, other])
+    chosen, passed = promising(search.candidates, search.job)
+    assert [body.name for body in chosen] == ["3 blocks", "2 blocks", "CNN"]
+    assert passed == {"1 block": "fits, but so does more of its kind: 3 blocks and 2 blocks"}
+
+
+def test_where_only_a_quality_is_asked_all_are_searched_from_the_fastest_up() -> None:
+    slow, fast = (
+        candidate("int8", p50, 2.0, name, trained=False) for p50, name in ((2.0, "3 blocks"), (1.0, "1 block"))
+    )
+    search = found([slow, fast], quality="0.9")
+    search.job.per_family = 1
+    chosen, passed = promising(search.candidates, search.job)
+    assert [body.name for body in chosen] == ["1 block", "3 blocks"] and not passed

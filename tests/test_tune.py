@@ -16,7 +16,7 @@ from folders import LABELS, model_folder, write_csv
 from tiny import batch
 
 import smidgen
-from smidgen import loop, sweep, tuning
+from smidgen import deadline, loop, sweep, tuning
 from smidgen.delta import fit, read
 from smidgen.errors import InputError, OutOfTime
 from smidgen.measure.memory import forget_peak, peak_mb
@@ -409,7 +409,7 @@ class Beats:
 
 def test_a_training_that_would_end_too_late_is_stopped_early() -> None:
     now = Beats()
-    watch = sweep.Until(Silent(), until=100.0, now=now)
+    watch = deadline.Until(Silent(), until=100.0, now=now)
     with watch.bar("training", 101) as bar, pytest.raises(OutOfTime, match="would end 102 s too late"):
         for step in range(1, 102):
             now.time += 2
@@ -419,7 +419,7 @@ def test_a_training_that_would_end_too_late_is_stopped_early() -> None:
 
 def test_a_training_that_ends_in_time_is_let_be_and_other_work_too() -> None:
     now = Beats()
-    watch = sweep.Until(Silent(), until=100.0, now=now)
+    watch = deadline.Until(Silent(), until=100.0, now=now)
     with watch.bar("training", 100) as bar:
         for step in range(1, 101):
             now.time += 1
@@ -438,7 +438,7 @@ def test_time_is_left_to_score_what_was_trained() -> None:
 
 
 def test_when_a_training_ends() -> None:
-    assert sweep.foretold(started=10, now=20, first=5, done=10, total=20) == 40
+    assert deadline.foretold(started=10, now=20, first=5, done=10, total=20) == 40
 
 
 def test_depths_that_are_frozen_are_of_the_model() -> None:

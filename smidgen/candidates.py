@@ -1,0 +1,182 @@
+"""A search on its way: its candidates, its teacher, and what is known of both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smidgen.artefact import Artefact, identity
+from smidgen.budget import Budget, over
+from smidgen.data import Data
+from smidgen.deadline import Until
+from smidgen.halving import Clock
+from smidgen.measure import entries
+from smidgen.measure.memory import memory
+from smidgen.measure.size import parameters
+from smidgen.planner import plan
+from smidgen.recipe import Recipe
+from smidgen.runner import Done, run
+from smidgen.runtime.folder import deployed_bytes
+from smidgen.shapes import Body, Job, Shape, bodies
+from smidgen.source import Source
+from smidgen.trials import Trials
+from smidgen.watch import Watch
+
+Entry = dict[str, Any]
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A shape on its way through the search."""
+
+    shape: Shape
+    entry: Entry
+    folder: Path | None = None  # with several seeds the best on dev
+    outputs: list[np.ndarray] = field(default_factory=list)  # on dev, one a seed; none before it is trained
+
+    @property
+    def fits(self) -> bool:
+        """Does the budget allow what it takes, as far as that was measured?"""
+        return self.entry["status"] != "infeasible"
+
+    @property
+    def ms(self) -> float:
+        return float(self.entry["numbers"]["latency"]["p50_ms"])
+
+
+@dataclass
+class Pace:
+    """Seconds of what is done again at the end, measured on the way there."""
+
+    build: float = 0.0  # of a graph
+    timing: float = 0.0  # of a model among others
+    row: float = 0.0  # that the teacher answers
+
+
+@dataclass
+class Search:
+    """What a search has found so far."""
+
+    job: Job
+    out: Path
+    root: Path  # of the stages
+    watch: Watch
+    model: Source
+    data: Data
+    candidates: list[Candidate] = field(default_factory=list)
+    teacher: Entry = field(default_factory=lambda: entries.entry("teacher", "teacher"))
+    teacher_folder: Path | None = None
+    teacher_dev: np.ndarray | None = None
+    baselines: list[Entry] = field(default_factory=list)
+    timing: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seen: dict[str, Any] | None = None  # rows of test that are nearly rows of train
+    portrait: dict[str, Any] | None = None  # how the winner answers test, beside the teacher
+    clock: Clock = field(default_factory=Clock)
+    pace: Pace = field(default_factory=Pace)
+    trials: Trials | None = None
+    compared: int = 0  # bodies with a score on dev
+    too_short: str = ""  # why the time limit left no teacher
+
+    def make(self, recipe: Recipe, until: float | None = None) -> list[Done]:
+        """Run a recipe; its stages join the lineage of the report. Raises OutOfTime where it would end too late."""
+        watch = self.watch
+        if until is not None and self.clock.limit is not None:
+            watch = Until(watch, until, self.clock.now, ("training", "labelling"))
+        done = run(plan(recipe, self.data), self.root, watch)
+        known = {stage["id"] for stage in self.timing}
+        for one in done:
+            if one.artefact.id not in known:
+                self.timing.append(
+                    {
+                        "id": one.artefact.id,
+                        "name": f"{one.planned.stage.name} ({recipe.name})",
+                        "seconds": round(one.seconds, 2),
+                        "reused": one.reused,
+                    }
+                )
+        return done
+
+    def open_trials(self, storage: str | None = None) -> Trials:
+        """The study that holds scores on this dev."""
+        name = identity([self.data.task.metric, self.data.dev.fingerprint, self.model.id])
+        return Trials(f"smidgen-{name}", self.root, storage)
+
+    def place(self, artefact: Artefact) -> str:
+        """Where an artefact is, from the folder of the report."""
+        return Path(os.path.relpath(self.root / artefact.id, self.out)).as_posix()
+
+    def of(self, body: str) -> list[Candidate]:
+        """The candidates of a body that fit."""
+        return [c for c in self.candidates if c.shape.body.name == body and c.fits]
+
+
+def teacher_quality(search: Search, key: str = "dev_quality") -> float | None:
+    quality = search.teacher["numbers"][key]
+    return quality["value"] if quality else None
+
+
+def judged_by(search: Search) -> str:
+    """The quality that a budget is held against in the end."""
+    return "quality" if search.data.test is not None else "dev_quality"
+
+
+def over_on_dev(search: Search, candidate: Candidate) -> dict[str, float]:
+    return over(search.job.budget, candidate.entry["numbers"], teacher_quality(search), "dev_quality")
+
+
+def in_budget(search: Search) -> list[Candidate]:
+    return [c for c in search.candidates if c.outputs and not over_on_dev(search, c)]
+
+
+def only_quality(budget: Budget) -> bool:
+    return budget.quality is not None and (budget.latency_ms, budget.size_mb, budget.memory_mb) == (None, None, None)
+
+
+def broken_words(budget: Budget, entry: Entry, broken: Mapping[str, float]) -> str:
+    """`p95 is 3.1 ms, the budget is 2 ms.` for each limit that is broken."""
+    numbers = entry["numbers"]
+    words: list[str] = []
+    if "latency" in broken:
+        got = numbers["latency"][f"{budget.percentile}_ms"]
+        words.append(f"{budget.percentile} is {got:.2f} ms, the budget is {budget.latency_ms:g} ms")
+    for name, limit in (("size", budget.size_mb), ("memory", budget.memory_mb)):
+        if name in broken:
+            words.append(f"{name} is {numbers[f'{name}_mb']:.1f} MB, the budget is {limit:g} MB")
+    if "quality" in broken and budget.quality is not None:
+        words.append(f"quality is {1 / broken['quality']:.1%} of the least that {budget.quality.text} allows")
+    return "; ".join(words) + "."
+
+
+def whole_body(search: Search) -> Body:
+    """The teacher itself."""
+    (body,) = bodies(search.model, (), (search.model.blocks,), ("depth",))
+    return body
+
+
+def has_learnt(search: Search) -> bool:
+    quality = search.teacher["numbers"]["dev_quality"]
+    return quality is None or quality["value"] > 0
+
+
+def judge(search: Search, entry: Entry, done: Done) -> None:
+    """What an entry can say of its artefact without running it."""
+    artefact = done.artefact
+    entry |= {
+        "path": search.place(artefact),
+        "lineage": list(artefact.record["lineage"]),
+        "curves": entries.curves(artefact.record["lineage"], search.root),
+    }
+    entry["numbers"]["size_mb"] = deployed_bytes(artefact.path) / 1e6
+    entry["numbers"]["parameters"] = int(parameters(artefact.path).value)
+
+
+def memory_of(folder: Path, search: Search) -> float:
+    """Peak MB of a fresh process that loads a folder and predicts some rows of dev."""
+    rows = entries.timed_texts(search.data.dev, search.job.seed)[:64]
+    return float(memory(folder, *entries.two_lists(rows)).value)

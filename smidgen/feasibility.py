@@ -1,0 +1,213 @@
+"""What the budget allows, found before anything is trained: every shape with untrained weights, built and timed.
+
+Latency and size do not depend on what the weights are. What a family cannot do, the plan or the method says, and it is
+left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from smidgen.artefact import identity, write_atomic
+from smidgen.budget import over
+from smidgen.candidates import Candidate, Pace, Search, broken_words, memory_of
+from smidgen.data import Data
+from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
+from smidgen.halving import Clock
+from smidgen.measure import entries
+from smidgen.measure.size import parameters
+from smidgen.planner import Plan, plan
+from smidgen.recipe import to_data
+from smidgen.runtime import load
+from smidgen.runtime.folder import deployed_bytes
+from smidgen.shapes import SCARCE, Body, Job, Shape, bodies, distilled, shapes, untrained
+from smidgen.source import Source, need_anatomy, resolve
+from smidgen.watch import Watch
+
+FOR_BUILDING = 1 / 3  # of the time, at most
+# A head of another kind, as of pretraining, is dropped without a word.
+ANSWERING = ("classify", "several", "tag", "answer")
+
+
+def start(job: Job, out: Path, watch: Watch, root: Path | None = None, storage: str | None = None) -> Search:
+    """Check everything that was given, before anything is written.
+
+    root: of the stages; None = `out/stages`. storage: of the Optuna study; None = a journal file in `root`.
+
+    Raises:
+        InputError: the model, the data or a setting; the message says which.
+    """
+    clock = Clock(limit=job.budget.time_limit_s)
+    model = resolve(job.model)
+    students = [resolve(reference) for reference in job.students]
+    for source in (model, *students):
+        need_anatomy(source)
+        if source.head not in ("", job.task) and source.head in ANSWERING:
+            raise ModelError(
+                f"{source.reference}: has a head for the task {source.head}, the task is {job.task}. Type --task "
+                f"{source.head} with such data, or give a model that was trained to {job.task}, or a bare encoder."
+            )
+    for depth in job.depths:
+        if not 1 <= depth <= model.blocks:
+            raise InputError(f"--depth {depth}: {job.model} has {model.blocks} blocks. Give a number from 1 to that.")
+    kept, planned, notes = _possible(job, model, bodies(model, students, job.depths, job.families))
+    data = planned.data
+    job = replace(job, files=replace(job.files, max_length=planned.max_length))  # so that no plan looks for it again
+    scarce = job.budget.size_mb is not None or job.budget.memory_mb is not None
+    found = [_candidate(shape) for shape in shapes(kept, job.finishes, scarce)]
+    search = Search(job, out, root or out / "stages", watch, model, data, found, clock=clock)
+    search.notes = [*_notes(data), *notes]
+    if storage is not None:
+        search.trials = search.open_trials(storage)
+    return search
+
+
+def feasible(search: Search) -> None:
+    """Time and weigh every shape with untrained weights; mark what the budget forbids."""
+    job, watch = search.job, search.watch
+    watch.say(f"Building {len(search.candidates)} shapes with untrained weights, to see what fits the budget")
+    begun, made, refused = search.clock.now(), set[str](), list[tuple[Shape, str]]()
+    until = begun + FOR_BUILDING * search.clock.left
+    late: list[str] = []
+    with watch.bar("building", len(search.candidates)) as bar:
+        for i, candidate in enumerate(search.candidates):
+            if search.clock.now() > until:
+                late.append(candidate.shape.name)
+                continue
+            try:
+                done = search.make(untrained(job, candidate.shape))
+            except (InputError, NoEffect) as refusal:
+                if job.families and candidate.shape.finish != SCARCE:
+                    raise
+                refused.append((candidate.shape, str(refusal)))
+                continue
+            candidate.folder = done[-1].artefact.path
+            made |= {candidate.shape.body.name for one in done if not one.reused}
+            bar.to(i + 1, candidate.shape.name)
+    search.candidates = [c for c in search.candidates if c.folder is not None]
+    search.notes += _left_out(refused)
+    if late:
+        search.notes.append(f"The time limit left no time to build {len(late)} shapes: {'; '.join(late)}.")
+    graphs = sum(c.shape.body.name in made for c in search.candidates)
+    search.pace.build = (search.clock.now() - begun) / graphs if graphs else 0.0
+    folders = {c.shape.name: c.folder for c in search.candidates if c.folder is not None}
+    measured = _remembered(search, folders) or _measure_shapes(search, folders)
+    for candidate in search.candidates:
+        candidate.entry["numbers"] |= measured[candidate.shape.name]
+        broken = over(job.budget, candidate.entry["numbers"], None, "dev_quality")
+        if broken:
+            candidate.entry |= {"status": "infeasible", "reason": broken_words(job.budget, candidate.entry, broken)}
+
+
+def _possible(job: Job, model: Source, found: Sequence[Body]) -> tuple[list[Body], Plan, list[str]]:
+    """The bodies that a plan has no fault of, the plan of the first, and what is said of the others.
+
+    Raises:
+        InputError: of the first, or of one whose family was named, since then the fault is in what was given.
+    """
+    first: Plan | None = None
+    kept: list[Body] = []
+    faults: dict[str, str] = {}
+    for body in found:
+        recipe = replace(distilled(job, model, Shape(body)), name="what was given")
+        try:
+            if first is None:
+                first = plan(recipe)
+                job = replace(job, files=replace(job.files, max_length=first.max_length))
+            else:
+                plan(recipe, first.data)
+            kept.append(body)
+        except RecipeError as error:
+            if first is None or job.families or body.model:
+                raise
+            faults[body.name] = error.faults[0]
+    assert first is not None
+    return kept, first, [f"{name} was left out: {why}" for name, why in faults.items()]
+
+
+def _left_out(refused: Sequence[tuple[Shape, str]]) -> list[str]:
+    """What is said of shapes that could not be built: once for each reason, by the finish or the body they share."""
+    by_reason: dict[str, list[Shape]] = {}
+    for shape, why in refused:
+        by_reason.setdefault(why, []).append(shape)
+    said = []
+    for why, alike in by_reason.items():
+        finishes = list(dict.fromkeys(shape.finish for shape in alike))
+        bodies_ = list(dict.fromkeys(shape.body.name for shape in alike))
+        names = finishes if len(finishes) < len(bodies_) else bodies_ if len(finishes) > 1 else [alike[0].name]
+        said.append(f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'} left out: {why}")
+    return said
+
+
+def _notes(data: Data) -> list[str]:
+    """What a reader has to know of the task's baselines."""
+    if data.task.name != "answer":
+        return []
+    split = data.dev if data.test is None else data.test
+    assert split.labels is not None
+    share = data.task.counted(split.labels)["without"] / len(split)
+    note = "No baseline without an encoder is shown: none points into a context."
+    if share:
+        note += (
+            f" {share:.1%} of the questions of {split.name} have no answer: to answer none of them scores that much."
+        )
+    return [note]
+
+
+def _candidate(shape: Shape) -> Candidate:
+    body = shape.body
+    recipe = {
+        "model": body.model or "the model given",
+        "family": body.family,
+        "made": [to_data(use) for use in body.made],
+        "steps": [[to_data(use) for use in step.uses] for step in body.steps],
+        "finish": shape.finish,
+    }
+    return Candidate(shape, entries.entry(shape.name, "not_trained", recipe=recipe))
+
+
+def _measure_shapes(search: Search, folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Of each shape; two that are one folder while they are untrained are measured once."""
+    job, begun = search.job, search.clock.now()
+    models = {str(folder): load(folder) for folder in set(folders.values())}
+    with search.watch.bar("timing shapes", 1) as bar:
+        found, speed = entries.time_all(models, entries.timed_texts(search.data.dev, job.seed), job.calls)
+        bar.to(1)
+    search.pace.timing = (search.clock.now() - begun) / len(models)
+    measured = {}
+    for name in map(str, models):
+        folder = Path(name)
+        measured[name] = {
+            "latency": entries.latency_data(found[name], models[name].threads),
+            "throughput": speed[name],
+            "size_mb": deployed_bytes(folder) / 1e6,
+            "parameters": int(parameters(folder).value),
+            "memory_mb": memory_of(folder, search) if job.budget.memory_mb is not None else None,
+        }
+    of_shapes = {name: measured[str(folder)] for name, folder in folders.items()}
+    memo = {"of": _ids(folders), "measured": of_shapes, "pace": vars(search.pace)}
+    write_atomic(_memo(search, folders), json.dumps(memo))
+    return of_shapes
+
+
+def _remembered(search: Search, folders: Mapping[str, Path]) -> dict[str, dict[str, Any]] | None:
+    """What was measured before: the same shapes are not timed again, so the choice stays the same."""
+    file = _memo(search, folders)
+    if not file.is_file():
+        return None
+    memo = json.loads(file.read_text(encoding="utf-8"))
+    search.pace = Pace(**memo["pace"])
+    lacking = search.job.budget.memory_mb is not None and any(m["memory_mb"] is None for m in memo["measured"].values())
+    return None if lacking else memo["measured"]
+
+
+def _memo(search: Search, folders: Mapping[str, Path]) -> Path:
+    return search.root / f"shapes-{identity(_ids(folders))}.json"
+
+
+def _ids(folders: Mapping[str, Path]) -> dict[str, str]:
+    return {name: folder.name for name, folder in folders.items()}

@@ -1,0 +1,191 @@
+"""Which candidates are trained, and for how long: successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943)
+under a time limit.
+
+All candidates train for a small share of their steps, the best third of them for three times as many, and so on until
+as many are left as are to be trained in full. A share below one epoch is a share of the data. Scores are of dev. A
+training is begun anew in each rung, since its schedule is made for its length.
+
+With a time limit the rungs take at most half of the time that there is to train, each an equal part. What trained says
+how long its whole training would take; by that, candidates are dropped that no longer fit, and finalists are trained
+for less.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from smidgen.errors import InputError, NoEffect, OutOfTime
+
+FACTOR = 3
+LEAST = 1 / 27  # of its steps; less says little
+SHARES = (1.0, 2 / 3, 1 / 2, 1 / 3)  # of its steps, that a finalist is trained for; a coarse list, to be found again
+FOR_RUNGS = 0.5  # of the time
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Every candidate that is left trains for `share` of its steps; the `keep` best go on."""
+
+    share: float
+    keep: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to: its score on dev, and what it took by itself, also if it was on disk already."""
+
+    score: float
+    seconds: float
+    reused: bool = False
+
+
+class Train(Protocol):
+    """Trains a candidate for a share of its steps.
+
+    Raises:
+        OutOfTime: it would not end before `until`.
+        InputError, NoEffect: this candidate cannot be made of what was given.
+    """
+
+    def __call__(self, name: str, share: float, until: float) -> Trained: ...
+
+
+@dataclass
+class Clock:
+    """When it has to be over; `now` is a test's to set."""
+
+    started: float = field(default_factory=time.monotonic)
+    limit: float | None = None
+    now: Callable[[], float] = time.monotonic
+    kept: float = 0.0  # seconds for what comes after the last training
+
+    @property
+    def until(self) -> float:
+        """When the last training has to end."""
+        return math.inf if self.limit is None else self.started + self.limit - self.kept
+
+    @property
+    def left(self) -> float:
+        return self.until - self.now()
+
+
+@dataclass
+class Race:
+    """A search on its way: how long whole trainings take, as far as is known, and why candidates left it."""
+
+    train: Train
+    clock: Clock
+    whole: dict[str, float] = field(default_factory=dict)  # seconds
+    scores: dict[str, float] = field(default_factory=dict)  # on dev, of the longest training
+    out: dict[str, str] = field(default_factory=dict)  # why
+
+    def halve(self, names: Sequence[str], finalists: int, rank: Callable[[str, float], float]) -> list[str]:
+        """The finalists, the best first. `rank` says of a candidate and its score what is better: the higher."""
+        left, plan = list(names), rungs(len(names), finalists)
+        begun, time_left = self.clock.now(), self.clock.left
+        for number, rung in enumerate(plan):
+            until = begun + FOR_RUNGS * time_left * (number + 1) / len(plan)
+            costs = {name: rung.share * self.whole[name] for name in left if name in self.whole}
+            tried = affordable(left, costs, until - self.clock.now())
+            for name in (name for name in left if name not in tried):
+                self.out[name] = "there was no time to try it for longer" if number else "there was no time to try it"
+            scored = [name for name in tried if self.try_for(name, rung.share, until)]
+            if not scored:
+                return [name for name in left if not self._refused(name)][:finalists]
+            left = best({name: rank(name, self.scores[name]) for name in scored}, rung.keep)
+            for name in scored:
+                if name not in left:
+                    self.out[name] = (
+                        f"{self.scores[name]:.3f} on dev after {percent(rung.share)} of its training, and "
+                        f"{rung.keep} of {len(scored)} went on"
+                    )
+        return left
+
+    def try_for(self, name: str, share: float, until: float) -> bool:
+        """Train it for a share of its steps; False, and the reason is kept, where that came to nothing."""
+        if self.clock.now() > until:
+            self.out[name] = "there was no time to try it"
+            return False
+        try:
+            found = self.train(name, share, until)
+        except OutOfTime as late:
+            self.out[name] = str(late)
+            return False
+        except (InputError, NoEffect) as refusal:
+            self.out[name] = f"{REFUSED}{refusal}"
+            return False
+        self.scores[name], self.whole[name] = found.score, found.seconds / share
+        self.out.pop(name, None)
+        return True
+
+    def finish(self, name: str, after: float = 0.0) -> float:
+        """Train a finalist in full, or for as large a share as fits; gives the share, 0 where none does.
+
+        after: seconds more to keep free.
+        """
+        until = self.clock.until - after
+        share = share_that_fits(self.whole.get(name, 0.0), until - self.clock.now())
+        self.out[name] = "its training would not end in time"
+        while share:
+            try:
+                found = self.train(name, share, until)
+            except OutOfTime as late:
+                share = next((s for s in SHARES if s <= share * late.share and s < share), 0.0)
+            except (InputError, NoEffect) as refusal:
+                self.out[name] = f"{REFUSED}{refusal}"
+                return 0.0
+            else:
+                self.scores[name], self.whole[name] = found.score, found.seconds / share
+                self.out.pop(name, None)
+                return share
+        return 0.0
+
+    def _refused(self, name: str) -> bool:
+        return self.out.get(name, "").startswith(REFUSED)
+
+
+REFUSED = "cannot be made: "
+
+
+def rungs(count: int, finalists: int) -> tuple[Rung, ...]:
+    """From so many candidates to so many finalists: none where there are no more than that."""
+    steps = 0
+    while finalists * FACTOR**steps < count:
+        steps += 1
+    keeps = [max(finalists, math.ceil(count / FACTOR ** (i + 1))) for i in range(steps)]
+    return tuple(Rung(max(FACTOR ** (i - steps), LEAST), keep) for i, keep in enumerate(keeps))
+
+
+def best(scores: Mapping[str, float], keep: int) -> list[str]:
+    """So many names with the highest scores, the highest first; of equals the first."""
+    return sorted(scores, key=lambda name: -scores[name])[:keep]
+
+
+def affordable(names: Sequence[str], costs: Mapping[str, float], seconds: float) -> list[str]:
+    """Those that fit in so many seconds, the first ones first; what is not known costs what the others do on average.
+
+    Where nothing is known they are all tried, and the clock stops them.
+    """
+    if not costs or math.isinf(seconds):
+        return list(names)
+    usual = sum(costs.values()) / len(costs)
+    found: list[str] = []
+    for name in names:
+        cost = costs.get(name, usual)
+        if cost <= seconds:
+            found.append(name)
+            seconds -= cost
+    return found
+
+
+def share_that_fits(whole: float, seconds: float) -> float:
+    """The largest of SHARES of a training of `whole` seconds that takes no more than `seconds`; 0 where none does."""
+    return next((share for share in SHARES if share * whole <= seconds), 0.0)
+
+
+def percent(share: float) -> str:
+    return f"{share:.0%}"

@@ -1,0 +1,249 @@
+"""Quality, the only thing that is searched: from the shapes that fit to finalists that are trained in full.
+
+Every training is a recipe run through `smidgen.runner`, so what is on disk is not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from smidgen.artefact import Artefact
+from smidgen.budget import least_quality
+from smidgen.candidates import (
+    Candidate,
+    Search,
+    has_learnt,
+    in_budget,
+    judge,
+    only_quality,
+    teacher_quality,
+    whole_body,
+)
+from smidgen.choosing import mean_quality
+from smidgen.errors import OutOfTime
+from smidgen.halving import SHARES, Race, Trained, percent, rungs
+from smidgen.measure import entries
+from smidgen.measure.peers import TorchModel
+from smidgen.planner import plan
+from smidgen.runtime import load
+from smidgen.shapes import Body, Job, distilled, taught
+
+FOR_TEACHER = 0.5  # of the time that is left, at most
+SPARE = 1.2  # times what measuring at the end is thought to take
+
+
+def train_finalists(search: Search) -> None:
+    """Train the teacher, search among what fits, and train the finalists in full; judge them on dev."""
+    chosen, passed = promising(search.candidates, search.job)
+    fit = [candidate for candidate in search.candidates if candidate.fits]
+    for candidate in fit:
+        candidate.entry["reason"] = passed.get(candidate.shape.body.name, "")
+    if not chosen:
+        return
+    _make_teacher(search)
+    if search.teacher_folder is None:
+        return
+    if not has_learnt(search):
+        for candidate in fit:
+            candidate.entry["reason"] = candidate.entry["reason"] or "fits, but its teacher has learnt nothing yet"
+        return
+    out = _race(search, {body.name: body for body in chosen})
+    for candidate in fit:
+        if not candidate.outputs:
+            candidate.entry["reason"] = out.get(candidate.shape.body.name, candidate.entry["reason"])
+
+
+def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
+    """From bodies that fit to finalists that are trained; gives why the others are not among them."""
+    job = search.job
+    names = [name for name, body in bodies_.items() if body.steps]
+    search.clock.kept = reserve(search)
+
+    def learn(name: str, share: float, until: float, turn: int | None = None) -> Trained:
+        return _learn(search, bodies_[name], share, until, turn)
+
+    race = Race(learn, search.clock)
+    if rungs(len(names), job.finalists):
+        search.trials = search.trials or search.open_trials()
+        search.watch.say(f"Comparing {len(names)} of them on dev, by short trainings")
+    last = race.halve(names, job.finalists, _rank(search))
+    trained = _finish_all(search, race, [*(set(bodies_) - set(names)), *last])
+    _more_seeds(search, race, trained)
+    search.compared = len({*race.scores, *trained})
+    if search.trials is not None:
+        search.trials.close({name: race.scores[name] for name in trained if name in race.scores})
+    return race.out
+
+
+def promising(candidates: Sequence[Candidate], job: Job) -> tuple[list[Body], dict[str, str]]:
+    """Of the bodies that fit, those to search among, and why the others are passed over: of each family the largest,
+    since more of the same is no worse; all of them, from the fastest up, where only a quality is asked.
+    """
+    fit = list({c.shape.body.name: c.shape.body for c in candidates if c.fits}.values())
+    if only_quality(job.budget):
+        fastest = {b.name: min(c.ms for c in candidates if c.shape.body == b and c.fits) for b in fit}
+        return sorted(fit, key=lambda body: fastest[body.name]), {}
+    chosen: list[Body] = []
+    passed: dict[str, str] = {}
+    for body in fit:
+        alike = [other.name for other in chosen if other.family == body.family and other.steps]
+        if len(alike) < job.per_family or not body.steps:
+            chosen.append(body)
+        else:
+            passed[body.name] = f"fits, but so does more of its kind: {' and '.join(alike)}"
+    return chosen, passed
+
+
+def reserve(search: Search) -> float:
+    """Seconds that measuring takes in the end, by what was measured on the way there, SPARE times: the teacher in torch
+    and in int8, the winner's shape from labels, and test. What each finalist takes is in `_after`.
+    """
+    pace, data = search.pace, search.data
+    rows = 3 * search.job.calls + 1024 + (len(data.test) if data.test is not None else 0)
+    return SPARE * (2 * (pace.build + pace.timing) + rows * pace.row)
+
+
+def _after(search: Search, race: Race, name: str, first: bool) -> float:
+    """Seconds from the end of a finalist's training to that of its measuring; behind the first one, time is also kept
+    to train the winner's shape on the labels alone.
+    """
+    graphs = len(search.of(name)) * (search.pace.build + search.pace.timing)
+    rows, more = len(search.data.train), search.data.unlabeled
+    plain = race.whole.get(name, 0.0) * rows / (rows + (len(more) if more is not None else 0))
+    return SPARE * graphs + (0.0 if first else plain)
+
+
+def _rank(search: Search) -> Callable[[str, float], float]:
+    """What is better: a higher score; where only a quality is asked, of those that have it already the faster."""
+    least = least_quality(search.job.budget, teacher_quality(search))
+    if not only_quality(search.job.budget) or least is None:
+        return lambda name, score: score
+    return lambda name, score: score if score < least else 1e9 - min(c.ms for c in search.of(name))
+
+
+def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, float]:
+    """Train the finalists, the best first; gives those that were, and for which share of their steps.
+
+    Where only a quality is asked, from the fastest up, until one has it.
+    """
+    fastest_first, done = only_quality(search.job.budget), dict[str, float]()
+    if fastest_first:
+        names = sorted(names, key=lambda name: min(c.ms for c in search.of(name)))
+    for name in names:
+        free = not search.of(name)[0].shape.body.steps
+        share = 1.0 if free else race.finish(name, _after(search, race, name, first=not any(done)))
+        if not share:
+            continue
+        for candidate in search.of(name):
+            _judge_on_dev(search, candidate, share, 0)
+        done[name] = share
+        if share < 1:
+            search.notes.append(f"{name} was trained for {percent(share)} of its steps: the time limit left no more.")
+        if fastest_first and in_budget(search):
+            break
+    return done
+
+
+def _more_seeds(search: Search, race: Race, trained: Mapping[str, float]) -> None:
+    """The finalists again with other seeds, all of them with one before any has the next, as long as time allows."""
+    for turn in range(1, search.job.seeds):
+        for name, share in trained.items():
+            shapes_ = search.of(name)
+            if not shapes_[0].shape.body.steps:
+                continue
+            until = race.clock.until - _after(search, race, name, first=False)
+            try:
+                if race.whole[name] * share > until - race.clock.now():
+                    raise OutOfTime("its training would end too late")
+                _learn(search, shapes_[0].shape.body, share, until, turn)
+            except OutOfTime:
+                search.notes.append(f"The time limit left no time for seed {search.job.seed + turn} of {name}.")
+                continue
+            for candidate in shapes_:
+                _judge_on_dev(search, candidate, share, turn)
+
+
+def _learn(search: Search, body: Body, share: float, until: float, turn: int | None) -> Trained:
+    """Train a body for a share of its steps; without a `turn`, the number of a seed, its score alone is wanted."""
+    recipe = taught(search.job, search.model, body, share, search.job.seed + (turn or 0))
+    planned = plan(recipe, search.data)
+    id = planned.stages[-1].id
+    known = search.trials.known(id) if search.trials is not None and turn is None else None
+    if known is not None:
+        return known
+    done = search.make(recipe, until)
+    own = [one.artefact.record for one in done if one.planned.stage.name != "teacher"]
+    histories = [record["history"] for record in own if "history" in record]
+    seconds = sum(history["seconds"] for history in histories)
+    found = Trained(histories[-1]["best"], seconds, done[-1].reused)
+    if search.trials is not None and not turn:
+        search.trials.tell(body.name, share, id, found)
+    return found
+
+
+def _make_teacher(search: Search) -> None:
+    if search.model.head == search.data.task.name:
+        search.teacher_folder = search.model.path
+    else:
+        first = _trained_teacher(search)
+        if first is None:
+            return
+        search.teacher_folder = first.path
+        search.teacher |= {
+            "path": search.place(first),
+            "lineage": list(first.record["lineage"]),
+            "curves": entries.curves(first.record["lineage"], search.root),
+        }
+    numbers, dev, begun = search.teacher["numbers"], search.data.dev, search.clock.now()
+    numbers["size_mb"] = _torch_bytes(search.teacher_folder) / 1e6
+    search.teacher_dev = TorchModel(search.teacher_folder, search.data.task).outputs(dev.texts, dev.pairs)
+    search.pace.row = (search.clock.now() - begun) / len(dev)
+    numbers["dev_quality"] = entries.quality_data(search.data.task, search.teacher_dev, dev)
+
+
+def _trained_teacher(search: Search) -> Artefact | None:
+    """The teacher, trained for less where its time is short; None, and it is said, where there is none for it."""
+    clock, whole = search.clock, search.job.teacher.epochs
+    until = clock.now() + FOR_TEACHER * clock.left
+    share = 1.0
+    while share:
+        lesson = replace(search.job.teacher, epochs=round(share * whole, 3))
+        search.job = replace(search.job, teacher=lesson)
+        try:
+            done = search.make(taught(search.job, search.model, whole_body(search)), until)
+        except OutOfTime as late:
+            fits = share * late.share
+            share = next((s for s in SHARES if s <= fits and s < share), 0.0)
+            continue
+        if share < 1:
+            told = f"The teacher was trained for {percent(share)} of its steps: the time limit left no more."
+            search.notes.append(told)
+        return done[0].artefact
+    search.too_short = (
+        f"The time limit of {clock.limit:g} s is too short: half of what was left of it is the teacher's, and a third "
+        "of its steps would not end in that. Give more time, a model that was trained to the task, or fewer "
+        "--teacher-epochs."
+    )
+    return None
+
+
+def _judge_on_dev(search: Search, candidate: Candidate, share: float, turn: int) -> None:
+    """What a candidate says of dev, once its body has been trained; of several seeds the best is deployed."""
+    dev, task, seed = search.data.dev, search.data.task, search.job.seed + turn
+    done = search.make(distilled(search.job, search.model, candidate.shape, share, seed))
+    folder = done[-1].artefact.path
+    said = load(folder).outputs(dev.texts, dev.pairs)
+    assert dev.labels is not None
+    if all(task.score(said, dev.labels) > task.score(one, dev.labels) for one in candidate.outputs):
+        judge(search, candidate.entry, done[-1])
+        candidate.folder = folder
+    candidate.outputs.append(said)
+    candidate.entry |= {"status": "trained", "reason": ""}
+    candidate.entry["numbers"]["dev_quality"] = mean_quality(task, candidate.outputs, dev)
+
+
+def _torch_bytes(folder: Path) -> int:
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())

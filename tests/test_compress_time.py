@@ -1,0 +1,160 @@
+"""The whole of `compress` under a time limit, on a clock that only the work moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from folders import data_files, model_folder
+
+from smidgen import candidates, feasibility, outcome, racing
+from smidgen import search as searching
+from smidgen.budget import read
+from smidgen.measure import entries
+from smidgen.measure.speed import Latency
+from smidgen.planner import Plan
+from smidgen.recipe import Files
+from smidgen.runner import Done
+from smidgen.shapes import Job
+from smidgen.watch import Watch
+
+BUILD, STEP, TIMING, ROW, TEACHER_STEP = 6.0, 0.2, 2.0, 0.01, 0.5  # seconds
+
+
+class Virtual:
+    """Every stage takes its time on a clock of our own; what it leaves answers dev and test with a skill."""
+
+    def __init__(self, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.time, self.out = 0.0, out
+        self.records: dict[str, dict[str, Any]] = {}  # by id
+        self.made: list[str] = []
+        for module in (candidates,):
+            monkeypatch.setattr(module, "run", self.run)
+        for module in (feasibility, racing, searching):
+            monkeypatch.setattr(module, "load", self.load)
+        for module in (racing, searching):
+            monkeypatch.setattr(module, "TorchModel", lambda folder, task: self.load(folder, slow=True))
+        monkeypatch.setattr(entries, "time_all", self.time_all)
+        for module in (candidates, feasibility):
+            monkeypatch.setattr(module, "deployed_bytes", lambda folder: 1_000_000)
+            monkeypatch.setattr(module, "parameters", lambda folder: SimpleNamespace(value=1000))
+        monkeypatch.setattr(candidates, "memory", lambda *_: SimpleNamespace(value=50.0))
+        monkeypatch.setattr(racing, "_torch_bytes", lambda folder: 1_000_000)
+        monkeypatch.setattr(outcome, "_write", lambda *_: None)
+
+        def started(*args: Any) -> Any:
+            search = feasibility.start(*args)
+            search.clock = replace(search.clock, started=0.0, now=lambda: self.time)
+            return search
+
+        monkeypatch.setattr(outcome, "start", started)
+
+    def run(self, plan: Plan, root: Path, watch: Watch) -> list[Done]:
+        done = []
+        for planned in plan.stages:
+            reused = planned.id in self.records
+            if not reused:
+                self.records[planned.id] = self._make(plan, planned, watch)
+                self.made.append(planned.id)
+            artefact = SimpleNamespace(id=planned.id, path=root / planned.id, record=self.records[planned.id])
+            done.append(Done(planned, artefact, reused, 0.0))  # type: ignore[arg-type]
+        return done
+
+    def _make(self, plan: Plan, planned: Any, watch: Watch) -> dict[str, Any]:
+        record: dict[str, Any] = {"lineage": [{"id": planned.id, "name": planned.stage.name}]}
+        parent = self.records.get(planned.source, {})
+        if not planned.trains:
+            self.time += BUILD
+            return record | {"skill": parent.get("skill", 0.5)}
+        rows = sum(len(getattr(plan.data, part)) for part in planned.parts)
+        steps, begun = max(1, math.ceil(rows / 2 * planned.stage.train.epochs)), self.time
+        with watch.bar("training", steps) as bar:
+            for step in range(steps):
+                self.time += TEACHER_STEP if planned.stage.name == "teacher" else STEP
+                bar.to(step + 1)
+        self.time += 0.5  # to check and to save it
+        skill = 0.95 - 0.4 * math.exp(-steps / 50) - 0.01 * (int(planned.id, 16) % 7)
+        return record | {"skill": skill, "history": {"best": skill, "seconds": self.time - begun, "entries": []}}
+
+    def load(self, folder: Path, slow: bool = False) -> Any:
+        skill = self.records.get(Path(folder).name, {}).get("skill", 0.9)
+
+        def outputs(texts: Sequence[str], pairs: Any = None) -> np.ndarray:
+            self.time += len(texts) * (ROW if slow else ROW / 20)
+            gold = np.array(["good" in t or "great" in t or "rich" in t or "fun" in t for t in texts]).astype(int)
+            wrong = np.arange(len(gold)) % 20 >= round(20 * skill)
+            return np.eye(2)[np.where(wrong, 1 - gold, gold)]
+
+        return SimpleNamespace(outputs=outputs, predict=outputs, threads=1, folder=folder, parameters=1)
+
+    def time_all(
+        self, models: Mapping[str, Any], rows: Sequence[Any], calls: int
+    ) -> tuple[dict[str, Latency], dict[str, dict[str, Any]]]:
+        self.time += TIMING * len(models)
+        one = Latency(1.0, 1.0, None, 1.0, 1.0, 300, 1, np.full((15, 20), 1.0))
+        return dict.fromkeys(models, one), {name: {"texts_per_s": 1000.0, "batch": 32} for name in models}
+
+
+def job(folder: Path, limit: str | None = None, **more: Any) -> Job:
+    model = model_folder(folder / "model", blocks=4)
+    files = data_files(folder / "data")
+    return Job(str(model), Files(**files), read(latency="p95=5ms", time_limit=limit), **more)
+
+
+@pytest.fixture
+def virtual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Virtual:
+    return Virtual(tmp_path / "out", monkeypatch)
+
+
+@pytest.mark.parametrize("limit", [300, 400, 600, 1500])
+def test_the_limit_is_kept_within_a_tenth(limit: int, virtual: Virtual, tmp_path: Path) -> None:
+    report = outcome.carry_out(job(tmp_path, f"{limit}s"), virtual.out)
+    assert virtual.time <= 1.1 * limit
+    assert report["verdict"] == "met" and report["timing"]["seconds"] == pytest.approx(virtual.time, abs=0.1)
+    assert report["winner"]["numbers"]["quality"] and report["choice"]["compared"] >= 2
+    if limit == 300:  # too little for all of it, and what was left out is said
+        assert any("time limit left no" in note for note in report["notes"])
+
+
+def test_without_a_limit_all_is_trained_in_full(virtual: Virtual, tmp_path: Path) -> None:
+    report = outcome.carry_out(job(tmp_path), virtual.out)
+    assert not any("time limit" in note for note in report["notes"])
+    trained = {c["name"].rpartition(",")[0] for c in report["candidates"] if c["status"] in ("trained", "winner")}
+    assert len(trained - {"4 blocks"}) == 2  # the finalists; the teacher itself needs no training
+    reasons = {c["reason"] for c in report["candidates"] if c["status"] == "not_trained"}
+    assert any("went on" in reason for reason in reasons)
+    assert {one["axis"] for one in report["alternatives"]} == {"fastest", "smallest", "best"}
+
+
+def test_a_limit_that_leaves_no_teacher_says_so(virtual: Virtual, tmp_path: Path) -> None:
+    report = outcome.carry_out(job(tmp_path, "40s", depths=(1,)), virtual.out)
+    assert report["verdict"] == "not_met" and report["reason"].startswith(
+        "The time limit of 40 s is too short: half of"
+    )
+    assert virtual.time <= 44
+
+
+def test_another_budget_trains_nothing_twice(virtual: Virtual, tmp_path: Path) -> None:
+    """And with the same shapes, nothing at all: only the choice is made anew."""
+    asked = job(tmp_path)
+    outcome.carry_out(asked, virtual.out)
+    made, took = len(virtual.made), virtual.time
+    outcome.carry_out(replace(asked, budget=read(latency="p95=4ms")), virtual.out)
+    assert len(virtual.made) == made and virtual.time - took < 0.2 * took
+    outcome.carry_out(replace(asked, finalists=4), virtual.out)
+    assert len(set(virtual.made)) == len(virtual.made) > made
+
+
+def test_seeds_of_the_finalists(virtual: Virtual, tmp_path: Path) -> None:
+    report = outcome.carry_out(job(tmp_path, depths=(1, 2), seeds=3), virtual.out)
+    for found in report["candidates"]:
+        quality = found["numbers"]["dev_quality"]
+        assert len(quality["seeds"]) == 3 and quality["value"] == pytest.approx(np.mean(quality["seeds"]))
+    names = [virtual.records[id]["lineage"][0]["name"] for id in virtual.made]
+    assert names.count("teacher") == 1 and names.count("student") == 6

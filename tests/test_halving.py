@@ -1,0 +1,189 @@
+"""Who goes on, for how long, and what fits the time: a race of fake candidates on a fake clock."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smidgen.errors import InputError, OutOfTime
+from smidgen.halving import (
+    LEAST,
+    SHARES,
+    Clock,
+    Race,
+    Rung,
+    Trained,
+    affordable,
+    best,
+    rungs,
+    share_that_fits,
+)
+
+
+class World:
+    """Candidates with a score and a length of their whole training, and a clock that trainings move.
+
+    A training that would end too late is stopped after a twentieth of it, as Until does.
+    """
+
+    def __init__(self, seconds: dict[str, float], scores: dict[str, float] | None = None, limit: float | None = None):
+        self.time, self.seconds = 0.0, seconds
+        self.scores = scores or {name: float(i) for i, name in enumerate(seconds)}
+        self.asked: list[tuple[str, float]] = []
+        self.refused: set[str] = set()
+        self.race = Race(self, Clock(0.0, limit, lambda: self.time))
+
+    def __call__(self, name: str, share: float, until: float) -> Trained:
+        self.asked.append((name, round(share, 3)))
+        if name in self.refused:
+            raise InputError("no such thing here.")
+        whole = share * self.seconds[name]
+        if self.time + whole > until:
+            begun, self.time = self.time, self.time + 0.05 * whole
+            raise OutOfTime("its training would end too late", max(0.0, until - begun) / whole)
+        self.time += whole
+        return Trained(self.scores[name] * share, whole)
+
+    def halve(self, finalists: int = 2) -> list[str]:
+        return self.race.halve(list(self.seconds), finalists, lambda name, score: score)
+
+
+def even(count: int, seconds: float = 27.0, limit: float | None = None) -> World:
+    return World({f"c{i}": seconds for i in range(count)}, limit=limit)
+
+
+# Without a limit.
+
+
+@pytest.mark.parametrize(
+    ("count", "finalists", "wanted"),
+    [
+        (0, 2, ()),
+        (2, 2, ()),
+        (3, 2, (Rung(1 / 3, 2),)),
+        (6, 2, (Rung(1 / 3, 2),)),
+        (7, 2, (Rung(1 / 9, 3), Rung(1 / 3, 2))),
+        (12, 1, (Rung(1 / 27, 4), Rung(1 / 9, 2), Rung(1 / 3, 1))),
+    ],
+)
+def test_rungs(count: int, finalists: int, wanted: tuple[Rung, ...]) -> None:
+    found = rungs(count, finalists)
+    assert [(pytest.approx(r.share), r.keep) for r in wanted] == [(r.share, r.keep) for r in found]
+
+
+@given(st.integers(0, 5000), st.integers(1, 5))
+def test_rungs_end_with_the_finalists(count: int, finalists: int) -> None:
+    found = rungs(count, finalists)
+    assert bool(found) == (count > finalists)
+    keeps = [count, *(rung.keep for rung in found)]
+    assert keeps == sorted(keeps, reverse=True) and (not found or keeps[-1] == finalists)
+    assert all(LEAST <= rung.share <= 1 / 3 for rung in found)
+
+
+def test_many_candidates_cost_a_small_part_of_training_them_all() -> None:
+    world = even(27)
+    assert world.halve(1) == ["c26"]
+    assert world.time / 27 == pytest.approx(3.0)  # whole trainings, of 27
+    assert sorted(set(world.asked), key=world.asked.index)[:1] == [("c0", 0.037)]
+    assert [share for _, share in world.asked].count(0.111) == 9
+
+
+def test_few_candidates_are_all_finalists() -> None:
+    world = even(2)
+    assert world.halve() == ["c0", "c1"] and world.asked == []
+
+
+def test_why_a_candidate_did_not_go_on() -> None:
+    world = even(7)
+    assert world.halve() == ["c6", "c5"]
+    assert world.race.out["c0"] == "0.000 on dev after 11% of its training, and 3 of 7 went on"
+    assert world.race.out["c4"] == "1.333 on dev after 33% of its training, and 2 of 3 went on"
+    assert set(world.race.out) == {f"c{i}" for i in range(5)}
+
+
+def test_of_equals_the_one_that_promises_more_goes_on() -> None:
+    assert best({"a": 0.5, "b": 0.7, "c": 0.7, "d": 0.1}, 2) == ["b", "c"]
+
+
+def test_what_cannot_be_made_is_left_out_and_named() -> None:
+    world = even(4)
+    world.refused = {"c3"}
+    assert world.halve() == ["c2", "c1"]
+    assert world.race.out["c3"] == "cannot be made: no such thing here."
+    world.refused = {"c2"}
+    assert world.race.finish("c2") == 0 and world.race.out["c2"].startswith("cannot be made")
+
+
+# With a limit.
+
+
+def test_candidates_that_no_longer_fit_are_dropped_by_what_the_rung_before_took() -> None:
+    seconds = {f"c{i}": 9.0 if i < 6 else 90.0 for i in range(7)}
+    world = World(seconds, limit=80.0)
+    found = world.halve()
+    assert "c6" not in found and world.race.out["c6"] == "there was no time to try it for longer"
+    assert world.time <= 40
+
+
+@pytest.mark.parametrize("limit", [30.0, 60.0, 100.0, 150.0, 400.0])
+@pytest.mark.parametrize("count", [3, 8, 20])
+def test_the_limit_is_kept_and_the_time_is_used(limit: float, count: int) -> None:
+    """With what measuring takes kept free; no finalist is begun that would end too late."""
+    world = even(count, 60.0, limit)
+    world.race.clock.kept = 10.0
+    shares = [world.race.finish(name) for name in world.halve()]
+    assert world.time + 10.0 <= 1.1 * limit
+    assert all(share in (0.0, *SHARES) for share in shares)
+    if limit >= 60:
+        assert shares[0] > 0
+
+
+def test_a_finalist_is_shortened_to_what_fits() -> None:
+    world = World({"a": 100.0}, limit=60.0)
+    assert world.race.finish("a") == 0.5  # foretold from its first steps
+    assert world.asked == [("a", 1.0), ("a", 0.5)]
+    known = World({"a": 100.0}, limit=60.0)
+    known.race.whole["a"] = 100.0
+    assert known.race.finish("a") == 0.5 and known.asked == [("a", 0.5)]  # known from a rung
+    late = World({"a": 100.0}, limit=20.0)
+    late.race.whole["a"] = 100.0
+    assert late.race.finish("a") == 0 and late.asked == []
+    assert late.race.out["a"] == "its training would not end in time"
+
+
+def test_time_is_kept_for_what_comes_after() -> None:
+    world = World({"a": 50.0}, limit=100.0)
+    world.race.whole["a"] = 50.0
+    world.race.clock.kept = 30.0
+    assert world.race.finish("a", after=30.0) == 2 / 3
+    assert world.time == pytest.approx(100 / 3)
+
+
+def test_where_no_rung_can_be_run_the_first_are_the_finalists() -> None:
+    world = even(5, 1000.0, limit=10.0)
+    assert world.halve() == ["c0", "c1"]
+
+
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=8), st.floats(0, 300))
+def test_affordable(costs: list[float], seconds: float) -> None:
+    names = [str(i) for i in range(len(costs))]
+    known = dict(zip(names, costs, strict=True))
+    found = affordable(names, known, seconds)
+    assert found == [name for name in names if name in found]
+    left = seconds - sum(known[name] for name in found)
+    assert left >= -1e-9
+    assert all(known[name] > left for name in names if name not in found)
+    assert affordable(names, {}, seconds) == affordable(names, known, math.inf) == names
+
+
+def test_what_is_not_known_costs_what_others_do() -> None:
+    assert affordable(["a", "b", "c"], {"a": 2.0, "b": 4.0}, 8.9) == ["a", "b"]
+    assert affordable(["a", "b", "c"], {"a": 2.0, "b": 4.0}, 9.0) == ["a", "b", "c"]
+
+
+def test_share_that_fits() -> None:
+    assert [share_that_fits(60, left) for left in (100, 60, 59, 35, 21, 19, -1)] == [1, 1, 2 / 3, 0.5, 1 / 3, 0, 0]
+    assert share_that_fits(0, 0) == 1
