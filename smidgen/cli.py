@@ -208,13 +208,15 @@ def plan(
 
     found = costs(checked, out / "stages")
     if json:
-        console.print_json({"stages": found, "max_length": checked.max_length, "warnings": list(checked.data.warnings)})
+        told = {"warnings": [check.words for check in checked.checks], "checks": [c.to_data() for c in checked.checks]}
+        console.print_json({"stages": found, "max_length": checked.max_length} | told)
         return
     columns = ["stage", "from", "rows", "steps", "texts seen", "to label", ""]
     keys = ("name", "source", "rows", "steps", "examples", "to_label", "state")
     console.table("", columns, [[_count(stage, key) for key in keys] for stage in found])
     console.pairs((stage["name"], stage["methods"].replace(" + ", "\n")) for stage in found)
-    _warn([*checked.data.warnings, *(f"{s['name']}, {remark}" for s in found for remark in s["remarks"])])
+    remarks = [f"{stage['name']}, {remark}" for stage in found for remark in stage["remarks"]]
+    _warn([*(check.words for check in checked.checks), *remarks])
 
 
 @app.command()

@@ -22,6 +22,7 @@ import numpy as np
 from smidgen.artefact import write_atomic
 from smidgen.budget import Budget, least_quality, over
 from smidgen.caveats import seen, unresolved
+from smidgen.checks import Check
 from smidgen.data import Data
 from smidgen.errors import InputError, ModelError
 from smidgen.measure import entries
@@ -71,6 +72,7 @@ class Search:
     baselines: list[Entry] = field(default_factory=list)
     timing: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)  # what is to be known of the data, and of test once it is read
     seen: dict[str, Any] | None = None  # rows of test that are nearly rows of train
     started: float = field(default_factory=time.monotonic)
 
@@ -116,9 +118,19 @@ def start(job: Job, out: Path, watch: Watch) -> Search:
     all_shapes = shapes(model, students, job.depths)
     data: Data | None = None
     for shape in {shape.model: shape for shape in all_shapes}.values():  # one of each model
-        data = plan(replace(distilled(job, model, shape), name="what was given"), data).data
+        planned = plan(replace(distilled(job, model, shape), name="what was given"), data)
+        data = planned.data
     assert data is not None
-    return Search(job, out, watch, model, data, [_candidate(shape) for shape in all_shapes], notes=_notes(data))
+    return Search(
+        job,
+        out,
+        watch,
+        model,
+        data,
+        [_candidate(shape) for shape in all_shapes],
+        notes=_notes(data),
+        checks=list(planned.checks),
+    )
 
 
 def feasible(search: Search) -> None:
@@ -262,10 +274,10 @@ def read_test(search: Search, winner: Candidate | None, models: Mapping[str, Any
         entry["numbers"]["quality"] = entries.quality_data(task, logits, test)
         entry["numbers"] |= entries.compared_data(task, logits, teacher, test)
     search.seen, told = seen(task, test, search.data.train, said)
-    search.notes += told
+    search.checks += told
     if winner is not None:
         least = least_quality(search.job.budget, search.teacher["numbers"]["quality"]["value"])
-        search.notes += unresolved(task, test, said[winner.entry["name"]], teacher, least)
+        search.checks += unresolved(task, test, said[winner.entry["name"]], teacher, least)
 
 
 def measure_memory(search: Search, winner: Candidate | None) -> None:

@@ -25,7 +25,7 @@ LAYERS = (
     "artefact shards budget splits tables runtime.inputs runtime.words runtime.pairs runtime.wire runtime.folder "
     "runtime.batches runtime.machine runtime.portable runtime.products tasks tasks.* anatomy._parts "
     "students._configs students._parts",
-    "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
+    "cells checks recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture tunecard advice",
     "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits surgery uneven source "
     "runtime.engines runtime.engines.* runtime.serving runtime.model runtime.bundle runtime",
@@ -41,10 +41,10 @@ LAYERS = (
     "__main__",
 )
 LIGHT = (
-    "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
-    "uneven anatomy attention grafts edits.* edits method mapping errors watch api registration cli cli_tune options "
-    "console predicting runtime runtime.* tasks.* report words schema pages axes curves findings card picture tunecard "
-    "advice measure.environment measure.health measure.number measure.size"
+    "recipe planner data checks corpus lexicon speech vectors masking tables cells splits budget source artefact "
+    "surgery uneven anatomy attention grafts edits.* edits method mapping errors watch api registration cli cli_tune "
+    "options console predicting runtime runtime.* tasks.* report words schema pages axes curves findings card picture "
+    "tunecard advice measure.environment measure.health measure.number measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}
 FILES = sorted(PACKAGE.rglob("*.py"))
