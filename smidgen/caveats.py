@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from smidgen.budget import Quality
 from smidgen.checks import Check, example, examples, share_of
 from smidgen.measure.entries import quality_data
 from smidgen.measure.quality import resolvable
 from smidgen.repeats import repeated
 from smidgen.splits import Split
 from smidgen.tasks import Classify, Several, Task
+
+USUAL = 0.05  # of the rows, that a student answers otherwise than its teacher
 
 
 def seen(
@@ -48,6 +51,22 @@ def near(test: Split, train: Split, at: np.ndarray) -> Iterator[Check]:
         said += f"in train, {example(test, pairs[0], train)}."
     if pairs:
         yield Check("near", test.name, len(pairs), len(test), said, examples(test, pairs, train))
+
+
+def foreseen(test: Split, asked: Quality | None) -> Iterator[Check]:
+    """`unresolved` before there are models, for a share of the teacher's quality and rows on which one in twenty is
+    answered otherwise; the teacher can be right on all rows at most."""
+    if asked is None or not asked.of_teacher or not 0 < asked.at_least < 1:
+        return
+    allowed, told = 100 * (1 - asked.at_least), resolvable(len(test), USUAL)
+    if told > allowed:
+        wanted = round(len(test) * (told / allowed) ** 2)
+        said = (
+            f"{len(test):,} rows of {test.name} tell differences of {told:.1f} points from chance where two models "
+            f"differ on one row in twenty; {asked.text} allows {allowed:.1f} points at most. About {wanted:,} rows "
+            "would tell."
+        )
+        yield Check("unresolved", test.name, len(test), wanted, said)
 
 
 def unresolved(task: Task, test: Split, outputs: np.ndarray, teacher: np.ndarray, least: float | None) -> list[Check]:

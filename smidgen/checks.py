@@ -26,6 +26,7 @@ from smidgen.tasks.several import task_of
 
 FEW = 5  # examples of a class below which there is a warning
 STRONG = 0.8  # share of one class from which on an answer that never changes has to be told of
+FITTED = 0.01  # of the texts, that are cut by design
 EXAMPLES = 5  # rows that are named in a finding's data
 
 
@@ -42,6 +43,11 @@ class Check:
     of: int
     words: str
     rows: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def loud(self) -> bool:
+        """Is it worth a sentence? A length that is fitted to the data cuts one text in a hundred."""
+        return self.check != "cut" or self.count > FITTED * self.of
 
     def to_data(self) -> dict[str, Any]:
         """As `report.json` has it: without `rows` where there are none."""
@@ -159,7 +165,7 @@ def cut(split: Split, lengths: np.ndarray, most: int) -> Iterator[Check]:
         lost = (lengths[long] - most).sum() / lengths.sum()
         longest = int(lengths.argmax())
         said = (
-            f"{share_of(len(long), split, 'text')} {_are(len(long))} cut at {most:,} tokens, which loses {lost:.1%} of "
+            f"{share_of(len(long), split, 'text')} {_are(len(long))} cut at {most:,} tokens, which loses {lost:.2%} of "
             f"all tokens; row {split.row(longest)} has {lengths[longest]:,}."
         )
         rows = tuple((split.row(int(i)),) for i in long[:EXAMPLES])

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from smidgen import console
+from smidgen.cli_advise import advise
 from smidgen.cli_tune import delta, delta_app, merge, tune
 from smidgen.errors import InputError, SmidgenError
 from smidgen.options import (
@@ -207,16 +208,17 @@ def plan(
     from smidgen.costs import costs  # needs what api.plan has looked for
 
     found = costs(checked, out / "stages")
+    told = [check.words for check in checked.checks if check.loud]
     if json:
-        told = {"warnings": [check.words for check in checked.checks], "checks": [c.to_data() for c in checked.checks]}
-        console.print_json({"stages": found, "max_length": checked.max_length} | told)
+        checks = [check.to_data() for check in checked.checks]
+        console.print_json({"stages": found, "max_length": checked.max_length, "warnings": told, "checks": checks})
         return
     columns = ["stage", "from", "rows", "steps", "texts seen", "to label", ""]
     keys = ("name", "source", "rows", "steps", "examples", "to_label", "state")
     console.table("", columns, [[_count(stage, key) for key in keys] for stage in found])
     console.pairs((stage["name"], stage["methods"].replace(" + ", "\n")) for stage in found)
     remarks = [f"{stage['name']}, {remark}" for stage in found for remark in stage["remarks"]]
-    _warn([*(check.words for check in checked.checks), *remarks])
+    _warn([*told, *remarks])
 
 
 @app.command()
@@ -437,6 +439,7 @@ def doctor(json: Json = False) -> None:
         console.out.print(f"- {line}", markup=False)
 
 
+app.command()(advise)
 app.command()(tune)
 app.command()(merge)
 delta_app.callback()(delta)

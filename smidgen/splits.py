@@ -70,7 +70,7 @@ class Split:
             None if self.pairs is None else tuple(self.pairs[i] for i in at),
             None if self.labels is None else self.labels[at],
             self.source,
-            None if self.rows is None else [self.rows[i] for i in at],
+            None if self.rows is None else [self.rows[int(i)] for i in at],
         )
 
     def describe(self) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def test_what_is_cut_is_exact() -> None:
     lengths = np.array([4, 12, 10, 30])  # 2 + 20 of 56 are lost
     (found,) = cut(split("train", "e f g h", [0] * 4, [2, 4, 6, 8]), lengths, 10)
     assert found.words == (
-        "train.csv: 2 of 4 texts of train (50.0%) are cut at 10 tokens, which loses 39.3% of all tokens; row 8 has 30."
+        "train.csv: 2 of 4 texts of train (50.0%) are cut at 10 tokens, which loses 39.29% of all tokens; row 8 has 30."
     )
     assert found.rows == ((4,), (8,))
     assert not list(cut(split("train", "e", [0]), np.array([10]), 10))
@@ -147,5 +147,11 @@ def test_plan_tells_what_is_cut_and_keeps_it_as_data(tmp_path: Path) -> None:
     write_csv(tmp_path / "dev.csv", [("a good film", "bad"), ("a bad film", "bad")])
     ran = command(f"plan student --model {model} --train {files['train']} --dev {tmp_path / 'dev.csv'} --json")
     said = json.loads(ran.out)
-    assert said["warnings"] == [check["words"] for check in said["checks"]]
     assert [(check["check"], check["split"], check["count"]) for check in said["checks"]] == [("lacking", "dev", 1)]
+    assert said["warnings"] == [said["checks"][0]["words"]]
+
+
+def test_a_length_that_fits_the_data_is_not_told_of() -> None:
+    lengths = np.array([*[9] * 99, 11])
+    (few_,), (more,) = (list(cut(split("train", "w " * 100, [0] * 100), lengths, most)) for most in (10, 8))
+    assert (few_.count, few_.loud) == (1, False) and (more.count, more.loud) == (100, True)

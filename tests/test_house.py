@@ -26,7 +26,7 @@ LAYERS = (
     "runtime.batches runtime.machine runtime.portable runtime.products tasks tasks.* anatomy._parts "
     "students._configs students._parts",
     "cells checks recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
-    "report words schema pages axes curves findings card picture tunecard advice",
+    "report words schema pages axes curves findings card picture tunecard advice facts fitting roads",
     "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits surgery uneven source "
     "runtime.engines runtime.engines.* runtime.serving runtime.model runtime.bundle runtime",
     "distances detours concrete halves prices method sparsity tape batch gates gating grafting fusions.* fusions "
@@ -35,14 +35,15 @@ LAYERS = (
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
     "reading runner costs benching predicting verification merging bundle",
     "search tuning",
-    "outcome sweep",
+    "outcome sweep probing advising",
     "api console options",
-    "demo cli cli_tune",
+    "demo cli cli_tune cli_advise",
     "__main__",
 )
 LIGHT = (
     "recipe planner data checks corpus lexicon speech vectors masking tables cells splits budget source artefact "
     "surgery uneven anatomy attention grafts edits.* edits method mapping errors watch api registration cli cli_tune "
+    "cli_advise facts fitting roads "
     "options console predicting runtime runtime.* tasks.* report words schema pages axes curves findings card picture "
     "tunecard advice measure.environment measure.health measure.number measure.size"
 )
