@@ -184,5 +184,5 @@ def _machine(facts: Facts) -> str:
     pace = "" if measured.texts_per_s is None else f"; fine-tuning takes {count(measured.texts_per_s)} texts a second"
     return (
         f"{machine.cpu}, {machine.cores} core{'s' * (machine.cores > 1)}, {can}; "
-        f"{gb(machine.memory_mb)} of memory, {gb(machine.free_mb)} free{pace}"
+        f"{gb(machine.total_mb)} of memory, {gb(machine.free_mb)} free{pace}"
     )

@@ -56,7 +56,7 @@ class Machine:
     cpu: str
     cores: int
     features: tuple[str, ...]
-    memory_mb: int | None
+    total_mb: int | None  # of memory
     free_mb: int | None
 
 

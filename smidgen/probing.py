@@ -122,8 +122,8 @@ def restless(measured: Measured, texts: Texts) -> str:
     if whole.p95_ms <= RESTLESS * wide * whole.p50_ms:
         return ""
     return (
-        f"At p95 {whole.name} takes {whole.p95_ms / whole.p50_ms:.1f} times its median, which the lengths of the texts do "
-        "not explain: something else was running. Ask again on a quiet machine before you rely on these times."
+        f"At p95 {whole.name} takes {whole.p95_ms / whole.p50_ms:.1f} times its median, which the lengths do not "
+        "explain: something else was running. Ask again on a quiet machine before you rely on these times."
     )
 
 

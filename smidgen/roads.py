@@ -279,8 +279,8 @@ def _picked(facts: Facts, found: Pick) -> str:
     """The shape that is taken, or what stands against it, in words."""
     shape, name = found.shape, facts.budget.percentile
     size = shape.size_mb - (facts.measured.spared_mb if found.vocabulary else 0.0)
-    measured = shape in (facts.measured.whole, facts.measured.cut, *facts.measured.small)
-    how = "measured" if measured else "worked out from the depths that were"
+    tried = shape in (facts.measured.whole, facts.measured.cut, *facts.measured.small) and not found.vocabulary
+    how = "measured" if tried else "worked out from what was measured"
     told = f"{ms(shape.at(name))} at {name} and {mb(size)}, {how}"
     if not found.broken:
         return f"The largest that keeps to the budget is {shape.name}: {told}."
