@@ -97,7 +97,7 @@ def advise(job: Job, watch: Watch | None = None) -> Advised:
     watch.say("Comparing the texts of test with those of train")
     checks = (*planned.checks, *alike(data, watch), *foreseen(data.test or data.dev, job.budget.quality))
     made = recipe(facts, chosen, job)
-    notes = tuple(filter(None, (restless(measured, texts), expected(facts, chosen))))
+    notes = tuple(filter(None, (restless(measured), expected(facts, chosen))))
     seconds = time.monotonic() - started
     return Advised(facts, checks, tuple(found), chosen, made, seconds, notes, takes(facts, chosen))
 

@@ -84,6 +84,7 @@ class Measured:
     cut: Timed | None  # with fewer blocks; None where the model has one
     small: tuple[Timed, ...] = ()  # the best first
     tokenizer_ms: float = 0.0
+    had: float = 1.0  # of a processor, while all that was timed; less where something else ran
     bare_mb: float = 0.0  # a process of the runtime before it opens a model
     run_mb: float = 0.0  # with the whole model in int8
     texts_per_s: float | None = None  # of fine-tuning the whole model; None where that was not tried

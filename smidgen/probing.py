@@ -19,7 +19,7 @@ import numpy as np
 from smidgen.budget import Budget
 from smidgen.data import Data, Split
 from smidgen.errors import OutOfTime
-from smidgen.facts import Encoder, Machine, Measured, Texts, Timed
+from smidgen.facts import Encoder, Machine, Measured, Timed
 from smidgen.lexicon import count, cut, endless
 from smidgen.loop import Rows, batches, train
 from smidgen.measure import entries
@@ -41,7 +41,7 @@ from smidgen.watch import Bar, Watch
 
 CUT = 3  # blocks of the shape that is cut
 STEPS, ENOUGH = 6, 8.0  # steps of training that are timed, and seconds after which fewer will do
-RESTLESS = 1.5  # times as wide as the lengths of the texts are
+ALONE = 0.9  # of a processor, that a timing has where nothing else runs
 
 
 def measure(planned: Plan, model: Encoder, machine: Machine, budget: Budget, folder: Path, watch: Watch) -> Measured:
@@ -62,7 +62,7 @@ def measure(planned: Plan, model: Encoder, machine: Machine, budget: Budget, fol
     rows = entries.timed_texts(data.dev)
     watch.say("Timing them")
     calls = 1000 if budget.percentile == "p99" else 300
-    timed, tokenizer = timing(folders, rows, calls)
+    timed, tokenizer, had = timing(folders, rows, calls)
     whole, *others = (shape(name, model.blocks, folders[name], timed[name]) for name in folders)
     ran = memory(folders["whole"], *entries.two_lists(rows[:64]))
     return Measured(
@@ -70,6 +70,7 @@ def measure(planned: Plan, model: Encoder, machine: Machine, budget: Budget, fol
         cut=next((one for one in others if one.kind == "cut"), None),
         small=tuple(one for one in others if one.kind != "cut"),
         tokenizer_ms=tokenizer,
+        had=had,
         bare_mb=float(ran.conditions["baseline_mb"]),
         run_mb=float(ran.value),
         texts_per_s=pace,
@@ -101,8 +102,9 @@ def quantised() -> Use:
     return Use("quant.dynamic", {"reduce_range": True} if cuts_off() else {})
 
 
-def timing(folders: Mapping[str, Path], rows: list[entries.Row], calls: int) -> tuple[dict[str, Latency], float]:
-    """Latency of the folders side by side in one run, and the median milliseconds of the tokenizer of the first."""
+def timing(folders: Mapping[str, Path], rows: list[entries.Row], calls: int) -> tuple[dict[str, Latency], float, float]:
+    """Latency of the folders side by side in one run, the median milliseconds of the tokenizer of the first, and
+    how much of a processor all that had."""
     models = {name: load(folder) for name, folder in folders.items()}
     ids = next(iter(models.values())).encoder.ids
 
@@ -112,18 +114,20 @@ def timing(folders: Mapping[str, Path], rows: list[entries.Row], calls: int) -> 
     def tokenise(row: entries.Row) -> object:
         return ids([row[0] if row[1] is None else row])
 
-    found = latency({**{name: predict(model) for name, model in models.items()}, "ids": tokenise}, rows, calls=calls)
-    return found, found["ids"].p50_ms
+    timed = {**{name: predict(model) for name, model in models.items()}, "ids": tokenise}
+    began, busy = time.perf_counter(), time.process_time()
+    found = latency(timed, rows, calls=calls)
+    had = (time.process_time() - busy) / (time.perf_counter() - began)
+    return found, found["ids"].p50_ms, min(had, 1.0)
 
 
-def restless(measured: Measured, texts: Texts) -> str:
-    """A sentence where the times scatter more than the lengths do; "" where they do not."""
-    whole, wide = measured.whole, max(texts.p95, 1) / max(texts.p50, 1)
-    if whole.p95_ms <= RESTLESS * wide * whole.p50_ms:
+def restless(measured: Measured) -> str:
+    """A sentence where the timing had to share its processors; "" where it had not."""
+    if measured.had >= ALONE:
         return ""
     return (
-        f"At p95 {whole.name} takes {whole.p95_ms / whole.p50_ms:.1f} times its median, which the lengths do not "
-        "explain: something else was running. Ask again on a quiet machine before you rely on these times."
+        f"Something else was running: the timing had {measured.had:.0%} of a processor. Ask again on a quiet machine "
+        "before you rely on these times."
     )
 
 

@@ -25,9 +25,9 @@ WINDOW = 64  # tokens that local attention sees to each side
 WORTH = 0.25  # of the operations, that another attention has to save
 PER_NUMBER = 20  # bytes of training: weight, gradient, two moments, the best weights so far
 ROOM = 0.8  # of the free memory, that training may take
-# A student's part of its teacher's accuracy in docs/evidence.md: of a base-size teacher, int8, SST-2.
+# What int8 students kept of a base-size teacher's accuracy on SST-2, in docs/evidence.md.
 KEPT = {"cut": (0.94, "MiniLM of 3 blocks"), "cnn": (0.91, "a CNN"), "static": (0.87, "a static student")}
-SAME = 0.98  # the same of 3 blocks of the teacher's own 6
+SAME = 0.98  # what 3 blocks of 6 kept of their own teacher's
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def tight_size(facts: Facts) -> Road:
     if found.vocabulary:
         words.append(
             f"{count(measured.used)} of {count(measured.tokens)} tokens are needed for these texts; without the others "
-            f"{mb(measured.spared_mb)} go, and hardly any quality."
+            f"{mb(measured.spared_mb)} go, and little quality."
         )
     words.append(_picked(facts, found))
     return Road("tight size", True, " ".join(words), sets)
@@ -264,7 +264,7 @@ def expected(facts: Facts, planned: Course) -> str:
         own = f"3 of 6 blocks kept {SAME:.0%} of their own teacher's accuracy, {name} {share:.0%} of a base-size one's"
     else:
         own = f"{name} kept {share:.0%} of a base-size teacher's accuracy"
-    said = f"In our rows {own} (docs/evidence.md); yours are for dev to tell."
+    said = f"In docs/evidence.md {own}; of yours dev will tell."
     if asked is not None and asked.of_teacher and asked.at_least > (SAME if planned.student == "cut" else share):
         said += f" {asked.text} is more than that: expect it not to be met."
     return said
