@@ -14,6 +14,7 @@ from smidgen.recipe import Files, Recipe, packaged, read
 from smidgen.watch import Watch
 
 if TYPE_CHECKING:
+    from smidgen.advising import Advised
     from smidgen.planner import Plan
     from smidgen.runner import Done
 
@@ -122,6 +123,56 @@ def compress(
         student=STUDENT if student_epochs is None else replace(STUDENT, epochs=student_epochs),
     )
     return carry_out(job, Path(out), watch, command, Path(store) if store is not None else None, storage)
+
+
+def advise(
+    model: str,
+    train: str,
+    test: str | None = None,
+    dev: str | None = None,
+    unlabeled: str | None = None,
+    *,
+    max_latency: str | None = None,
+    max_size: str | None = None,
+    max_memory: str | None = None,
+    min_quality: str | None = None,
+    time_limit: str | None = None,
+    tasks: int = 1,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    task_column: str | None = None,
+    multi_label: bool | None = None,
+    metric: str | None = None,
+    max_length: int | None = None,
+    task: str = "classify",
+    seed: int = 0,
+    watch: Watch | None = None,
+) -> Advised:
+    """What to do with a model, its data and this machine: the roads, why, and the recipe; nothing is kept.
+
+    Args:
+        max_latency, max_size, max_memory, min_quality, time_limit: as `compress` takes them.
+        tasks: how many tasks the model is to serve.
+
+    Raises:
+        InputError: what was given cannot be used.
+    """
+    from smidgen.tasks import task_class
+
+    kind = task_class(task)
+    limits = budget.read(max_latency, max_size, max_memory, min_quality, time_limit, kind.METRICS)
+    if task == "mask_language":
+        raise InputError(
+            "--task mask_language: is pretraining, and leaves nothing to deploy. Ask for the task that comes after it."
+        )
+    need_training()
+    from smidgen.advising import Job
+    from smidgen.advising import advise as look
+
+    columns = (text_column, text_pair_column, label_column, task_column)
+    files = Files(train, dev, test, unlabeled, *columns, multi_label, metric, max_length)
+    return look(Job(_as_path(model), files, limits, kind.name, tasks, seed), watch)
 
 
 def tune(

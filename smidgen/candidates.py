@@ -12,6 +12,7 @@ import numpy as np
 
 from smidgen.artefact import Artefact, identity
 from smidgen.budget import Budget, over
+from smidgen.checks import Check
 from smidgen.data import Data
 from smidgen.deadline import Until
 from smidgen.halving import Clock
@@ -75,6 +76,7 @@ class Search:
     baselines: list[Entry] = field(default_factory=list)
     timing: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)  # what is to be known of the data, and of test once it is read
     seen: dict[str, Any] | None = None  # rows of test that are nearly rows of train
     portrait: dict[str, Any] | None = None  # how the winner answers test, beside the teacher
     clock: Clock = field(default_factory=Clock)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from smidgen import console
+from smidgen.cli_advise import advise
 from smidgen.cli_cascade import cascade
 from smidgen.cli_tune import delta, delta_app, merge, tune
 from smidgen.errors import InputError, SmidgenError
@@ -238,14 +239,17 @@ def plan(
     from smidgen.costs import costs  # needs what api.plan has looked for
 
     found = costs(checked, out / "stages")
+    told = [check.words for check in checked.checks if check.loud]
     if json:
-        console.print_json({"stages": found, "max_length": checked.max_length, "warnings": list(checked.data.warnings)})
+        checks = [check.to_data() for check in checked.checks]
+        console.print_json({"stages": found, "max_length": checked.max_length, "warnings": told, "checks": checks})
         return
     columns = ["stage", "from", "rows", "steps", "texts seen", "to label", ""]
     keys = ("name", "source", "rows", "steps", "examples", "to_label", "state")
     console.table("", columns, [[_count(stage, key) for key in keys] for stage in found])
     console.pairs((stage["name"], stage["methods"].replace(" + ", "\n")) for stage in found)
-    _warn([*checked.data.warnings, *(f"{s['name']}, {remark}" for s in found for remark in s["remarks"])])
+    remarks = [f"{stage['name']}, {remark}" for stage in found for remark in stage["remarks"]]
+    _warn([*told, *remarks])
 
 
 @app.command()
@@ -476,6 +480,7 @@ def doctor(json: Json = False) -> None:
         console.out.print(f"- {line}", markup=False)
 
 
+app.command()(advise)
 app.command()(cascade)
 app.command()(tune)
 app.command()(merge)

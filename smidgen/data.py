@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -33,6 +33,7 @@ from smidgen.cells import (
     value,
 )
 from smidgen.cells import Columns as Columns
+from smidgen.checks import Check, after, before
 from smidgen.encoded import objects
 from smidgen.errors import DataError, did_you_mean
 from smidgen.splits import Split as Split
@@ -41,19 +42,22 @@ from smidgen.tables import Table, decode, read_table, read_text
 from smidgen.tasks import Answer, Classify, MaskLanguage, Several, Tag, Task
 from smidgen.tasks.several import SEPARATOR
 
-FEW = 5  # examples of a class below which there is a warning
-
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A task and its splits. `warnings` are sentences for the user; nothing in them stops a run."""
+    """A task and its splits. `checks` are for the user to know; nothing in them stops a run."""
 
     task: Task
     train: Split
     dev: Split
     test: Split | None = None
     unlabeled: Split | None = None
-    warnings: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The checks in words."""
+        return tuple(check.words for check in self.checks)
 
     @property
     def fingerprint(self) -> str:
@@ -109,12 +113,11 @@ def load_data(
 
     held_out, final, more = read(dev, "dev"), read(test, "test"), read(unlabeled, "unlabeled")
     _refuse_same_rows([whole, held_out, final])
-    warnings = (*_train_warnings(whole, found), *_overlaps(whole, held_out, final, more))
+    told = list(before(found, whole, held_out, final, more))
+    left = whole
     if held_out is None:
-        whole, held_out = take_dev(whole, seed, every=isinstance(found, Several))
-    if isinstance(found, Several):
-        warnings = (*warnings, *_untold(found, [whole, held_out, final]))
-    return Data(found, whole, held_out, final, more, warnings)
+        left, held_out = take_dev(whole, seed, every=isinstance(found, Several))
+    return Data(found, left, held_out, final, more, (*told, *after(found, whole, held_out, final)))
 
 
 def read_split(path: str, name: str, task: Task, columns: Columns = USUAL) -> Split:
@@ -205,17 +208,20 @@ def _task(
 def _split(table: Table, name: str, task: Task, columns: Columns, by_id: bool, labelled: bool = True) -> Split:
     if isinstance(task, Answer):
         questions, contexts, accepted = asked(table, columns, labelled)
-        return Split(name, questions, contexts, objects(accepted) if labelled else None, table.source)
+        return Split(name, questions, contexts, objects(accepted) if labelled else None, table.source, table.rows)
     if isinstance(task, MaskLanguage):
         texts = bare_texts(table, columns)
         return Split(name, texts, None, task.no_labels(len(texts)), table.source)
     if isinstance(task, Tag):
         if not labelled:  # plain texts or words, whatever train has; the words of a text are those between spaces
             texts, given = untagged(table, columns if columns.text in table.columns else USUAL)
-            return Split(name, texts if given else tuple(" ".join(t.split()) for t in texts), None, None, table.source)
+            words = texts if given else tuple(" ".join(text.split()) for text in texts)
+            return Split(name, words, None, None, table.source, table.rows)
         texts, tags = tagged(table, columns)
         ids = _ids(table, tags, task, by_id)
-        return Split(name, texts, None, objects(tuple(ids[tag] for tag in row) for row in tags), table.source)
+        return Split(
+            name, texts, None, objects(tuple(ids[tag] for tag in row) for row in tags), table.source, table.rows
+        )
     texts, pairs = texts_and_pairs(table, columns, mixed=isinstance(task, Several))
     labels = None
     if labelled and isinstance(task, Several):
@@ -224,7 +230,7 @@ def _split(table: Table, name: str, task: Task, columns: Columns, by_id: bool, l
         assert isinstance(task, Classify)
         names, _ = label_names(table, columns, task.multi_label)
         labels = _encode(table, names, task, by_id)
-    return Split(name, texts, pairs, labels, table.source)
+    return Split(name, texts, pairs, labels, table.source, table.rows)
 
 
 def _classes(table: Table, names: Sequence[tuple[str, ...]], several: bool) -> tuple[str, ...]:
@@ -342,52 +348,3 @@ def _same(source: str, name: str, other: str, what: str) -> DataError:
     return DataError(
         f"{source}: {name} is the {other} {what}, wanted rows that {other} has not. Give another file, or {advice}."
     )
-
-
-def _train_warnings(train: Split, task: Task) -> list[str]:
-    assert train.labels is not None
-    told = []
-    answers: dict[tuple[int, int], set[str]] = {}
-    owners = task.owners[train.labels].tolist() if isinstance(task, Several) else [0] * len(train)
-    for key, owner, label in zip(train.keys.tolist(), owners, train.labels.tolist(), strict=True):
-        answers.setdefault((key, owner), set()).add(repr(label))
-    conflicts = sum(len(different) > 1 for different in answers.values())
-    if conflicts:
-        what = {"tag": "tags", "answer": "answers"}.get(task.name, "labels")
-        told.append(
-            f"{train.source}: {_count(conflicts, 'text has', 'texts have')} different {what} in different rows."
-        )
-    if isinstance(task, Answer | MaskLanguage):
-        return told
-    rare = [f"{name} ({count})" for name, count in task.counted(train.labels).items() if count < FEW]
-    if rare:
-        told.append(f"{train.source}: fewer than {FEW} examples of {shown(rare)}.")
-    return told
-
-
-def _overlaps(train: Split, dev: Split | None, test: Split | None, unlabeled: Split | None) -> list[str]:
-    told = []
-    for one, other in ((test, train), (test, dev), (test, unlabeled), (dev, train)):
-        if one is None or other is None:
-            continue
-        shared = int(np.isin(one.keys, other.keys).sum())
-        if shared:
-            told.append(
-                f"{one.source}: {_count(shared, 'row of ' + one.name + ' is', 'rows of ' + one.name + ' are')} "
-                f"also in {other.name}."
-            )
-    return told
-
-
-def _untold(task: Several, splits: Sequence[Split | None]) -> Iterator[str]:
-    """The tasks that a split has no row of."""
-    for split in splits:
-        if split is not None and split.labels is not None:
-            had = set(task.owners[split.labels].tolist())
-            lacking = [name for i, name in enumerate(task.parts) if i not in had]
-            if lacking:
-                yield f"{split.source}: no row of {split.name} is of the task {shown(lacking)}."
-
-
-def _count(n: int, one: str, many: str) -> str:
-    return f"{n:,} {one if n == 1 else many}"

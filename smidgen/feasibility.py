@@ -60,7 +60,7 @@ def start(job: Job, out: Path, watch: Watch, root: Path | None = None, storage: 
     scarce = job.budget.size_mb is not None or job.budget.memory_mb is not None
     found = [_candidate(shape) for shape in shapes(kept, job.finishes, scarce)]
     search = Search(job, out, root or out / "stages", watch, model, data, found, clock=clock)
-    search.notes = [*_notes(data), *notes]
+    search.notes, search.checks = [*_notes(data), *notes], list(planned.checks)
     if storage is not None:
         search.trials = search.open_trials(storage)
     return search

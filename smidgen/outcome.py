@@ -150,7 +150,8 @@ def _report(search: Search, winner: Candidate | None, word: str, reason: str, co
         "baselines": search.baselines,
         "data": {
             **{name: _describe(split, data.task) if split is not None else None for name, split in splits.items()},
-            "warnings": list(data.warnings),
+            "warnings": [check.words for check in search.checks if check.loud],
+            "checks": [check.to_data() for check in search.checks],
             "seen": search.seen,
         },
         "portrait": search.portrait,

@@ -10,16 +10,18 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from smidgen.artefact import identity
+from smidgen.checks import Check
 from smidgen.data import Columns, Data, load_data
 from smidgen.errors import InputError, ModelError, RecipeError, did_you_mean
 from smidgen.method import Method, find, makes_texts, name_of, owns_stage, settings_of, trains
 from smidgen.recipe import Choice, Recipe, Stage, Training, build
 from smidgen.source import Source, check_whole, need_anatomy, resolve
 from smidgen.tasks import TASKS, Task
-from smidgen.tokens import fitting_length, length_limit
+from smidgen.tokens import cuts, fitting_length, length_limit
 
 DATA = ("train", "unlabeled")  # parts that a stage's data names with + between, beside earlier data steps
 SPLITS = (*DATA, "dev", "test", "model")  # no data step may have one of these names
@@ -71,6 +73,13 @@ class Plan:
     models: Mapping[str, Source]
     stages: tuple[Planned, ...]
     max_length: int
+
+    @cached_property
+    def checks(self) -> tuple[Check, ...]:
+        """What is to be known of the data, with what is cut of its texts. Each text is tokenised for that."""
+        task, splits = self.data.task, (self.data.train, self.data.dev, self.data.test)
+        cut = cuts(task, self.models[self.recipe.model].path, splits, self.max_length)
+        return (*self.data.checks, *cut)
 
     def by_id(self, id: str) -> Planned | None:
         return next((planned for planned in self.stages if planned.id == id), None)

@@ -161,10 +161,10 @@ def read_test(search: Search, winner: Candidate | None, models: Mapping[str, Any
         entry["numbers"]["quality"] = entries.quality_data(task, logits, test)
         entry["numbers"] |= entries.compared_data(task, logits, teacher, test)
     search.seen, told = seen(task, test, search.data.train, said)
-    search.notes += told
+    search.checks += told
     if winner is not None:
         least = least_quality(search.job.budget, search.teacher["numbers"]["quality"]["value"])
-        search.notes += unresolved(task, test, said[winner.entry["name"]], teacher, least)
+        search.checks += unresolved(task, test, said[winner.entry["name"]], teacher, least)
         search.portrait = portrait(task, test, said[winner.entry["name"]], teacher)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,7 @@ class Split:
     `pairs` has "" for a text without a second one, where a task mixes both; None: no text has one.
     `labels` is what the task calls gold: (n,) int64 class ids, (n, C) float32 of 0 and 1 where a text may have several,
     or (n,) object, one tuple a text, of tag ids or of accepted answers; None: not labelled.
+    `rows` are the numbers that messages call the examples by; None: they count from 1.
     """
 
     name: str  # "train", "dev", "test" or "unlabeled"
@@ -31,9 +32,14 @@ class Split:
     pairs: tuple[str, ...] | None
     labels: np.ndarray | None
     source: str  # the path or id that it came from
+    rows: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def row(self, index: int) -> int:
+        """The number of an example in its file."""
+        return index + 1 if self.rows is None else int(self.rows[index])
 
     @cached_property
     def keys(self) -> np.ndarray:
@@ -64,6 +70,7 @@ class Split:
             None if self.pairs is None else tuple(self.pairs[i] for i in at),
             None if self.labels is None else self.labels[at],
             self.source,
+            None if self.rows is None else [self.rows[int(i)] for i in at],
         )
 
     def describe(self) -> dict[str, Any]:
@@ -119,7 +126,7 @@ def take_dev(train: Split, seed: int, every: bool = False) -> tuple[Split, Split
         )
     shared = np.isin(train.keys, train.keys[picked])
     taken = train.take(shared if every else picked)
-    return train.take(~shared), Split("dev", taken.texts, taken.pairs, taken.labels, train.source)
+    return train.take(~shared), replace(taken, name="dev")
 
 
 def _take_contexts(train: Split, seed: int) -> tuple[Split, Split]:
@@ -138,5 +145,4 @@ def _take_contexts(train: Split, seed: int) -> tuple[Split, Split]:
         picked.add(names[i])
         taken += counts[names[i]]
     inside = np.array([pair in picked for pair in train.pairs])
-    dev = train.take(inside)
-    return train.take(~inside), Split("dev", dev.texts, dev.pairs, dev.labels, train.source)
+    return train.take(~inside), replace(train.take(inside), name="dev")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from smidgen.checks import Check, cut
 from smidgen.encoded import Encoded
-from smidgen.tasks import Task
+from smidgen.splits import Split
+from smidgen.tasks import Answer, MaskLanguage, Task
+from smidgen.tasks.several import mixed
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 LONGEST_WINDOW = 384  # tokens of a question with a part of its context
+SLICE = 4096  # texts that are tokenised at once
 
 
 def encode(task: Task, folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Encoded:
@@ -54,6 +58,26 @@ def fitting_length(task: Task, folder: Path, texts: Sequence[str], pairs: Sequen
     lengths = encode(task, folder, texts[sample], pairs[sample] if pairs is not None else None, limit).lengths
     wanted = int(np.ceil(np.quantile(lengths, 0.99) / 8) * 8)
     return min(max(wanted, 16), limit)
+
+
+def whole_lengths(folder: Path, split: Split) -> np.ndarray:
+    """(n,) int64: tokens of each text with its pair, special ones included, where nothing is cut."""
+    tokenizer, pairs = open_tokenizer(folder), split.pairs
+    rows: list[Any] = list(split.texts) if pairs is None else mixed(zip(split.texts, pairs, strict=True))
+    counts = [
+        len(encoding)
+        for start in range(0, len(rows), SLICE)
+        for encoding in tokenizer.encode_batch_fast(rows[start : start + SLICE])
+    ]
+    return np.array(counts, np.int64)
+
+
+def cuts(task: Task, folder: Path, splits: Iterable[Split | None], most: int) -> Iterator[Check]:
+    """What of these splits is cut at `most` tokens; a task that reads long texts in windows loses nothing."""
+    if not isinstance(task, Answer | MaskLanguage):
+        for split in splits:
+            if split is not None:
+                yield from cut(split, whole_lengths(folder, split), most)
 
 
 def write_tokenizer(source: Path, target: Path, max_length: int) -> None:

@@ -34,10 +34,12 @@ def test_a_leak_is_told_with_the_score_without_it() -> None:
     found, told = seen(TASK, leaky, train, said)
     assert found["rows"] == 10 and found["share"] == 0.1
     assert found["quality"]["winner"]["value"] == 0.9 and found["quality"]["winner"]["n"] == 90
-    assert told == [
-        "10 of 100 rows of test (10.0%) are nearly or wholly rows of train, as row 91 of test and row 1 of train. "
+    assert [check.words for check in told] == [
+        "test.csv: 10 of 100 rows of test (10.0%) are nearly or wholly in train, as row 91 of test and row 1 of train. "
         "Without them, accuracy: winner 0.900, teacher 1.000."
     ]
+    assert (told[0].check, told[0].split, told[0].count, told[0].of) == ("near", "test", 10, 100)
+    assert told[0].rows == tuple((91 + i, 1 + i) for i in range(5))
 
 
 def test_nothing_is_told_of_a_clean_test_set_and_a_warning_of_one_that_is_all_train() -> None:
@@ -47,7 +49,7 @@ def test_nothing_is_told_of_a_clean_test_set_and_a_warning_of_one_that_is_all_tr
         [],
     )
     found, told = seen(TASK, train, train, {})
-    assert found["share"] == 1 and "Every row of test is nearly or wholly one of train: train.csv" in told[0]
+    assert found["share"] == 1 and "Every row of test is nearly or wholly one of train: train.csv" in told[0].words
 
 
 def test_a_test_set_that_is_too_small_is_told() -> None:
@@ -56,7 +58,8 @@ def test_a_test_set_that_is_too_small_is_told() -> None:
     teacher, student = outputs(gold.labels, np.arange(0)), outputs(gold.labels, np.arange(8))
     told = unresolved(TASK, gold, student, teacher, 0.97)
     assert len(told) == 1
-    assert "100 rows of test can tell differences of 5.4 points" in told[0] and "allows 3.0 points" in told[0]
-    assert "about 329 rows would show it" in told[0]
+    said = told[0].words
+    assert "100 rows of test can tell differences of 5.4 points" in said and "allows 3.0 points" in said
+    assert "about 329 rows would show it" in said and (told[0].count, told[0].of) == (100, 329)
     assert unresolved(TASK, gold, student, teacher, 0.9) == []  # ten points are allowed
     assert unresolved(TASK, gold, student, teacher, None) == []

@@ -404,10 +404,12 @@ def test_warnings_count_overlap_conflict_and_rare_classes(tmp_path: Path) -> Non
     write(tmp_path, {"train.csv": train, "test.csv": "text,label\nt3,pos\nt4,neg\nnew,neg\n", "more.txt": "new\n"})
     told = load(tmp_path, test="test.csv", unlabeled="more.txt").warnings
     assert [warning.removeprefix(f"{tmp_path}/") for warning in told] == [
-        "train.csv: 1 text has different labels in different rows.",
+        "train.csv: 2 of 14 rows of train (14.3%) have other labels in other rows, as rows 3 and 14.",
         "train.csv: fewer than 5 examples of rare (1).",
-        "test.csv: 2 rows of test are also in train.",
-        "test.csv: 1 row of test is also in unlabeled.",
+        "test.csv: 2 of 3 rows of test (66.7%) are also in train, as row 2 of test and row 5 of train.",
+        "test.csv: 1 of 3 rows of test (33.3%) is also in unlabeled, as row 4 of test and row 1 of unlabeled.",
+        "train.csv: no example of rare in dev, whose score says nothing of it.",
+        "test.csv: no example of rare in test, whose score says nothing of it.",
     ]
 
 

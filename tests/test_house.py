@@ -25,8 +25,8 @@ LAYERS = (
     "artefact shards budget splits tables runtime.inputs runtime.words runtime.pairs runtime.wire runtime.levels "
     "runtime.folder runtime.batches runtime.machine runtime.portable runtime.products tasks tasks.* anatomy._parts "
     "students._configs students._parts",
-    "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
-    "report comparison words schema pages axes curves findings card picture tunecard advice",
+    "cells checks recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
+    "report comparison words schema pages axes curves findings card picture tunecard advice facts fitting roads",
     "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits surgery uneven source "
     "runtime.engines runtime.engines.* runtime.serving runtime.model runtime.bundle runtime.cascade runtime",
     "distances detours concrete halves prices method sparsity tape batch gates gating grafting fusions.* fusions "
@@ -39,16 +39,17 @@ LAYERS = (
     "candidates",
     "feasibility racing",
     "search",
-    "outcome sweep",
+    "outcome sweep probing advising",
     "api console options",
-    "demo cli cli_tune cli_cascade",
+    "demo cli cli_tune cli_cascade cli_advise",
     "__main__",
 )
 LIGHT = (
-    "recipe planner data corpus lexicon speech vectors masking tables cells splits budget source artefact surgery "
-    "uneven anatomy attention grafts edits.* edits method mapping errors watch api registration cli cli_tune "
-    "cli_cascade options console predicting runtime runtime.* tasks.* report comparison words schema pages axes curves "
-    "findings card picture tunecard advice measure.environment measure.health measure.number measure.size"
+    "recipe planner data checks corpus lexicon speech vectors masking tables cells splits budget source artefact "
+    "surgery uneven anatomy attention grafts edits.* edits method mapping errors watch api registration cli cli_tune "
+    "cli_advise cli_cascade facts fitting roads options console predicting runtime runtime.* tasks.* report comparison "
+    "words schema pages axes curves findings card picture tunecard advice measure.environment measure.health "
+    "measure.number measure.size"
 )
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "sklearn", "onnx", "pyarrow", "yaml", "jinja2"}
 FILES = sorted(PACKAGE.rglob("*.py"))

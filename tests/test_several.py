@@ -257,7 +257,9 @@ def test_a_text_of_two_tasks_is_no_conflict_but_two_labels_of_one_task_are(tmp_p
     rows = [{"task": t, "text": f"text {i}", "label": f"{i % 2}"} for t in ("one", "two") for i in range(20)]
     assert read(tmp_path, rows).warnings == ()
     conflict = {"task": "two", "text": "text 0", "label": "1"}
-    assert "1 text has different labels" in read(tmp_path, [*rows, conflict]).warnings[0]
+    assert (
+        "2 of 41 rows of train (4.9%) have other labels in other rows" in read(tmp_path, [*rows, conflict]).warnings[0]
+    )
 
 
 def test_a_split_without_a_task_is_told_of(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from smidgen.runtime.machine import cpu, features, usable_cores
 
+MEMINFO = Path("/proc/meminfo")  # Linux
 PACKAGES = (
     *("smidgen", "numpy", "onnxruntime", "openvino", "tokenizers", "torch", "transformers", "accelerate", "datasets"),
     *("safetensors", "peft", "onnx", "onnxscript", "scikit-learn", "optuna", "ray"),
@@ -37,6 +38,15 @@ def memory_total() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1_000_000
     except (AttributeError, ValueError, OSError):
+        return None
+
+
+def memory_free() -> int | None:
+    """What of it a new process could have, as the system sees it; None where it does not tell."""
+    try:
+        lines = MEMINFO.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")) // 1_000_000
+    except (OSError, StopIteration):
         return None
 
 
