@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,13 @@ from smidgen.recipe import Files, Recipe, packaged, read
 from smidgen.watch import Watch
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from smidgen.planner import Plan
     from smidgen.runner import Done
 
 
+TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 STAGES = (
     "model",
     "teacher",
@@ -56,6 +60,10 @@ def compress(
     max_length: int | None = None,
     task: str = "classify",
     seed: int = 0,
+    trackers: Sequence[str] = (),
+    on: str | None = None,
+    ray_address: str | None = None,
+    cores: int | None = None,
     watch: Watch | None = None,
     command: str = "smidgen.compress(...)",
 ) -> dict[str, Any]:
@@ -73,6 +81,7 @@ def compress(
         task: `classify`; `several`, classifications of which each row names its own, `task`; `tag`, of words in rows of
             `tokens` and `tags`; or `answer`, in rows of `question`, `context` and `answers`.
         finalists: how many depths that fit are trained at most.
+        trackers, on, ray_address, cores: as `run` takes them.
 
     Returns:
         The report, as `out/report.json` has it; `report["verdict"]` is `met` or `not_met`.
@@ -94,6 +103,8 @@ def compress(
         )
     _refuse_out(out)
     need_training()
+    _refuse_trackers(trackers)
+    _one_process("compress")
     from smidgen.outcome import carry_out
     from smidgen.shapes import STUDENT, TEACHER, Job
 
@@ -111,7 +122,8 @@ def compress(
         teacher=TEACHER if teacher_epochs is None else replace(TEACHER, epochs=teacher_epochs),
         student=STUDENT if student_epochs is None else replace(STUDENT, epochs=student_epochs),
     )
-    return carry_out(job, Path(out), watch, command)
+    with _hands(on, ray_address, cores) as executor:
+        return carry_out(job, Path(out), watch, command, tuple(trackers), executor)
 
 
 def tune(
@@ -173,6 +185,7 @@ def tune(
         raise InputError("--time-limit and --tasks go with --method auto. Leave them out.")
     _refuse_out(out)
     need_training()
+    _one_process("tune")
     from smidgen.sweep import sweep
     from smidgen.tuning import Job, way_of
     from smidgen.tuning import tune as tune_one
@@ -266,14 +279,26 @@ def run(
     watch: Watch | None = None,
     checkpoint_seconds: float = 60.0,
     trackers: Sequence[str] = (),
+    on: str | None = None,
+    ray_address: str | None = None,
+    cores: int | None = None,
 ) -> list[Done]:
-    """Run a recipe; artefacts are kept in `out/stages`, a folder per id, and are not made twice."""
+    """Run a recipe; artefacts are kept in `out/stages`, a folder per id, and are not made twice.
+
+    Args:
+        trackers: any of TRACKERS; training is logged there too.
+        on: `ray`: stages that do not wait for each other at once, on a Ray cluster, which sees `out` as this process
+            does; None: here, one after the other.
+        ray_address: of the cluster; None: as RAY_ADDRESS says, or a new one on this machine.
+        cores: of the cluster, for each stage; None: one.
+    """
     _refuse_out(out)
     checked = plan(recipe)
     _refuse_trackers(trackers)
     from smidgen.runner import run as carry_out
 
-    return carry_out(checked, Path(out) / "stages", watch, checkpoint_seconds, tuple(trackers))
+    with _hands(on, ray_address, cores) as executor:
+        return carry_out(checked, Path(out) / "stages", watch, checkpoint_seconds, tuple(trackers), executor)
 
 
 def verify(out: str | Path, watch: Watch | None = None) -> list[dict[str, Any]]:
@@ -362,17 +387,36 @@ def _exchange(option: str, prefix: str, format: str) -> Callable[..., Any]:
 
 
 def _refuse_trackers(names: Sequence[str]) -> None:
-    from accelerate.tracking import get_available_trackers
-    from accelerate.utils import LoggerType
+    import importlib.util
 
-    known = LoggerType.list()
     for name in names:
-        if name not in known:
+        if name not in TRACKERS:
             raise InputError(
-                f"--tracker {name}: no such tracker.{did_you_mean(name, known)} Known here: {', '.join(known)}."
+                f"--track {name}: no such tracker.{did_you_mean(name, TRACKERS)} Use one of {', '.join(TRACKERS)}."
             )
-        if name != "all" and name not in map(str, get_available_trackers()):
-            raise MissingExtra(f"--tracker {name}: it is not installed. Type: pip install {name.replace('_', '-')}")
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtra(f"--track {name}: it is not installed. Type: pip install {name}")
+
+
+def _hands(on: str | None, ray_address: str | None, cores: int | None) -> AbstractContextManager[Executor | None]:
+    """Who runs stages, while a block lasts; None = this process."""
+    if on not in (None, "ray"):
+        raise InputError(f"--on {on}: no such place. Write --on ray, or leave it out: this process then does it all.")
+    if on is None and (ray_address or cores):
+        raise InputError("--ray-address and --cores go with --on ray. Add it, or leave them out.")
+    if on is None:
+        return nullcontext()
+    from smidgen.cluster import cluster
+
+    return cluster(ray_address, cores or 1)
+
+
+def _one_process(command: str) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"smidgen {command} is one process, which torchrun and accelerate launch cannot share out. Start it by "
+            "itself; on a cluster, compress with --on ray. One training in several processes is smidgen run."
+        )
 
 
 def need_training() -> None:

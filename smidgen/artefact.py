@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +87,11 @@ def _read_record(path: Path) -> dict[str, Any]:
     raise ArtefactError(f"{path}: {RECORD} is missing or changed. Delete the folder and run the command again.")
 
 
+def draft_of(path: Path) -> Path:
+    """Where this process, of all on every machine that sees the folder, makes what is to become `path`."""
+    return path.with_name(f"{DRAFT}{path.name}-{platform.node()}-{os.getpid()}")
+
+
 @contextmanager
 def publish(path: Path, record: dict[str, Any]) -> Iterator[Path]:
     """Give a draft folder to fill; on leaving without an exception it becomes `path`, atomically.
@@ -92,7 +99,7 @@ def publish(path: Path, record: dict[str, Any]) -> Iterator[Path]:
     The `record` may be added to while the draft is filled. An existing `path` is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.parent / f"{DRAFT}{path.name}-{os.getpid()}"
+    draft = draft_of(path)
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     (draft / INCOMPLETE).touch()
@@ -105,7 +112,7 @@ def publish(path: Path, record: dict[str, Any]) -> Iterator[Path]:
         _sync(draft)
         (draft / INCOMPLETE).unlink()
         if path.exists():
-            old = path.parent / f"{DRAFT}old-{path.name}-{os.getpid()}"
+            old = draft_of(path.with_name(f"old-{path.name}"))
             path.rename(old)
             draft.rename(path)
             shutil.rmtree(old)
@@ -137,10 +144,13 @@ def alone(root: Path) -> Iterator[None]:
 
 
 class Store:
-    """The artefacts of one output folder, one folder per id, and the work in progress."""
+    """The artefacts of one output folder, one folder per id, and the work in progress.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    executor: who is given work that can be done in parts, as a teacher's labels; None = it is done here, in order.
+    """
+
+    def __init__(self, root: Path, executor: Executor | None = None) -> None:
+        self.root, self.executor = root, executor
 
     def path(self, id: str) -> Path:
         return self.root / id
@@ -156,14 +166,17 @@ class Store:
     def sweep(self) -> None:
         """Remove what a killed run left behind: drafts, and the checkpoints of stages that are published."""
         finished = [self.work(path.name) for path in self.root.iterdir() if not path.name.startswith(".")]
-        for left in [*self.root.glob(f"{DRAFT}*"), *finished]:
-            shutil.rmtree(left, ignore_errors=True)
+        for left in [*self.root.glob(f"{DRAFT}*"), *self.root.glob(f"*/{DRAFT}*"), *finished]:
+            if left.is_file():
+                left.unlink()
+            else:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that it is either the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{DRAFT}{path.name}-{os.getpid()}")
+    draft = draft_of(path)
     with draft.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,18 @@ SCHEMA = 1
 CARRIED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
-def carry_out(job: Job, out: Path, watch: Watch | None = None, command: str = "") -> dict[str, Any]:
+def carry_out(
+    job: Job,
+    out: Path,
+    watch: Watch | None = None,
+    command: str = "",
+    trackers: tuple[str, ...] = (),
+    executor: Executor | None = None,
+) -> dict[str, Any]:
     """A budget in, a winner out: `out/winner`, `out/report.html|md|json`, `out/stages`.
+
+    Args:
+        trackers, executor: of the stages, as `smidgen.runner.run` takes them.
 
     Returns:
         The report. A finished command that is run again gives its report again.
@@ -46,6 +57,7 @@ def carry_out(job: Job, out: Path, watch: Watch | None = None, command: str = ""
     """
     watch = watch or Silent()
     search = start(job, out, watch)
+    search.trackers, search.executor = trackers, executor
     print_ = _fingerprint(search)
     found = _finished(out, print_)
     if found is not None:

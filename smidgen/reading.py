@@ -108,6 +108,7 @@ def label_rows(
             store.root,
             _to(bar.to, len(split)),
             precision=DTYPES[accelerator.mixed_precision],
+            executor=store.executor,
         )
     return found
 

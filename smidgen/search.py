@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from smidgen.measure.peers import TfIdf, TfIdfs, TorchModel, UsualTag
 from smidgen.measure.size import parameters
 from smidgen.planner import plan
 from smidgen.recipe import Recipe, to_data
-from smidgen.runner import Done, run
+from smidgen.runner import Done, run, run_all
 from smidgen.runtime import load
 from smidgen.runtime.folder import deployed_bytes
 from smidgen.runtime.machine import usable_cores
@@ -73,6 +74,8 @@ class Search:
     notes: list[str] = field(default_factory=list)
     seen: dict[str, Any] | None = None  # rows of test that are nearly rows of train
     started: float = field(default_factory=time.monotonic)
+    trackers: tuple[str, ...] = ()
+    executor: Executor | None = None  # who runs the stages; None = this process
 
     @property
     def root(self) -> Path:
@@ -80,7 +83,22 @@ class Search:
 
     def make(self, recipe: Recipe, checkpoint_seconds: float = 60.0) -> list[Done]:
         """Run a recipe; its stages join the lineage of the report."""
-        done = run(plan(recipe, self.data), self.root, self.watch, checkpoint_seconds)
+        done = run(plan(recipe, self.data), self.root, self.watch, checkpoint_seconds, self.trackers, self.executor)
+        return self._told(recipe, done)
+
+    def prepare(self, recipes: Iterable[Recipe]) -> None:
+        """Where there are many hands, run the stages of several recipes at a time; `make` then finds them on disk."""
+        if self.executor is not None:
+            wanted = list(recipes)
+            plans = [plan(recipe, self.data) for recipe in wanted]
+            for recipe, done in zip(
+                wanted,
+                run_all(plans, self.root, self.executor, self.watch, trackers=self.trackers),
+                strict=True,
+            ):
+                self._told(recipe, done)
+
+    def _told(self, recipe: Recipe, done: list[Done]) -> list[Done]:
         known = {stage["id"] for stage in self.timing}
         for one in done:
             if one.artefact.id not in known:
@@ -125,6 +143,7 @@ def feasible(search: Search) -> None:
     """Time and weigh every shape with untrained weights; mark what the budget forbids."""
     job, watch = search.job, search.watch
     watch.say(f"Building {len(search.candidates)} shapes with untrained weights, to see what fits the budget")
+    search.prepare(untrained(job, candidate.shape) for candidate in search.candidates)
     with watch.bar("building", len(search.candidates)) as bar:
         for i, candidate in enumerate(search.candidates):
             candidate.folder = search.make(untrained(job, candidate.shape))[-1].artefact.path
@@ -149,6 +168,9 @@ def train_finalists(search: Search) -> None:
         for candidate in search.candidates:
             candidate.entry["reason"] = candidate.entry["reason"] or "fits, but its teacher has learnt nothing yet"
         return
+    if not _only_quality(job.budget):
+        fit = [c.shape for c in search.candidates if c.shape.body in chosen and c.entry["status"] != "infeasible"]
+        search.prepare(distilled(job, search.model, shape) for shape in fit)
     for body in chosen:
         limit = job.budget.time_limit_s
         trained = [c for c in search.candidates if c.logits is not None]

@@ -22,8 +22,8 @@ PACKAGE = ROOT / "smidgen"
 # Who may import whom: a module imports from its own layer (but never in a circle) or from one further up this table.
 LAYERS = (
     "errors watch encoded registration hollow",
-    "artefact shards budget splits tables runtime.inputs runtime.words runtime.pairs runtime.wire runtime.folder "
-    "runtime.batches runtime.machine runtime.portable runtime.products tasks tasks.* anatomy._parts "
+    "artefact shards cluster budget splits tables runtime.inputs runtime.words runtime.pairs runtime.wire "
+    "runtime.folder runtime.batches runtime.machine runtime.portable runtime.products tasks tasks.* anatomy._parts "
     "students._configs students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report words schema pages axes curves findings card picture tunecard advice",
@@ -33,7 +33,7 @@ LAYERS = (
     "saving graph keeping refit tokens masking mapping vectors repeats",
     "teacher fill frozen shapes making measure.* measure caveats calibration fake integer precision saturation",
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
-    "reading runner costs benching predicting verification merging bundle",
+    "tracking reading runner costs benching predicting verification merging bundle",
     "search tuning",
     "outcome sweep",
     "api console options",
