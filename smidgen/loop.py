@@ -242,7 +242,7 @@ class _Run:
         self.done, self.since = step + 1, self.since + 1
         for name, value in told.items():
             self.sums[name] = self.sums.get(name, torch.zeros(())) + value
-        if self.accelerator.trackers:
+        if self.accelerator.log_with:
             losses = self.whole(told)
             self.accelerator.log({"loss": sum(losses.values()), "lr": used, **losses}, step=self.done)
         for method, state in self.running:

@@ -246,8 +246,8 @@ def _train_stage(
             *(running, ctx, rows, dev, planned.stage.train, work, watch, checkpoint_seconds, accelerator),
             store=store.root,
         )
-        if logs:
-            accelerator.end_training()
+        for tracker in accelerator.trackers:  # end_training would end the process group as well
+            tracker.finish()
     for method, state in reversed(running):
         method.end(state, ctx)
     before = [] if ctx.skeleton is not None else record["edits"]
