@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from smidgen import budget
 from smidgen.errors import BudgetError, InputError, MissingExtra, RecipeError, did_you_mean
+from smidgen.far import is_url, near
 from smidgen.recipe import Files, Recipe, packaged, read
 from smidgen.watch import Watch
 
@@ -286,19 +287,23 @@ def run(
     """Run a recipe; artefacts are kept in `out/stages`, a folder per id, and are not made twice.
 
     Args:
+        out: a folder, or a URL that fsspec opens, such as s3://bucket/run: artefacts are then made in this user's cache
+            and kept there.
         trackers: any of TRACKERS; training is logged there too.
         on: `ray`: stages that do not wait for each other at once, on a Ray cluster, which sees `out` as this process
             does; None: here, one after the other.
         ray_address: of the cluster; None: as RAY_ADDRESS says, or a new one on this machine.
         cores: of the cluster, for each stage; None: one.
     """
-    _refuse_out(out)
+    far = near(str(out)) if is_url(out) else None
+    root = far.root if far else Path(out) / "stages"
+    _refuse_out(root.parent if far else out)
     checked = plan(recipe)
     _refuse_trackers(trackers)
     from smidgen.runner import run as carry_out
 
     with _hands(on, ray_address, cores) as executor:
-        return carry_out(checked, Path(out) / "stages", watch, checkpoint_seconds, tuple(trackers), executor)
+        return carry_out(checked, root, watch, checkpoint_seconds, tuple(trackers), executor, far)
 
 
 def verify(out: str | Path, watch: Watch | None = None) -> list[dict[str, Any]]:
@@ -358,6 +363,8 @@ def _as_path(reference: str) -> str:
 
 
 def _refuse_out(out: str | Path) -> None:
+    if is_url(out):
+        raise InputError(f"--out {out}: only smidgen run keeps what it makes at a URL. Give a folder.")
     path = Path(out).absolute()
     there = next(place for place in (path, *path.parents) if place.exists())
     if not there.is_dir():

@@ -17,7 +17,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from smidgen.errors import ArtefactError, InputError
 
@@ -143,21 +143,40 @@ def alone(root: Path) -> Iterator[None]:
         os.close(held)
 
 
+class Storage(Protocol):
+    """Where finished folders are kept besides this machine, see `smidgen.far`."""
+
+    def send(self, folder: Path, last: str) -> None: ...
+
+    def bring(self, folder: Path, last: str) -> None: ...
+
+    def names(self, folder: Path) -> list[str]: ...
+
+
 class Store:
     """The artefacts of one output folder, one folder per id, and the work in progress.
 
     executor: who is given work that can be done in parts, as a teacher's labels; None = it is done here, in order.
+    far: where what is finished is kept too; None = nowhere else.
     """
 
-    def __init__(self, root: Path, executor: Executor | None = None) -> None:
-        self.root, self.executor = root, executor
+    def __init__(self, root: Path, executor: Executor | None = None, far: Storage | None = None) -> None:
+        self.root, self.executor, self.far = root, executor, far
 
     def path(self, id: str) -> Path:
         return self.root / id
 
     def find(self, id: str) -> Artefact | None:
         """The artefact if it is there and whole."""
+        if self.far is not None:
+            self.far.bring(self.path(id), RECORD)
         return open_artefact(self.path(id)) if self.path(id).is_dir() else None
+
+    def made(self, id: str) -> Artefact:
+        """An artefact that this process has published, kept wherever it is to be kept."""
+        if self.far is not None:
+            self.far.send(self.path(id), RECORD)
+        return open_artefact(self.path(id))
 
     def work(self, id: str) -> Path:
         """Where checkpoints of an unfinished stage live; swept away when the stage is published."""

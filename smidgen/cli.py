@@ -165,7 +165,7 @@ def run(
     dev: Dev = None,
     unlabeled: Unlabeled = None,
     task: Annotated[str | None, typer.Option(help="In place of the recipe's task.")] = None,
-    out: Out = Path("out"),
+    out: Annotated[str, typer.Option(help="The folder for everything that is made, or a URL: s3://...")] = "out",
     track: Track = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between two checkpoints.")] = 60.0,
     on: On = None,
@@ -204,7 +204,7 @@ def run(
         return
     console.table("", ["stage", "artefact", "form", "dev", "seconds", ""], rows)
     _warn(f"{one.planned.stage.name}, {remark}" for one in done for remark in one.remarks)
-    console.out.print(f"The last stage is in {out / 'stages' / done[-1].artefact.id}", soft_wrap=True)
+    console.out.print(f"The last stage is in {done[-1].artefact.path}", soft_wrap=True)
 
 
 @app.command()

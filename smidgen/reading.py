@@ -109,6 +109,7 @@ def label_rows(
             _to(bar.to, len(split)),
             precision=DTYPES[accelerator.mixed_precision],
             executor=store.executor,
+            far=store.far,
         )
     return found
 

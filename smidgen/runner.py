@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smidgen.artefact import Artefact, Store, alone, open_artefact, publish
+from smidgen.artefact import Artefact, Storage, Store, alone, publish
 from smidgen.calibration import RANGES
 from smidgen.corpus import Corpus
 from smidgen.errors import ArtefactError, InputError, SmidgenError
@@ -58,6 +58,7 @@ def run(
     checkpoint_seconds: float = 60.0,
     trackers: tuple[str, ...] = (),
     executor: Executor | None = None,
+    far: Storage | None = None,
 ) -> list[Done]:
     """Run every stage of a plan, in order; artefacts are kept under `root`, a folder per id.
 
@@ -66,11 +67,12 @@ def run(
 
     Args:
         executor: who runs the stages, see `run_all`; None = this process, one after the other.
+        far: where artefacts are kept besides `root`, and found.
     """
     watch = watch or Silent()
     if executor is not None:
-        return run_all([plan], root, executor, watch, checkpoint_seconds, trackers)[0]
-    store = Store(root)
+        return run_all([plan], root, executor, watch, checkpoint_seconds, trackers, far)[0]
+    store = Store(root, far=far)
     done: list[Done] = []
     with alone(root) if _main_process() else nullcontext():
         if _main_process():
@@ -93,6 +95,7 @@ def run_all(
     watch: Watch | None = None,
     checkpoint_seconds: float = 60.0,
     trackers: tuple[str, ...] = (),
+    far: Storage | None = None,
 ) -> list[list[Done]]:
     """Run the stages of several plans, each as soon as what it reads is there, as many at a time as there are hands.
 
@@ -100,7 +103,7 @@ def run_all(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("torchrun and accelerate launch start processes, --on ray too. Use one of them.")
-    watch, store = watch or Silent(), Store(root.absolute(), executor)
+    watch, store = watch or Silent(), Store(root.absolute(), executor, far)
     wanted = {planned.id: (plan, planned) for plan in plans for planned in plan.stages}
     done: dict[str, Done] = {}
     running: dict[Future[float], str] = {}
@@ -118,7 +121,7 @@ def run_all(
                     running[executor.submit(_stage, plan, planned, store, checkpoint_seconds, trackers)] = id
                 elif not running:
                     watch.say(f"{planned.stage.name}, on this machine: {describe(planned)}")
-                    seconds = _stage(plan, planned, Store(root), checkpoint_seconds, trackers)
+                    seconds = _stage(plan, planned, Store(root, far=far), checkpoint_seconds, trackers)
                     done[id] = Done(planned, arrived(store, id), False, seconds)
             bar.to(len(done))
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -157,6 +160,7 @@ def _times(planned: Planned) -> bool:
 def _stage(plan: Plan, planned: Planned, store: Store, checkpoint_seconds: float, trackers: tuple[str, ...]) -> float:
     """Run a stage, wherever this is; the seconds that it took. One that was run before its worker was lost is there."""
     started = time.monotonic()
+    store.root.mkdir(parents=True, exist_ok=True)
     for id in sorted(reads(planned) & {other.id for other in plan.stages}):
         arrived(store, id)
     if store.find(planned.id) is None:
@@ -200,8 +204,10 @@ def run_stage(
             _say(record, name_of(owner), found.pop("told", None))
             record |= {"found": found, "seconds": time.monotonic() - started}
         shutil.rmtree(store.work(planned.id), ignore_errors=True)
+    if _main_process():
+        store.made(planned.id)
     _wait()
-    return open_artefact(store.path(planned.id))
+    return arrived(store, planned.id)
 
 
 def _train_stage(

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from smidgen.artefact import identity
+from smidgen.artefact import Storage, identity
 from smidgen.data import Split
 from smidgen.encoded import Encoded
 from smidgen.errors import ModelError
@@ -35,6 +35,7 @@ from smidgen.tasks import Task
 from smidgen.tokens import encode, pad_id
 
 SHARD = 2048
+LAST = "keys.npy"  # of a shard in storage: it is whole once it has this file
 AT_ONCE = 4  # shards in one piece of work that is given away: the teacher is loaded once for them
 PER_TOKEN = ("embeddings", "hidden", "query", "key", "value")  # endings of the taps that have a row per token
 
@@ -154,6 +155,7 @@ def label(
     progress: Callable[[int, int], None] = lambda done, total: None,
     precision: torch.dtype = torch.float32,
     executor: Executor | None = None,
+    far: Storage | None = None,
 ) -> Labels:
     """Labels for every row of tokens of a split, from disk where they are there, else from the teacher.
 
@@ -164,6 +166,7 @@ def label(
         progress: called with (rows labelled, rows to label).
         precision: what the teacher computes in; the store is float16.
         executor: who makes the shards, several at a time; None = they are made here, in order.
+        far: where shards are kept besides `root`.
 
     Raises:
         ArtefactError: the folder holds the labels of something else.
@@ -174,7 +177,8 @@ def label(
     folder = root / f"labels-{print_}"
     about = {"fingerprint": print_, "teacher": teacher.id, "taps": list(asked), "max_length": max_length}
     claim(folder, about, "labels")
-    shards = open_shards(folder)
+    request = _Request(teacher, task, asked, max_length, precision, folder, far)
+    shards = request.shards()
     keys, encoded = split.keys, None
     if task.name == "answer":  # a row is a window
         encoded = encode(task, teacher.path, split.texts, split.pairs, max_length)
@@ -182,14 +186,13 @@ def label(
     if parts := _parts(shards, keys):
         rows_of = split.take if encoded is None else encoded.take
         work = [(keys[part], rows_of(part)) for part in parts]
-        request = _Request(teacher, task, asked, max_length, precision, folder)
         if executor is None or len(work) <= AT_ONCE:
             request.make(work, progress)
         else:
             groups = [work[i : i + AT_ONCE] for i in range(0, len(work), AT_ONCE)]
             first = os.getpid() % len(groups)  # two that want the same labels at once begin at different places
             list(executor.map(request.make, groups[first:] + groups[:first]))
-        shards = open_shards(folder)
+        shards = request.shards()
     return Labels(shards, *locate(shards, keys), asked, frozenset(tap for tap in asked if per_token(tap, task)))
 
 
@@ -219,6 +222,14 @@ class _Request:
     max_length: int
     precision: torch.dtype
     folder: Path
+    far: Storage | None
+
+    def shards(self) -> tuple[Shard, ...]:
+        """All that there are."""
+        if self.far is not None:
+            for name in self.far.names(self.folder):
+                self.far.bring(self.folder / name, LAST)
+        return open_shards(self.folder)
 
     def make(
         self,
@@ -231,6 +242,8 @@ class _Request:
             if not place(self.folder, keys).is_dir():
                 encoded = rows if isinstance(rows, Encoded) else self._encoded(rows)
                 publish(self.folder, keys, answer(encoded))
+                if self.far is not None:
+                    self.far.send(place(self.folder, keys), LAST)
             done += len(keys)
             progress(done, sum(len(keys) for keys, _ in work))
 

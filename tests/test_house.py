@@ -22,7 +22,7 @@ PACKAGE = ROOT / "smidgen"
 # Who may import whom: a module imports from its own layer (but never in a circle) or from one further up this table.
 LAYERS = (
     "errors watch encoded registration hollow",
-    "artefact shards cluster budget splits tables runtime.inputs runtime.words runtime.pairs runtime.wire "
+    "artefact shards far cluster budget splits tables runtime.inputs runtime.words runtime.pairs runtime.wire "
     "runtime.folder runtime.batches runtime.machine runtime.portable runtime.products tasks tasks.* anatomy._parts "
     "students._configs students._parts",
     "cells recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
