@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smidgen import budget
 from smidgen.errors import BudgetError, InputError, MissingExtra, RecipeError, did_you_mean
+from smidgen.far import is_url, near
 from smidgen.recipe import Files, Recipe, packaged, read
 from smidgen.watch import Watch
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from smidgen.advising import Advised
     from smidgen.planner import Plan
     from smidgen.runner import Done
+
+
+TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 
 
 def compress(
@@ -52,6 +59,10 @@ def compress(
     seed: int = 0,
     store: str | Path | None = None,
     storage: str | None = None,
+    trackers: Sequence[str] = (),
+    on: str | None = None,
+    ray_address: str | None = None,
+    cores: int | None = None,
     watch: Watch | None = None,
     command: str = "smidgen.compress(...)",
 ) -> dict[str, Any]:
@@ -75,6 +86,7 @@ def compress(
         seeds: that finalists are trained with; the mean over them decides.
         store: a folder for the stages in place of `out/stages`; what one search has trained is there for the next.
         storage: a database for the scores of short trainings, as `sqlite:///trials.db`, in place of a file.
+        trackers, on, ray_address, cores: as `run` takes them.
 
     Returns:
         The report, as `out/report.json` has it; `report["verdict"]` is `met` or `not_met`.
@@ -98,6 +110,8 @@ def compress(
     if store is not None:
         _refuse_out(store, "--store")
     need_training()
+    _refuse_trackers(trackers)
+    _one_process("compress")
     from smidgen.outcome import carry_out
     from smidgen.shapes import FAMILIES, FINISHES, STUDENT, TEACHER, Job
 
@@ -122,7 +136,9 @@ def compress(
         teacher=TEACHER if teacher_epochs is None else replace(TEACHER, epochs=teacher_epochs),
         student=STUDENT if student_epochs is None else replace(STUDENT, epochs=student_epochs),
     )
-    return carry_out(job, Path(out), watch, command, Path(store) if store is not None else None, storage)
+    where = Path(store) if store is not None else None
+    with _hands(on, ray_address, cores) as executor:
+        return carry_out(job, Path(out), watch, command, where, storage, tuple(trackers), executor)
 
 
 def advise(
@@ -234,6 +250,7 @@ def tune(
         raise InputError("--time-limit and --tasks go with --method auto. Leave them out.")
     _refuse_out(out)
     need_training()
+    _one_process("tune")
     from smidgen.sweep import sweep
     from smidgen.tuning import Job, way_of
     from smidgen.tuning import tune as tune_one
@@ -377,14 +394,30 @@ def run(
     watch: Watch | None = None,
     checkpoint_seconds: float = 60.0,
     trackers: Sequence[str] = (),
+    on: str | None = None,
+    ray_address: str | None = None,
+    cores: int | None = None,
 ) -> list[Done]:
-    """Run a recipe; artefacts are kept in `out/stages`, a folder per id, and are not made twice."""
-    _refuse_out(out)
+    """Run a recipe; artefacts are kept in `out/stages`, a folder per id, and are not made twice.
+
+    Args:
+        out: a folder, or a URL that fsspec opens, such as s3://bucket/run: artefacts are then made in this user's cache
+            and kept there.
+        trackers: any of TRACKERS; training is logged there too.
+        on: `ray`: stages that do not wait for each other at once, on a Ray cluster, which sees `out` as this process
+            does; None: here, one after the other.
+        ray_address: of the cluster; None: as RAY_ADDRESS says, or a new one on this machine.
+        cores: of the cluster, for each stage; None: one.
+    """
+    far = near(str(out)) if is_url(out) else None
+    root = far.root if far else Path(out) / "stages"
+    _refuse_out(root.parent if far else out)
     checked = plan(recipe)
     _refuse_trackers(trackers)
     from smidgen.runner import run as carry_out
 
-    return carry_out(checked, Path(out) / "stages", watch, checkpoint_seconds, tuple(trackers))
+    with _hands(on, ray_address, cores) as executor:
+        return carry_out(checked, root, watch, checkpoint_seconds, tuple(trackers), executor, far)
 
 
 def verify(out: str | Path, watch: Watch | None = None) -> list[dict[str, Any]]:
@@ -454,6 +487,8 @@ def _refuse_unknown(option: str, given: Sequence[str], known: Iterable[str]) -> 
 
 
 def _refuse_out(out: str | Path, option: str = "--out") -> None:
+    if is_url(out):
+        raise InputError(f"{option} {out}: only smidgen run keeps what it makes at a URL. Give a folder.")
     path = Path(out).absolute()
     there = next(place for place in (path, *path.parents) if place.exists())
     if not there.is_dir():
@@ -485,17 +520,36 @@ def _exchange(option: str, prefix: str, format: str) -> Callable[..., Any]:
 
 
 def _refuse_trackers(names: Sequence[str]) -> None:
-    from accelerate.tracking import get_available_trackers
-    from accelerate.utils import LoggerType
+    import importlib.util
 
-    known = LoggerType.list()
     for name in names:
-        if name not in known:
+        if name not in TRACKERS:
             raise InputError(
-                f"--tracker {name}: no such tracker.{did_you_mean(name, known)} Known here: {', '.join(known)}."
+                f"--track {name}: no such tracker.{did_you_mean(name, TRACKERS)} Use one of {', '.join(TRACKERS)}."
             )
-        if name != "all" and name not in map(str, get_available_trackers()):
-            raise MissingExtra(f"--tracker {name}: it is not installed. Type: pip install {name.replace('_', '-')}")
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtra(f"--track {name}: it is not installed. Type: pip install {name}")
+
+
+def _hands(on: str | None, ray_address: str | None, cores: int | None) -> AbstractContextManager[Executor | None]:
+    """Who runs stages, while a block lasts; None = this process."""
+    if on not in (None, "ray"):
+        raise InputError(f"--on {on}: no such place. Write --on ray, or leave it out: this process then does it all.")
+    if on is None and (ray_address or cores):
+        raise InputError("--ray-address and --cores go with --on ray. Add it, or leave them out.")
+    if on is None:
+        return nullcontext()
+    from smidgen.cluster import cluster
+
+    return cluster(ray_address, cores or 1)
+
+
+def _one_process(command: str) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"smidgen {command} is one process, which torchrun and accelerate launch cannot share out. Start it by "
+            "itself; on a cluster, compress with --on ray. One training in several processes is smidgen run."
+        )
 
 
 def need_training() -> None:

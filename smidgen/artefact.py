@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from smidgen.errors import ArtefactError, InputError
 
@@ -85,6 +87,11 @@ def _read_record(path: Path) -> dict[str, Any]:
     raise ArtefactError(f"{path}: {RECORD} is missing or changed. Delete the folder and run the command again.")
 
 
+def draft_of(path: Path) -> Path:
+    """Where this process, of all on every machine that sees the folder, makes what is to become `path`."""
+    return path.with_name(f"{DRAFT}{path.name}-{platform.node()}-{os.getpid()}")
+
+
 @contextmanager
 def publish(path: Path, record: dict[str, Any]) -> Iterator[Path]:
     """Give a draft folder to fill; on leaving without an exception it becomes `path`, atomically.
@@ -92,7 +99,7 @@ def publish(path: Path, record: dict[str, Any]) -> Iterator[Path]:
     The `record` may be added to while the draft is filled. An existing `path` is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.parent / f"{DRAFT}{path.name}-{os.getpid()}"
+    draft = draft_of(path)
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     (draft / INCOMPLETE).touch()
@@ -105,7 +112,7 @@ def publish(path: Path, record: dict[str, Any]) -> Iterator[Path]:
         _sync(draft)
         (draft / INCOMPLETE).unlink()
         if path.exists():
-            old = path.parent / f"{DRAFT}old-{path.name}-{os.getpid()}"
+            old = draft_of(path.with_name(f"old-{path.name}"))
             path.rename(old)
             draft.rename(path)
             shutil.rmtree(old)
@@ -136,18 +143,40 @@ def alone(root: Path) -> Iterator[None]:
         os.close(held)
 
 
-class Store:
-    """The artefacts of one output folder, one folder per id, and the work in progress."""
+class Storage(Protocol):
+    """Where finished folders are kept besides this machine, see `smidgen.far`."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def send(self, folder: Path, last: str) -> None: ...
+
+    def bring(self, folder: Path, last: str) -> None: ...
+
+    def names(self, folder: Path) -> list[str]: ...
+
+
+class Store:
+    """The artefacts of one output folder, one folder per id, and the work in progress.
+
+    executor: who is given work that can be done in parts, as a teacher's labels; None = it is done here, in order.
+    far: where what is finished is kept too; None = nowhere else.
+    """
+
+    def __init__(self, root: Path, executor: Executor | None = None, far: Storage | None = None) -> None:
+        self.root, self.executor, self.far = root, executor, far
 
     def path(self, id: str) -> Path:
         return self.root / id
 
     def find(self, id: str) -> Artefact | None:
         """The artefact if it is there and whole."""
+        if self.far is not None:
+            self.far.bring(self.path(id), RECORD)
         return open_artefact(self.path(id)) if self.path(id).is_dir() else None
+
+    def made(self, id: str) -> Artefact:
+        """An artefact that this process has published, kept wherever it is to be kept."""
+        if self.far is not None:
+            self.far.send(self.path(id), RECORD)
+        return open_artefact(self.path(id))
 
     def work(self, id: str) -> Path:
         """Where checkpoints of an unfinished stage live; swept away when the stage is published."""
@@ -156,14 +185,17 @@ class Store:
     def sweep(self) -> None:
         """Remove what a killed run left behind: drafts, and the checkpoints of stages that are published."""
         finished = [self.work(path.name) for path in self.root.iterdir() if not path.name.startswith(".")]
-        for left in [*self.root.glob(f"{DRAFT}*"), *finished]:
-            shutil.rmtree(left, ignore_errors=True)
+        for left in [*self.root.glob(f"{DRAFT}*"), *self.root.glob(f"*/{DRAFT}*"), *finished]:
+            if left.is_file():
+                left.unlink()
+            else:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that it is either the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{DRAFT}{path.name}-{os.getpid()}")
+    draft = draft_of(path)
     with draft.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -147,8 +147,8 @@ def _opened(folders: Sequence[Path], threads: int | None, engine: str | None, pr
     for name, model in models.items():
         if isinstance(model, Bundle):
             raise InputError(
-                f"{name}: is a bundle of {len(model.tasks)} tasks; bench times folders of one. Make one of a delta: smidgen "
-                "merge BASE DELTA --out DIR, then type smidgen bench DIR."
+                f"{name}: is a bundle of {len(model.tasks)} tasks; bench times folders of one. Make one of a delta: "
+                "smidgen merge BASE DELTA --out DIR, then type smidgen bench DIR."
             )
     first: Model = models[str(folders[0])]
     for name, model in models.items():

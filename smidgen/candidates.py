@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ from smidgen.budget import Budget, over
 from smidgen.checks import Check
 from smidgen.data import Data
 from smidgen.deadline import Until
+from smidgen.errors import SmidgenError
 from smidgen.halving import Clock
 from smidgen.measure import entries
 from smidgen.measure.memory import memory
 from smidgen.measure.size import parameters
 from smidgen.planner import plan
 from smidgen.recipe import Recipe
-from smidgen.runner import Done, run
+from smidgen.runner import Done, run, run_all
 from smidgen.runtime.folder import deployed_bytes
 from smidgen.shapes import Body, Job, Shape, bodies
 from smidgen.source import Source
@@ -84,13 +87,31 @@ class Search:
     trials: Trials | None = None
     compared: int = 0  # bodies with a score on dev
     too_short: str = ""  # why the time limit left no teacher
+    trackers: tuple[str, ...] = ()
+    executor: Executor | None = None  # who runs the stages; None = this process
 
     def make(self, recipe: Recipe, until: float | None = None) -> list[Done]:
         """Run a recipe; its stages join the lineage of the report. Raises OutOfTime where it would end too late."""
         watch = self.watch
         if until is not None and self.clock.limit is not None:
             watch = Until(watch, until, self.clock.now, ("training", "labelling"))
-        done = run(plan(recipe, self.data), self.root, watch)
+        done = run(plan(recipe, self.data), self.root, watch, trackers=self.trackers, executor=self.executor)
+        return self._told(recipe, done)
+
+    def prepare(self, recipes: Iterable[Recipe]) -> None:
+        """Where there are many hands and no time limit, run the stages of several recipes at a time: `make` then finds
+        them on disk. What fails here is told when it is made.
+        """
+        if self.executor is None or self.clock.limit is not None:
+            return
+        wanted = list(recipes)
+        plans = [plan(recipe, self.data) for recipe in wanted]
+        with suppress(SmidgenError):
+            found = run_all(plans, self.root, self.executor, self.watch, trackers=self.trackers)
+            for recipe, done in zip(wanted, found, strict=True):
+                self._told(recipe, done)
+
+    def _told(self, recipe: Recipe, done: list[Done]) -> list[Done]:
         known = {stage["id"] for stage in self.timing}
         for one in done:
             if one.artefact.id not in known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from smidgen.cli_cascade import cascade
 from smidgen.cli_tune import delta, delta_app, merge, tune
 from smidgen.errors import InputError, SmidgenError
 from smidgen.options import (
+    Cores,
     Dev,
     Engine,
     Json,
@@ -23,15 +25,18 @@ from smidgen.options import (
     MaxLength,
     Metric,
     MultiLabel,
+    On,
     Out,
     PairColumn,
     Precision,
+    RayAddress,
     Seed,
     TaskColumn,
     TaskName,
     Test,
     TextColumn,
     Threads,
+    Track,
     Train,
     Unlabeled,
 )
@@ -99,6 +104,10 @@ def compress(
     storage: Annotated[
         str | None, typer.Option(help="A database for scores, as sqlite:///trials.db; left out: a file.")
     ] = None,
+    track: Track = None,
+    on: On = None,
+    ray_address: RayAddress = None,
+    cores: Cores = None,
     json: Json = False,
 ) -> None:
     """A model, data and a budget in; one winner out.
@@ -146,6 +155,10 @@ def compress(
         seed=seed,
         store=store,
         storage=storage,
+        trackers=tuple(track or ()),
+        on=on,
+        ray_address=ray_address,
+        cores=cores,
         watch=console.Bars(),
         command=_typed(),
     )
@@ -184,15 +197,19 @@ def run(
     dev: Dev = None,
     unlabeled: Unlabeled = None,
     task: Annotated[str | None, typer.Option(help="In place of the recipe's task.")] = None,
-    out: Out = Path("out"),
-    tracker: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb, mlflow ...: log there too.")] = None,
+    out: Annotated[str, typer.Option(help="The folder for everything that is made, or a URL: s3://...")] = "out",
+    track: Track = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between two checkpoints.")] = 60.0,
+    on: On = None,
+    ray_address: RayAddress = None,
+    cores: Cores = None,
     json: Json = False,
 ) -> None:
     """Run a recipe, stage by stage; what is on disk is not made again.
 
     A recipe is YAML: `model`, `data`, and `stages`, each with `methods` and their settings. `smidgen methods` lists
-    them. A machine with several GPUs, or several machines: `accelerate launch -m smidgen run RECIPE`.
+    them. One training on several GPUs or machines: `torchrun -m smidgen run RECIPE`, or `accelerate launch`. Stages
+    that do not wait for each other, on a cluster: `--on ray`.
 
     `smidgen run recipe.yaml --train train.csv --test test.csv --out out`
     """
@@ -200,7 +217,14 @@ def run(
 
     checked = api.read_recipe(recipe, model, _files(train, dev, test, unlabeled), task)
     done = api.run(
-        checked, out, watch=console.Bars(), checkpoint_seconds=checkpoint_seconds, trackers=tuple(tracker or ())
+        checked,
+        out,
+        watch=console.Bars(),
+        checkpoint_seconds=checkpoint_seconds,
+        trackers=tuple(track or ()),
+        on=on,
+        ray_address=ray_address,
+        cores=cores,
     )
     rows = [_stage_row(one) for one in done]
     if json:
@@ -212,7 +236,7 @@ def run(
         return
     console.table("", ["stage", "artefact", "form", "dev", "seconds", ""], rows)
     _warn(f"{one.planned.stage.name}, {remark}" for one in done for remark in one.remarks)
-    console.out.print(f"The last stage is in {out / 'stages' / done[-1].artefact.id}", soft_wrap=True)
+    console.out.print(f"The last stage is in {done[-1].artefact.path}", soft_wrap=True)
 
 
 @app.command()
@@ -513,6 +537,8 @@ def _usage(error: Any) -> str:
 
 
 def _fail(message: str, code: int) -> None:
+    if not console.MAIN and code == 1:  # what was typed is as wrong in the main process, which says so
+        sys.stderr.write(f"Error in process {os.environ['RANK']}: {message}\n")
     if "--json" in sys.argv:
         console.print_json({"error": message, "exit_code": code})
     if message:

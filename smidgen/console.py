@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from rich.table import Table
 from smidgen.watch import Bar
 
 WIDE, SPARED = 100, ("p50 ms", "texts/s")  # a terminal narrower than that goes without these columns
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+MAIN = os.environ.get("RANK", "0") == "0"  # of the processes of a training, the one that speaks for all
+err = Console(stderr=True, highlight=False, quiet=not MAIN)
+out = Console(highlight=False, quiet=not MAIN)
 
 
 class Bars:
@@ -36,7 +38,7 @@ class Bars:
             TimeRemainingColumn(compact=True),
             TextColumn("[dim]{task.fields[note]}"),
         )
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        with Progress(*columns, console=err, transient=True, disable=err.quiet or not err.is_terminal) as progress:
             yield _Bar(progress, progress.add_task(name, total=total, note=""))
 
 
@@ -51,6 +53,8 @@ class _Bar:
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
+    if not MAIN:
+        return
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 

@@ -51,6 +51,13 @@ class Encoded:
         """Where the tokens of these rows stand in `ids`, end to end."""
         return np.concatenate([np.arange(self.starts[row], self.starts[row + 1]) for row in rows])
 
+    def take(self, rows: Sequence[int] | np.ndarray) -> Encoded:
+        """These rows, in their order."""
+        flat, starts = self.flat(rows), np.concatenate([[0], np.cumsum(self.lengths[rows])])
+        spans, units = (values if values is None else values[flat] for values in (self.spans, self.units))
+        example = None if self.example is None else self.example[rows]
+        return Encoded(self.ids[flat], self.types[flat], starts, spans, units, example)
+
     def padded(self, values: np.ndarray, rows: Sequence[int] | np.ndarray, fill: float) -> np.ndarray:
         """What is known of each token, `values` (total, ...), of these rows: (B, L, ...) with `fill` at the padding."""
         lengths = self.lengths[rows]

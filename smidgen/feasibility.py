@@ -73,6 +73,7 @@ def feasible(search: Search) -> None:
     begun, made, refused = search.clock.now(), set[str](), list[tuple[Shape, str]]()
     until = begun + FOR_BUILDING * search.clock.left
     late: list[str] = []
+    search.prepare(untrained(job, candidate.shape) for candidate in search.candidates)
     with watch.bar("building", len(search.candidates)) as bar:
         for i, candidate in enumerate(search.candidates):
             if search.clock.now() > until:

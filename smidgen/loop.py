@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -221,21 +223,28 @@ class _Run:
         whole = (float(len(chosen)), *(float(count[chosen].sum()) for count in counts))
         self.model.train()
         rest(self.model)
+        told: dict[str, Tensor] = {}
         for piece in pieces[self.accelerator.process_index]:
             if len(piece):
                 terms = self.terms(piece, step, *whole)
                 self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
                 for name, value in terms.items():
-                    self.sums[name] = self.sums.get(name, torch.zeros(())) + value.detach().float().cpu()
+                    told[name] = told.get(name, torch.zeros(())) + value.detach().float().cpu()
         self.sum_gradients()
         self.scaler.unscale_(self.optimizer)
         if self.settings.clip:
             nn.utils.clip_grad_norm_(self.clipped, self.settings.clip, foreach=True)
         self.scaler.step(self.optimizer)  # not where a gradient overflows: after the sum all processes see that alike
         self.scaler.update()
+        used = self.scheduler.get_last_lr()[0]
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.done, self.since = step + 1, self.since + 1
+        for name, value in told.items():
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + value
+        if self.accelerator.log_with:
+            losses = self.whole(told)
+            self.accelerator.log({"loss": sum(losses.values()), "lr": used, **losses}, step=self.done)
         for method, state in self.running:
             method.step(state, self.done / self.total)
 
@@ -294,6 +303,17 @@ class _Run:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 torch.distributed.all_reduce(parameter.grad)
 
+    def whole(self, shares: dict[str, Tensor]) -> dict[str, float]:
+        """Terms over all processes, each of which has seen its share of a step's rows."""
+        mine = {name: float(value) for name, value in shares.items()}
+        if self.accelerator.num_processes == 1:
+            return mine
+        found: dict[str, float] = {}
+        for each in gather_object([mine]):
+            for name, value in each.items():
+                found[name] = found.get(name, 0.0) + value
+        return found
+
     def agree(self, wish: bool) -> bool:
         """The main process's wish, on every process: clocks differ."""
         if self.accelerator.num_processes == 1:
@@ -334,12 +354,12 @@ class _Run:
         task = self.ctx.task
         brief = task.brief if isinstance(task, MaskLanguage) else None
         score = self.dev.score(task, predict(self.model, self.dev, self.accelerator, brief))
-        terms = {name: float(value) / max(self.since, 1) for name, value in self.sums.items()}
+        terms = {name: value / max(self.since, 1) for name, value in self.whole(self.sums).items()}
         lr = self.scheduler.get_last_lr()[0]
         entry = {"step": step, "dev": score, "loss": sum(terms.values()), "terms": terms, "lr": lr}
         history.entries.append(entry)
         history.examples = int(sum(len(chosen) for chosen in self.plan[:step]))
-        self.accelerator.log({"dev": score, "loss": entry["loss"], **terms}, step=step)
+        self.accelerator.log({"dev": score}, step=step)
         self.sums, self.since = {}, 0
         if not all(method.settled(step / self.total) for method, _ in self.running):
             return score
@@ -398,6 +418,12 @@ class _Run:
         self.accelerator.wait_for_everyone()
         if not found:
             return History()
+        before, now = len(list(found[-1].glob("rank-*.pt"))), self.accelerator.num_processes
+        if before != now:  # said by all of them, so that none waits for the others
+            raise InputError(
+                f"{work}: the run that was stopped had {before} processes, this one has {now}. Start it with as many, "
+                "or delete the folder."
+            )
         state = torch.load(found[-1] / "state.pt", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.extra.load_state_dict(state["extra"])
@@ -407,14 +433,7 @@ class _Run:
         self.scaler.load_state_dict(state.get("scaler", {}))
         self.scheduler.load_state_dict(state["scheduler"])
         self.kept, self.done, self.unimproved = state["best"], state["done"], state["unimproved"]
-        mine = found[-1] / f"rank-{self.accelerator.process_index}.pt"
-        if not mine.is_file():
-            before = len(list(found[-1].glob("rank-*.pt")))
-            raise InputError(
-                f"{work}: the run that was stopped had {before} processes, this one has "
-                f"{self.accelerator.num_processes}. Start it with as many, or delete the folder."
-            )
-        own = torch.load(mine, weights_only=True)
+        own = torch.load(found[-1] / f"rank-{self.accelerator.process_index}.pt", weights_only=True)
         _set_random_state(own["random"])
         self.sums, self.since = own["sums"], own["since"]
         return History(**state["history"])
@@ -491,8 +510,8 @@ def make_optimizer(model: nn.Module, extra: nn.Module, settings: Training) -> to
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
-def make_accelerator(precision: str, trackers: Sequence[str] = (), folder: Path | None = None) -> Accelerator:
-    """An Accelerator for this machine; `precision` is that of a recipe; trackers may write to `folder`."""
+def make_accelerator(precision: str, trackers: Sequence[GeneralTracker] = ()) -> Accelerator:
+    """An Accelerator for this machine; `precision` is that of a recipe."""
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()  # it holds one precision for a whole process, and stages may differ
@@ -500,7 +519,6 @@ def make_accelerator(precision: str, trackers: Sequence[str] = (), folder: Path 
         mixed_precision=NAMES[resolved(precision)],
         cpu=not torch.cuda.is_available(),
         log_with=list(trackers) or None,
-        project_dir=folder,
     )
 
 
@@ -548,8 +566,6 @@ def predict(
             values = values[batch["attention_mask"].bool()]
         found.append((places, values.cpu().numpy()))
     if accelerator.num_processes > 1:
-        from accelerate.utils import gather_object
-
         found = gather_object(found)
     model.train(was_training)
     by_token = rows.encoded.spans is not None or rows.encoded.units is not None

@@ -21,6 +21,14 @@ LabelColumn = Annotated[str | None, typer.Option(help="Column of the label, the 
 TaskColumn = Annotated[str | None, typer.Option(help="Column that names the task of a row, with --task several.")]
 MultiLabel = Annotated[bool | None, typer.Option("--multi-label/--single-label", help="Several labels a text.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.", min=0, max=2**32 - 1)]
+On = Annotated[str | None, typer.Option("--on", help="ray: stages and teacher labels on a Ray cluster.")]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Of the cluster; left out: RAY_ADDRESS, or a Ray of its own on this machine.")
+]
+Cores = Annotated[int | None, typer.Option(help="With --on ray: of each stage. Left out: 1.", min=1)]
+Track = Annotated[
+    list[str] | None, typer.Option("--track", help="tensorboard, mlflow, wandb or trackio: log training there too.")
+]
 Threads = Annotated[
     int | None, typer.Option(help="Of everything together; left out: as the folder says, or by its size.")
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,15 @@ def carry_out(
     command: str = "",
     store: Path | None = None,
     storage: str | None = None,
+    trackers: tuple[str, ...] = (),
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """A budget in, a winner out: `out/winner`, `out/report.html|md|json`, `out/stages`.
 
-    store: where the stages are kept instead, so that several searches share them. storage: a database for the scores.
+    Args:
+        store: where the stages are kept instead, so that several searches share them.
+        storage: a database for the scores.
+        trackers, executor: of the stages, as `smidgen.runner.run` takes them.
 
     Returns:
         The report. A finished command that is run again gives its report again.
@@ -47,6 +53,7 @@ def carry_out(
     """
     watch = watch or Silent()
     search = start(job, out, watch, store, storage)
+    search.trackers, search.executor = trackers, executor
     print_ = _fingerprint(search)
     found = _finished(out, print_)
     if found is not None:

@@ -65,10 +65,14 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
         return _learn(search, bodies_[name], share, until, turn)
 
     race = Race(learn, search.clock)
-    if rungs(len(names), job.finalists):
+    steps = rungs(len(names), job.finalists)
+    if steps:
+        search.prepare(taught(job, search.model, bodies_[name], steps[0].share, job.seed) for name in names)
         search.trials = search.trials or search.open_trials()
         search.watch.say(f"Comparing {len(names)} of them on dev, by short trainings")
     last = race.halve(names, job.finalists, _rank(search))
+    if not only_quality(job.budget):
+        search.prepare(distilled(job, search.model, c.shape, 1.0, job.seed) for name in last for c in search.of(name))
     trained = _finish_all(search, race, [*(set(bodies_) - set(names)), *last])
     _more_seeds(search, race, trained)
     search.compared = len({*race.scores, *trained})

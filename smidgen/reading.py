@@ -108,6 +108,8 @@ def label_rows(
             store.root,
             _to(bar.to, len(split)),
             precision=DTYPES[accelerator.mixed_precision],
+            executor=store.executor,
+            far=store.far,
         )
     return found
 

@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smidgen.artefact import Artefact, Store, alone, open_artefact, publish
+from smidgen.artefact import Artefact, Storage, Store, alone, publish
 from smidgen.calibration import RANGES
 from smidgen.corpus import Corpus
-from smidgen.errors import SmidgenError
+from smidgen.errors import ArtefactError, InputError, SmidgenError
 from smidgen.method import Context, makes_texts, name_of, owns_stage, settings_of, trains
 from smidgen.planner import Plan, Planned
 from smidgen.reading import dev_rows, sight, source_of, training_rows, training_split
 from smidgen.source import Source
 from smidgen.tokens import encode, pad_id, write_tokenizer
+from smidgen.tracking import opened
 from smidgen.watch import Silent, Watch
 
 if TYPE_CHECKING:
     from smidgen.loop import History, Running
 
+LAG = 60  # seconds after which a shared folder has to show what another machine wrote
 CHECKED_ROWS = 64  # rows of dev that exports and reloads are compared on
 
 
@@ -53,14 +57,22 @@ def run(
     watch: Watch | None = None,
     checkpoint_seconds: float = 60.0,
     trackers: tuple[str, ...] = (),
+    executor: Executor | None = None,
+    far: Storage | None = None,
 ) -> list[Done]:
     """Run every stage of a plan, in order; artefacts are kept under `root`, a folder per id.
 
     A stage whose artefact is there is not run again. A run that was killed goes on where it was. Two runs cannot work
     under one `root` at the same time.
+
+    Args:
+        executor: who runs the stages, see `run_all`; None = this process, one after the other.
+        far: where artefacts are kept besides `root`, and found.
     """
     watch = watch or Silent()
-    store = Store(root)
+    if executor is not None:
+        return run_all([plan], root, executor, watch, checkpoint_seconds, trackers, far)[0]
+    store = Store(root, far=far)
     done: list[Done] = []
     with alone(root) if _main_process() else nullcontext():
         if _main_process():
@@ -74,6 +86,86 @@ def run(
             artefact = found or run_stage(plan, planned, store, watch, checkpoint_seconds, trackers)
             done.append(Done(planned, artefact, found is not None, time.monotonic() - started))
     return done
+
+
+def run_all(
+    plans: Sequence[Plan],
+    root: Path,
+    executor: Executor,
+    watch: Watch | None = None,
+    checkpoint_seconds: float = 60.0,
+    trackers: tuple[str, ...] = (),
+    far: Storage | None = None,
+) -> list[list[Done]]:
+    """Run the stages of several plans, each as soon as what it reads is there, as many at a time as there are hands.
+
+    A stage that several plans have is run once. What is cut to milliseconds is run here, with no other stage beside it.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("torchrun and accelerate launch start processes, --on ray too. Use one of them.")
+    watch, store = watch or Silent(), Store(root.absolute(), executor, far)
+    wanted = {planned.id: (plan, planned) for plan in plans for planned in plan.stages}
+    done: dict[str, Done] = {}
+    running: dict[Future[float], str] = {}
+    with alone(root), watch.bar("stages", len(wanted)) as bar:
+        store.sweep()
+        while len(done) < len(wanted):
+            for id, (plan, planned) in wanted.items():
+                if id in done or id in running.values() or not reads(planned) & wanted.keys() <= done.keys():
+                    continue
+                found = store.find(id)
+                if found is not None:
+                    done[id] = Done(planned, found, True, 0.0)
+                elif not _times(planned):
+                    watch.say(f"{planned.stage.name}: {describe(planned)}")
+                    running[executor.submit(_stage, plan, planned, store, checkpoint_seconds, trackers)] = id
+                elif not running:
+                    watch.say(f"{planned.stage.name}, on this machine: {describe(planned)}")
+                    seconds = _stage(plan, planned, Store(root, far=far), checkpoint_seconds, trackers)
+                    done[id] = Done(planned, arrived(store, id), False, seconds)
+            bar.to(len(done))
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                id, seconds = running.pop(future), future.result()
+                done[id] = Done(wanted[id][1], arrived(store, id), False, seconds)
+        store.sweep()
+    return [[done[planned.id] for planned in plan.stages] for plan in plans]
+
+
+def reads(planned: Planned) -> set[str]:
+    """What a stage reads: ids of other stages, and names of models and splits."""
+    return {planned.source, *planned.teachers, *planned.parts}
+
+
+def arrived(store: Store, id: str) -> Artefact:
+    """An artefact that another process has published; a shared folder may show it only after a while.
+
+    Raises:
+        ArtefactError: it does not come.
+    """
+    for _ in range(LAG):
+        if (found := store.find(id)) is not None:
+            return found
+        time.sleep(1)
+        list(store.root.iterdir())  # has a network's folder looked at anew
+    raise ArtefactError(
+        f"{store.path(id)}: another machine made it, and it is not seen here. Give an --out that all nodes share."
+    )
+
+
+def _times(planned: Planned) -> bool:
+    """Does what a stage leaves depend on measured time?"""
+    return any("machine" in method.reads() for method in planned.methods)
+
+
+def _stage(plan: Plan, planned: Planned, store: Store, checkpoint_seconds: float, trackers: tuple[str, ...]) -> float:
+    """Run a stage, wherever this is; the seconds that it took. One that was run before its worker was lost is there."""
+    started = time.monotonic()
+    store.root.mkdir(parents=True, exist_ok=True)
+    for id in sorted(reads(planned) & {other.id for other in plan.stages}):
+        arrived(store, id)
+    if store.find(planned.id) is None:
+        run_stage(plan, planned, store, Silent(), checkpoint_seconds, trackers)
+    return time.monotonic() - started
 
 
 def describe(planned: Planned) -> str:
@@ -112,8 +204,10 @@ def run_stage(
             _say(record, name_of(owner), found.pop("told", None))
             record |= {"found": found, "seconds": time.monotonic() - started}
         shutil.rmtree(store.work(planned.id), ignore_errors=True)
+    if _main_process():
+        store.made(planned.id)
     _wait()
-    return open_artefact(store.path(planned.id))
+    return arrived(store, planned.id)
 
 
 def _train_stage(
@@ -146,8 +240,10 @@ def _train_stage(
     history: History | None = None
     home = home_of(ctx, source, work / "student")
     if planned.trains:
-        accelerator = make_accelerator(planned.stage.train.precision, trackers, store.root.parent / "logs")
-        if trackers:
+        run = f"{planned.stage.name}-{planned.id}"
+        logs = opened(trackers, store.root.parent / "logs", run, planned.id)
+        accelerator = make_accelerator(planned.stage.train.precision, logs)
+        if logs:
             accelerator.init_trackers("smidgen", config={"stage": planned.stage.name, "id": planned.id})
         split = training_split(plan, planned, store)
         rows = training_rows(plan, planned, store, home, split, ctx.teacher_taps, accelerator, watch)
@@ -156,8 +252,8 @@ def _train_stage(
             *(running, ctx, rows, dev, planned.stage.train, work, watch, checkpoint_seconds, accelerator),
             store=store.root,
         )
-        if trackers:
-            accelerator.end_training()
+        for tracker in accelerator.trackers:  # end_training would end the process group as well
+            tracker.finish()
     for method, state in reversed(running):
         method.end(state, ctx)
     before = [] if ctx.skeleton is not None else record["edits"]

@@ -1,12 +1,14 @@
 """Arrays on disk, found by key: a teacher's answers, the states that frozen blocks give.
 
 A folder says in about.json what it holds. A shard in it has some rows' keys and arrays of them by name: a row of the
-array each, or, ragged, as many as the row has tokens, from `starts[i]` to `starts[i + 1]`. A shard is published by one
-rename, so that a killed run loses at most the one it was making; rows are found by key, in whatever order and shard.
+array each, or, ragged, as many as the row has tokens, from `starts[i]` to `starts[i + 1]`. A shard is named by its keys
+and published by one rename, so that a killed run loses at most the one it was making and several processes may work in
+one folder; rows are found by key, in whatever order and shard.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smidgen.artefact import write_atomic
+from smidgen.artefact import draft_of, write_atomic
 from smidgen.errors import ArtefactError
 
 Shard = dict[str, np.ndarray]
@@ -51,7 +53,7 @@ class Found:
 
 
 def claim(folder: Path, about: Mapping[str, object], what: str) -> None:
-    """Make a folder say what it is for, or check that it does, and sweep away what a killed run left in it.
+    """Make a folder say what it is for, or check that it does.
 
     Raises:
         ArtefactError: the folder holds something else.
@@ -64,8 +66,6 @@ def claim(folder: Path, about: Mapping[str, object], what: str) -> None:
             )
     else:
         write_atomic(file, json.dumps(about, indent=1))
-    for draft in folder.glob(".draft-*"):
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def open_shards(folder: Path) -> tuple[Shard, ...]:
@@ -81,17 +81,28 @@ def lacking(shards: Iterable[Shard], keys: np.ndarray) -> np.ndarray:
     return np.sort(rows[[int(key) not in known for key in unique]]).astype(np.int64)
 
 
+def place(folder: Path, keys: np.ndarray) -> Path:
+    """Where the shard of these keys is, or will be."""
+    return folder / f"shard-{hashlib.sha256(keys.tobytes()).hexdigest()[:16]}"
+
+
 def publish(folder: Path, keys: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
-    """Add a shard."""
-    name = f"shard-{len(list(folder.glob('shard-*'))):05d}"
-    draft = folder / f".draft-{name}-{os.getpid()}"
+    """Add a shard; where another process has been quicker, its own stays."""
+    target = place(folder, keys)
+    draft = draft_of(target)
+    shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     for each, array in {"keys": keys, **arrays}.items():
         with (draft / f"{each}.npy").open("wb") as file:
             np.save(file, array)
             file.flush()
             os.fsync(file.fileno())
-    draft.rename(folder / name)
+    try:
+        draft.rename(target)
+    except OSError:
+        shutil.rmtree(draft)
+        if not target.is_dir():
+            raise
 
 
 def locate(shards: tuple[Shard, ...], keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

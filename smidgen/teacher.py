@@ -11,7 +11,9 @@ students cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,18 +23,20 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from smidgen.artefact import identity
+from smidgen.artefact import Storage, identity
 from smidgen.data import Split
 from smidgen.encoded import Encoded
 from smidgen.errors import ModelError
 from smidgen.halves import autocast
-from smidgen.shards import Found, claim, lacking, locate, open_shards, publish
+from smidgen.shards import Found, Shard, claim, lacking, locate, open_shards, place, publish
 from smidgen.source import Source, auto_class, open_config, takes_types
 from smidgen.tape import SQUARE, listen
 from smidgen.tasks import Task
 from smidgen.tokens import encode, pad_id
 
 SHARD = 2048
+LAST = "keys.npy"  # of a shard in storage: it is whole once it has this file
+AT_ONCE = 4  # shards in one piece of work that is given away: the teacher is loaded once for them
 PER_TOKEN = ("embeddings", "hidden", "query", "key", "value")  # endings of the taps that have a row per token
 
 
@@ -150,6 +154,8 @@ def label(
     root: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
     precision: torch.dtype = torch.float32,
+    executor: Executor | None = None,
+    far: Storage | None = None,
 ) -> Labels:
     """Labels for every row of tokens of a split, from disk where they are there, else from the teacher.
 
@@ -159,6 +165,8 @@ def label(
         root: the folder that holds the label folders.
         progress: called with (rows labelled, rows to label).
         precision: what the teacher computes in; the store is float16.
+        executor: who makes the shards, several at a time; None = they are made here, in order.
+        far: where shards are kept besides `root`.
 
     Raises:
         ArtefactError: the folder holds the labels of something else.
@@ -169,24 +177,22 @@ def label(
     folder = root / f"labels-{print_}"
     about = {"fingerprint": print_, "teacher": teacher.id, "taps": list(asked), "max_length": max_length}
     claim(folder, about, "labels")
-    shards = open_shards(folder)
+    request = _Request(teacher, task, asked, max_length, precision, folder, far)
+    shards = request.shards()
     keys, encoded = split.keys, None
     if task.name == "answer":  # a row is a window
         encoded = encode(task, teacher.path, split.texts, split.pairs, max_length)
         keys = row_keys(encoded, keys)
-    missing = lacking(shards, keys)
-    if len(missing):
-        answer = _asker(teacher, task, asked, precision)
-        if encoded is None:
-            part = split.take(missing)
-            encoded, order = encode(task, teacher.path, part.texts, part.pairs, max_length), np.arange(len(missing))
+    if parts := _parts(shards, keys):
+        rows_of = split.take if encoded is None else encoded.take
+        work = [(keys[part], rows_of(part)) for part in parts]
+        if executor is None or len(work) <= AT_ONCE:
+            request.make(work, progress)
         else:
-            order = missing
-        for start in range(0, len(missing), SHARD):
-            rows = slice(start, start + SHARD)
-            publish(folder, keys[missing[rows]], answer(encoded, order[rows]))
-            progress(min(start + SHARD, len(missing)), len(missing))
-        shards = open_shards(folder)
+            groups = [work[i : i + AT_ONCE] for i in range(0, len(work), AT_ONCE)]
+            first = os.getpid() % len(groups)  # two that want the same labels at once begin at different places
+            list(executor.map(request.make, groups[first:] + groups[:first]))
+        shards = request.shards()
     return Labels(shards, *locate(shards, keys), asked, frozenset(tap for tap in asked if per_token(tap, task)))
 
 
@@ -198,11 +204,58 @@ def row_keys(encoded: Encoded, keys: np.ndarray) -> np.ndarray:
     return keys[encoded.example] ^ (place * np.uint64(0x9E3779B97F4A7C15))
 
 
-Answer = Callable[[Encoded, np.ndarray], dict[str, np.ndarray]]
+def _parts(shards: Iterable[Shard], keys: np.ndarray) -> list[np.ndarray]:
+    """The rows that no shard has, as they will stand in new ones. The cuts follow from all the keys, whatever is there
+    already, so that all who label the same rows make the same shards."""
+    missing, every = lacking(shards, keys), lacking((), keys)
+    cuts = np.flatnonzero(np.diff(np.searchsorted(every, missing) // SHARD)) + 1
+    return np.split(missing, cuts) if len(missing) else []
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Makes the shards of a folder. It can be sent to another process."""
+
+    teacher: Source
+    task: Task
+    taps: tuple[str, ...]
+    max_length: int
+    precision: torch.dtype
+    folder: Path
+    far: Storage | None
+
+    def shards(self) -> tuple[Shard, ...]:
+        """All that there are."""
+        if self.far is not None:
+            for name in self.far.names(self.folder):
+                self.far.bring(self.folder / name, LAST)
+        return open_shards(self.folder)
+
+    def make(
+        self,
+        work: Sequence[tuple[np.ndarray, Split | Encoded]],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Publish the shard of each pair of keys and rows, but for those that have appeared meanwhile."""
+        answer, done = _asker(self.teacher, self.task, self.taps, self.precision), 0
+        for keys, rows in work:
+            if not place(self.folder, keys).is_dir():
+                encoded = rows if isinstance(rows, Encoded) else self._encoded(rows)
+                publish(self.folder, keys, answer(encoded))
+                if self.far is not None:
+                    self.far.send(place(self.folder, keys), LAST)
+            done += len(keys)
+            progress(done, sum(len(keys) for keys, _ in work))
+
+    def _encoded(self, split: Split) -> Encoded:
+        return encode(self.task, self.teacher.path, split.texts, split.pairs, self.max_length)
+
+
+Answer = Callable[[Encoded], dict[str, np.ndarray]]
 
 
 def _asker(teacher: Source, task: Task, taps: tuple[str, ...], precision: torch.dtype) -> Answer:
-    """A function from rows to arrays, in the rows' order; the teacher is loaded once."""
+    """A function from rows to arrays, in their order; the teacher is loaded once."""
     model = _load(teacher, task)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     nn.Module.to(model, device)
@@ -210,10 +263,10 @@ def _asker(teacher: Source, task: Task, taps: tuple[str, ...], precision: torch.
     uses_types = takes_types(model)
 
     @torch.inference_mode()
-    def answer(encoded: Encoded, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def answer(encoded: Encoded) -> dict[str, np.ndarray]:
         assert not model.training
         found: dict[int, dict[str, np.ndarray]] = {}
-        by_length = rows[np.argsort(encoded.lengths[rows], kind="stable")]
+        by_length, rows = np.argsort(encoded.lengths, kind="stable"), range(len(encoded))
         for start in range(0, len(by_length), 64):
             picked = by_length[start : start + 64]
             batch = {k: torch.from_numpy(v).to(device) for k, v in encoded.batch(picked, pad).items()}
@@ -229,12 +282,12 @@ def _asker(teacher: Source, task: Task, taps: tuple[str, ...], precision: torch.
                 length = encoded.lengths[row]
                 found[int(row)] = {k: v[b, :length] if per_token(k, task) else v[b] for k, v in heard.items()}
         arrays = {
-            tap: np.concatenate([found[int(i)][tap] for i in rows])
+            tap: np.concatenate([found[i][tap] for i in rows])
             if per_token(tap, task)
-            else np.stack([found[int(i)][tap] for i in rows])
+            else np.stack([found[i][tap] for i in rows])
             for tap in taps
         }
-        return {**arrays, "starts": np.concatenate([[0], np.cumsum(encoded.lengths[rows])])}
+        return {**arrays, "starts": encoded.starts}
 
     return answer
 

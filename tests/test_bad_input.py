@@ -368,8 +368,8 @@ RECIPE = [
     case("out in a file", "run recipe.yaml --out train.csv/out", "--out train.csv/out: train.csv is a file"),
     case(
         "unknown tracker",
-        "run recipe.yaml --tracker tensorbord",
-        "--tracker tensorbord: no such tracker. Did you mean 'tensorboard'? Known here: all,",
+        "run recipe.yaml --track tensorbord",
+        "--track tensorbord: no such tracker. Did you mean 'tensorboard'? Use one of tensorboard, mlflow, wandb,",
     ),
     case("run, no such model", "run recipe.yaml --model modle", "Error modle: no such folder", "Did you mean 'model'?"),
 ]

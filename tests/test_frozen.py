@@ -23,6 +23,7 @@ from torch import Tensor
 
 from smidgen import frozen as module
 from smidgen.anatomy import anatomy
+from smidgen.artefact import Store
 from smidgen.costs import costs
 from smidgen.errors import ArtefactError, InputError, RecipeError
 from smidgen.frozen import Kept, fingerprints, frozen_below, handing, keep, levels_of, rest, row_keys
@@ -299,6 +300,7 @@ def test_a_killed_process_loses_one_shard_at_most(tmp_path: Path, calls: Any, mo
     monkeypatch.setattr(module, "SHARD", 100 * 32 * 4)
     model = tiny("bert")
     counts = calls(model)
+    Store(tmp_path).sweep()
     kept = of_rows(model, (1,), tmp_path)
     assert counts[0] == len(kept.found[0].shards) - 2 > 1 and not list(folder.glob(".draft-*"))
     whole = of_rows(model, (1,), tmp_path / "other")

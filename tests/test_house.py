@@ -22,7 +22,8 @@ PACKAGE = ROOT / "smidgen"
 # Who may import whom: a module imports from its own layer (but never in a circle) or from one further up this table.
 LAYERS = (
     "errors watch encoded registration hollow",
-    "artefact shards budget splits tables runtime.inputs runtime.words runtime.pairs runtime.wire runtime.levels "
+    "artefact shards far cluster budget splits tables runtime.inputs runtime.words runtime.pairs runtime.wire "
+    "runtime.levels "
     "runtime.folder runtime.batches runtime.machine runtime.portable runtime.products tasks tasks.* anatomy._parts "
     "students._configs students._parts",
     "cells checks recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
@@ -34,7 +35,7 @@ LAYERS = (
     "teacher fill frozen shapes making measure.* measure caveats portrait calibration fake integer precision "
     "saturation deferral pairing",
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
-    "deadline halving reading runner costs benching predicting verification merging bundle cascading",
+    "tracking deadline halving reading runner costs benching predicting verification merging bundle cascading",
     "trials choosing tuning",
     "candidates",
     "feasibility racing",

@@ -18,6 +18,7 @@ from folders import LABELS, model_folder, sentences
 from tiny import tiny
 
 from smidgen import teacher as module
+from smidgen.artefact import Store
 from smidgen.data import Split
 from smidgen.errors import ArtefactError, ModelError
 from smidgen.loop import Rows, train
@@ -58,9 +59,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def counting(*args: Any) -> Any:
         answer = real(*args)
 
-        def ask(encoded: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
-            counts.append(len(rows))
-            return answer(encoded, rows)
+        def ask(encoded: Any) -> dict[str, np.ndarray]:
+            counts.append(len(encoded))
+            return answer(encoded)
 
         return ask
 
@@ -173,6 +174,7 @@ def test_a_crash_costs_one_shard_at_most(
     assert list(folder.glob(".draft-*"))
     monkeypatch.setattr(module.np, "save", real)
     asked.clear()
+    Store(tmp_path).sweep()
     resumed = label(source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path)
     assert asked == [8, 8, 8, 2]  # 24 of 50 were safe
     assert not list(folder.glob(".draft-*"))
