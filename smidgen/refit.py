@@ -137,9 +137,9 @@ def _reweigh(
         against += (read.T @ off).double()
     damping = (FREE * products.diagonal().mean()).clamp(min=1e-30)
     found = agreed(torch.linalg.solve(products + torch.eye(size).to(products) * damping, against))
-    linear.weight += found[:columns].T.to(linear.weight)
+    linear.weight.add_(found[:columns].T.to(linear.weight))
     if has_bias:
-        linear.bias += found[columns].to(linear.bias)
+        linear.bias.add_(found[columns].to(linear.bias))
 
 
 class _Enough(Exception):
