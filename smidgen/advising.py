@@ -35,7 +35,7 @@ LENGTHS = (64, 128, 256, 512)  # tokens at which a cut is weighed
 COMPARED = 60_000  # rows of train and test, in all, whose likeness is looked for
 STUDENT = {  # by kind
     "cut": Training(epochs=EPOCHS["student"], learning_rate=2e-4),
-    **dict.fromkeys(("cnn", "static"), Training(epochs=EPOCHS["student"], learning_rate=1e-3, batch_size=64)),
+    **dict.fromkeys(("bilstm", "cnn", "static"), Training(epochs=EPOCHS["student"], learning_rate=1e-3, batch_size=64)),
 }
 
 

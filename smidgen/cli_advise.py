@@ -25,7 +25,7 @@ from smidgen.options import (
     Train,
     Unlabeled,
 )
-from smidgen.words import count, gb, score
+from smidgen.words import count, gb, plain, score
 
 if TYPE_CHECKING:
     from smidgen.advising import Advised
@@ -160,7 +160,7 @@ def _model(facts: Facts) -> str:
     model = facts.model
     kind = f"trained to {facts.texts.task}" if model.trained else "a bare encoder, for this task"
     return (
-        f"{model.reference} ({model.family}): {model.blocks} blocks of {model.hidden}, {model.numbers / 1e6:.1f} "
+        f"{model.reference} ({model.family}): {model.blocks} blocks of {model.hidden}, {plain(model.numbers / 1e6)} "
         f"million numbers, {model.table / max(model.numbers, 1):.0%} of them in the table of tokens; at most "
         f"{model.limit:,} tokens; {kind}"
     )
@@ -181,7 +181,7 @@ def _data(facts: Facts) -> str:
 def _machine(facts: Facts) -> str:
     machine, measured = facts.machine, facts.measured
     can = " ".join(machine.features) or "features unknown"
-    pace = "" if measured.texts_per_s is None else f"; fine-tuning takes {count(measured.texts_per_s)} texts a second"
+    pace = "" if measured.texts_per_s is None else f"; fine-tuning takes {plain(measured.texts_per_s)} texts a second"
     return (
         f"{machine.cpu}, {machine.cores} core{'s' * (machine.cores > 1)}, {can}; "
         f"{gb(machine.total_mb)} of memory, {gb(machine.free_mb)} free{pace}"

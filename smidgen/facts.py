@@ -65,7 +65,7 @@ class Timed:
     """A shape with untrained weights, in int8, text in to answer out at batch 1."""
 
     name: str
-    kind: str  # whole | cut | cnn | static
+    kind: str  # whole | cut | bilstm | cnn | static
     blocks: int
     p50_ms: float
     p95_ms: float

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from smidgen.facts import Facts, Timed
 
+LITTLE = 0.01  # of the size, for which no token is dropped
+
 
 @dataclass(frozen=True)
 class Pick:
@@ -72,5 +74,6 @@ def broken(facts: Facts, shape: Timed, vocabulary: bool) -> Iterator[str]:
 
 
 def _may_shrink(facts: Facts) -> bool:
-    budget = facts.budget
-    return facts.measured.spared_mb > 0 and (budget.size_mb is not None or budget.memory_mb is not None)
+    budget, measured = facts.budget, facts.measured
+    asked = budget.size_mb is not None or budget.memory_mb is not None
+    return asked and measured.spared_mb > LITTLE * measured.whole.size_mb

@@ -35,12 +35,14 @@ from smidgen.runtime import load
 from smidgen.runtime.folder import deployed_bytes
 from smidgen.runtime.machine import cuts_off
 from smidgen.source import Source, load_model
+from smidgen.tasks import Classify, Several
 from smidgen.tokens import encode, open_tokenizer, pad_id
 from smidgen.tuning import HABITS
 from smidgen.watch import Bar, Watch
 
 CUT = 3  # blocks of the shape that is cut
 STEPS, ENOUGH = 6, 8.0  # steps of training that are timed, and seconds after which fewer will do
+WORDS = {"whole": "the whole model", "bilstm": "a BiLSTM", "cnn": "a CNN", "static": "a static student"}
 ALONE = 0.9  # of a processor, that a timing has where nothing else runs
 
 
@@ -84,9 +86,16 @@ def probes(source: Source, data: Data) -> dict[str, tuple[Use, ...]]:
     kinds: dict[str, tuple[Use, ...]] = {"whole": ()}
     if source.blocks > 1:
         kinds["cut"] = (Use("prune.layers", {"keep": min(CUT, source.blocks // 2)}),)
-    if data.task.name != "answer" and data.train.pairs is None:  # these see no tokens of their teacher's, and no pairs
-        kinds |= {"cnn": (Use("student.cnn"),), "static": (Use("student.static"),)}
-    return kinds
+    return kinds | {kind: (Use(f"student.{kind}"),) for kind in without_blocks(data)}
+
+
+def without_blocks(data: Data) -> tuple[str, ...]:
+    """The students without blocks that there are for such data, the best first; none finds answers."""
+    if data.task.name == "answer":
+        return ()
+    if data.train.pairs is not None:
+        return ("bilstm",)
+    return ("bilstm", "static") if data.task.name == "tag" else ("cnn", "static")
 
 
 def probe(planned: Plan, kind: str, methods: tuple[Use, ...]) -> Recipe:
@@ -106,13 +115,15 @@ def timing(folders: Mapping[str, Path], rows: list[entries.Row], calls: int) -> 
     """Latency of the folders side by side in one run, the median milliseconds of the tokenizer of the first, and
     how much of a processor all that had."""
     models = {name: load(folder) for name, folder in folders.items()}
-    ids = next(iter(models.values())).encoder.ids
+    first = next(iter(models.values()))
 
     def predict(model: Any) -> Any:
         return lambda row: model.predict([row[0]], None if row[1] is None else [row[1]])
 
     def tokenise(row: entries.Row) -> object:
-        return ids([row[0] if row[1] is None else row])
+        if isinstance(first.task, Classify | Several):
+            return first.encoder.ids([row[0] if row[1] is None else row])
+        return first.task.encode(first.encoder.tokenizer, *entries.two_lists([row]), first.max_length)
 
     timed = {**{name: predict(model) for name, model in models.items()}, "ids": tokenise}
     began, busy = time.perf_counter(), time.process_time()
@@ -131,13 +142,12 @@ def restless(measured: Measured) -> str:
     )
 
 
-def shape(name: str, blocks: int, folder: Path, timed: Latency) -> Timed:
+def shape(kind: str, blocks: int, folder: Path, timed: Latency) -> Timed:
     """A probe with its numbers."""
-    kept = {"whole": blocks, "cut": min(CUT, blocks // 2)}.get(name, 0)
-    words = {"whole": "the whole model", "cut": "1 block" if kept == 1 else f"{kept} blocks", "cnn": "a CNN"}
+    kept = {"whole": blocks, "cut": min(CUT, blocks // 2)}.get(kind, 0)
+    name = ("1 block" if kept == 1 else f"{kept} blocks") if kind == "cut" else WORDS[kind]
     size = deployed_bytes(folder) / 1e6
-    said = words.get(name, "a static student")
-    return Timed(said, name, kept, timed.p50_ms, timed.p95_ms, size, timed.p99_ms)
+    return Timed(name, kind, kept, timed.p50_ms, timed.p95_ms, size, timed.p99_ms)
 
 
 @dataclass

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from smidgen.facts import Encoder, Facts
-from smidgen.fitting import Pick, broken, pick
-from smidgen.words import count, mb, ms, seconds
+from smidgen.fitting import LITTLE, Pick, broken, pick
+from smidgen.words import count, mb, ms, plain, seconds
 
 FEW_ROWS = 2000  # labelled; our rows with bare and with noisy texts had 1,200
 FEWEST = 500  # labelled, below which few numbers are tuned instead of all
@@ -44,7 +44,7 @@ class Road:
 class Course:
     """What the recipe is made of."""
 
-    student: str = ""  # cut | cnn | static; "" = the teacher itself
+    student: str = ""  # cut | bilstm | cnn | static; "" = the teacher itself
     blocks: int = 0  # of the student that is cut
     vocabulary: bool = False  # drop the tokens that no text uses
     grown: bool = False  # noisy copies of the labelled texts for the student
@@ -113,8 +113,10 @@ def few_labels(facts: Facts) -> Road:
             f"A student also learns what its teacher says of {COPIES} noisy copies of each. Real texts of the same "
             "kind are better: --unlabeled FILE."
         )
+    else:
+        said.append("Nothing here grows questions: more of them would help.")
     said.append("With 1,200 labels bare texts brought our students 3.3 points and noisy copies as many.")
-    return Road("few labels", True, " ".join(said), sets)
+    return Road("few labels", bool(sets or texts.unlabeled), " ".join(said), sets)
 
 
 def long_documents(facts: Facts) -> Road:
@@ -182,6 +184,8 @@ def tight_size(facts: Facts) -> Road:
     said = f"{have}{run}; {' and '.join(limits)}"
     if not over:
         return Road("tight size", False, f"{said} {'hold' if len(limits) > 1 else 'holds'}.{_spare(facts)}")
+    if facts.tasks > 1:
+        return Road("tight size", False, f"{said}: too little, but {SERVES}")
     words = [f"{said} {'do' if len(limits) > 1 else 'does'} not hold."]
     sets = _sets(found)
     if found.vocabulary:
@@ -204,6 +208,8 @@ def tight_latency(facts: Facts) -> Road:
     limit = f"{ms(budget.latency_ms)} are allowed"
     if "latency" not in broken(facts, measured.whole, False):
         return Road("tight latency", False, f"{have}, {limit}.")
+    if facts.tasks > 1:
+        return Road("tight latency", False, f"{have}, {limit}: too little, but {SERVES}")
     each = _a_block(facts, name)
     words = [f"{have}, {share}; {limit}."]
     if each is not None and each > 0:
@@ -251,13 +257,14 @@ def takes(facts: Facts, planned: Course) -> float | None:
     return planned.shorter * each * (teacher + EPOCHS["student"] * rows * part) + each * rows / 3
 
 
+SERVES = "a base that serves many tasks is not cut for one of them. Give a smaller base."
 EPOCHS = {"teacher": 3, "small": 5, "student": 6}
 
 
 def expected(facts: Facts, planned: Course) -> str:
     """What students of that kind kept of their teachers in our rows, beside what is asked; "" where there are none."""
     asked = facts.budget.quality
-    if not planned.student or planned.deltas:
+    if planned.student not in KEPT or planned.deltas:
         return ""
     share, name = KEPT[planned.student]
     if planned.student == "cut":
@@ -291,7 +298,7 @@ def _picked(facts: Facts, found: Pick) -> str:
 
 def _spare(facts: Facts) -> str:
     measured = facts.measured
-    if measured.spared_mb <= 0:
+    if measured.spared_mb <= LITTLE * measured.whole.size_mb:
         return ""
     return (
         f" {mb(measured.spared_mb)} of it are for {count(measured.tokens - measured.used)} of "
@@ -319,7 +326,7 @@ def _shorter(facts: Facts) -> list[str]:
 
 
 def _pace(facts: Facts) -> str:
-    return f"at {count(facts.measured.texts_per_s)} texts a second of the whole model"
+    return f"at {plain(facts.measured.texts_per_s)} texts a second of the whole model"
 
 
 def _small_method(facts: Facts) -> str:

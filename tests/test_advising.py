@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Ran, command, tree
@@ -17,14 +18,15 @@ from smidgen.advising import Job, encoder, recipe, told
 from smidgen.api import read_recipe
 from smidgen.budget import Budget, Quality
 from smidgen.caveats import foreseen
-from smidgen.data import load_data
+from smidgen.data import Data, load_data
 from smidgen.planner import plan
-from smidgen.probing import Steps, restless
+from smidgen.probing import Steps, restless, without_blocks
 from smidgen.recipe import Files, Use, dump, load
 from smidgen.roads import Course
 from smidgen.runner import run
 from smidgen.source import resolve
 from smidgen.splits import Split
+from smidgen.tasks import Answer, Classify, Tag
 from smidgen.tokens import whole_lengths
 
 
@@ -41,6 +43,7 @@ def ran(given: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFac
     data = " ".join(f"--{name} {path}" for name, path in files.items() if name != "unlabeled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probing, "STEPS", 2)
+        patch.setattr(probing, "without_blocks", lambda _: ("static",))  # each takes a graph to make
         line = f"advise {model} {data} --max-size 1KB --min-quality 99%teacher --recipe {file} --json"
         return command(line), file
 
@@ -51,7 +54,7 @@ def test_it_says_what_there_is_and_what_it_takes(given: tuple[Path, dict[str, st
     facts, measured = found["facts"], found["facts"]["measured"]
     assert (facts["texts"]["train"], facts["texts"]["test"], facts["model"]["blocks"]) == (64, 32, 3)
     shapes = [measured["whole"], measured["cut"], *measured["small"]]
-    assert [(one["kind"], one["blocks"]) for one in shapes] == [("whole", 3), ("cut", 1), ("cnn", 0), ("static", 0)]
+    assert [(one["kind"], one["blocks"]) for one in shapes] == [("whole", 3), ("cut", 1), ("static", 0)]
     assert all(one["p50_ms"] > measured["tokenizer_ms"] > 0 and one["size_mb"] > 0 for one in shapes)
     assert measured["whole"]["size_mb"] > measured["cut"]["size_mb"]
     assert measured["run_mb"] > measured["bare_mb"] > 10 and measured["texts_per_s"] > 0
@@ -105,6 +108,7 @@ COURSES = [
     Course(student="cut", blocks=1, vocabulary=True, grown=True, tuned="bitfit"),
     Course(student="cnn", grown=True),
     Course(student="static", vocabulary=True, shorter=0.3),
+    Course(student="bilstm"),
     Course(vocabulary=True, window=64),
     Course(frozen=1, micro_tokens=2048),
     Course(deltas=True, tuned="lora"),
@@ -139,6 +143,15 @@ def test_what_is_advised_trains(given: tuple[Path, dict[str, str]], tmp_path: Pa
     done = run(plan(replace(made, stages=(stages[0], few, stages[2]))), tmp_path)
     assert [one.planned.stage.name for one in done] == ["teacher", "fewer-tokens", "student"]
     assert (done[0].artefact.path / "delta").is_dir() and resolve(str(done[-1].artefact.path)).blocks == 1
+
+
+def test_students_without_blocks_are_those_that_there_are() -> None:
+    def of(task: Any, pairs: tuple[str, ...] | None) -> tuple[str, ...]:
+        one = Split("train", ("a",), pairs, None, "f")
+        return without_blocks(Data(task, one, one))
+
+    assert of(Classify(("a", "b")), None) == ("cnn", "static") and of(Tag(("O", "B-x")), None) == ("bilstm", "static")
+    assert of(Classify(("a", "b")), ("b",)) == ("bilstm",) and of(Answer(), ("b",)) == ()
 
 
 # Facts.
