@@ -15,6 +15,7 @@ import numpy as np
 from smidgen.artefact import Artefact, identity
 from smidgen.budget import Budget, over
 from smidgen.checks import Check
+from smidgen.choosing import speed
 from smidgen.data import Data
 from smidgen.deadline import Until
 from smidgen.errors import SmidgenError
@@ -50,7 +51,7 @@ class Candidate:
 
     @property
     def ms(self) -> float:
-        return float(self.entry["numbers"]["latency"]["p50_ms"])
+        return speed(self.entry["numbers"])
 
 
 @dataclass

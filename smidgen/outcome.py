@@ -13,13 +13,15 @@ from typing import Any
 from smidgen import report
 from smidgen.artefact import RECORD, file_hash, identity, open_artefact, publish, write_atomic
 from smidgen.candidates import Candidate, Search
+from smidgen.choosing import speed
 from smidgen.data import Split
 from smidgen.errors import ArtefactError
 from smidgen.feasibility import feasible, start
 from smidgen.measure.environment import environment
 from smidgen.racing import train_finalists
 from smidgen.recipe import to_data
-from smidgen.search import decide, measure_memory, missed, other_ways, read_test, sure, verdict
+from smidgen.runtime import deployed_files
+from smidgen.search import add_cascades, decide, measure_memory, missed, other_ways, read_test, sure, verdict
 from smidgen.shapes import Job
 from smidgen.tasks import Task
 from smidgen.watch import Silent, Watch
@@ -63,6 +65,7 @@ def carry_out(
     train_finalists(search)
     winner = None
     if search.teacher_folder is not None:
+        add_cascades(search)
         winner, models = decide(search)
         read_test(search, winner, models)
         measure_memory(search, winner)
@@ -128,7 +131,7 @@ def _why_not(candidate: Candidate, winner: Candidate | None) -> str:
     difference = mine["dev_quality"]["value"] - best["dev_quality"]["value"]
     if difference < 0:
         return f"{-difference:.3f} below the winner on dev"
-    slower = mine["latency"]["p50_ms"] / best["latency"]["p50_ms"]
+    slower = speed(mine) / speed(best)
     return f"not better than the winner by more than chance on dev, and {slower:.1f} times as slow"
 
 
@@ -190,10 +193,10 @@ def publish_winner(folder: Path, target: Path, written: Mapping[str, Any]) -> No
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     record["numbers"] = written["winner"]["numbers"]
     with publish(target, record) as draft:
-        for name in CARRIED:
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, draft / name)
-        shutil.copytree(folder / "onnx", draft / "onnx")
+        own = [name for name in CARRIED if (folder / name).is_file()]
+        for name in {*own, *(file.relative_to(folder).as_posix() for file in deployed_files(folder))} - {RECORD}:
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, draft / name)
         (draft / "README.md").write_text(report.card(written), encoding="utf-8")
-        measured = {name: told for name, told in record["files"].items() if name.startswith("onnx/")}
+        measured = {name: told for name, told in record["files"].items() if "onnx/" in name}
         assert all(file_hash(draft / name) == told[1] for name, told in measured.items())

@@ -29,18 +29,46 @@ from smidgen.candidates import (
     teacher_quality,
     whole_body,
 )
+from smidgen.cascading import built
 from smidgen.caveats import seen, unresolved
 from smidgen.choosing import Choice, Miss, alternatives, nearest, pick, sureness
 from smidgen.errors import OutOfTime
 from smidgen.measure import entries
 from smidgen.measure.peers import TfIdf, TfIdfs, TorchModel, UsualTag
+from smidgen.pairing import Trained as Part
+from smidgen.pairing import cascades
 from smidgen.portrait import portrait
 from smidgen.recipe import Recipe, to_data
-from smidgen.runtime import load
+from smidgen.runtime import Cascade, deployed_bytes, load
 from smidgen.runtime.machine import usable_cores
-from smidgen.shapes import Shape, distilled, plain
+from smidgen.shapes import Body, Shape, distilled, plain
 from smidgen.splits import Split
 from smidgen.tasks import Classify, Several, Tag, Task
+
+
+def add_cascades(search: Search) -> None:
+    """Pairs of what was trained, of which the faster one answers what it is sure of, as candidates of their own."""
+    task, dev = search.data.task, search.data.dev
+    if not isinstance(task, Classify | Several) or search.teacher_dev is None:
+        return
+    assert dev.labels is not None
+    folders = {c.shape.name: c.folder for c in search.candidates if c.outputs and c.folder is not None}
+    numbers = {c.shape.name: c.entry["numbers"] for c in search.candidates}
+    parts = [
+        Part(name, load(folder).outputs(dev.texts, dev.pairs), numbers[name]["latency"], numbers[name]["size_mb"])
+        for name, folder in folders.items()
+    ]
+    for pair in cascades(task, parts, dev.labels, search.job.budget, search.teacher_dev):
+        made = built(search.root, pair, folders, {"task": task.to_data()})
+        shape = Shape(Body(f"{pair.small} then {pair.large}", "cascade"), "cascade")
+        recipe = {"cascade": made.record["levels"]}
+        lineage = list(made.record["lineage"])
+        entry = entries.entry(shape.name, "trained", search.place(made), recipe=recipe, lineage=lineage)
+        said = load(made.path).outputs(dev.texts, dev.pairs)
+        entry["numbers"] |= {"size_mb": deployed_bytes(made.path) / 1e6, "latency": dict(pair.latency)}
+        entry["numbers"]["dev_quality"] = entries.quality_data(task, said, dev)
+        search.candidates.append(Candidate(shape, entry, made.path, [said]))
+        search.compared += 1
 
 
 def choose(search: Search, passed_over: Sequence[Candidate] = ()) -> Candidate | None:
@@ -112,7 +140,9 @@ def time_trained(search: Search, extra: Mapping[str, Any]) -> None:
         entry["numbers"]["latency"] = entries.latency_data(timed, threads)
         entry["numbers"]["throughput"] = speed[name]
         if name != "teacher" and "teacher" in found:
-            entry["numbers"]["speedup"] = entries.speedup_data(timed, found["teacher"])
+            entry["numbers"]["speedup"] = entries.speedup_data(
+                timed, found["teacher"], isinstance(models[name], Cascade)
+            )
 
 
 def baselines(search: Search, winner: Candidate | None) -> dict[str, Any]:
