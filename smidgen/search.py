@@ -12,6 +12,7 @@ Every model on the way is a recipe run through `smidgen.runner`, so what is on d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from smidgen.budget import least_quality
@@ -200,7 +201,7 @@ def read_test(search: Search, winner: Candidate | None, models: Mapping[str, Any
 
 def measure_memory(search: Search, winner: Candidate | None) -> None:
     """Peak memory of a fresh process that loads and predicts: the winner, and baselines that are folders."""
-    folders = [(e, search.out / e["path"]) for e in search.baselines if e["path"]]
+    folders = [(e, search.root / Path(e["path"]).name) for e in search.baselines if e["path"]]
     if winner is not None and winner.folder is not None:
         folders.append((winner.entry, winner.folder))
     for entry, folder in folders:
