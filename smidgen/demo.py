@@ -44,6 +44,7 @@ def demo(out: Path, seed: int, watch: Watch) -> tuple[dict[str, Any], str]:
         min_quality=BUDGET["min_quality"],
         out=out,
         finalists=1,
+        per_family=1,
         depths=(1, 2, 3, 6),
         teacher_epochs=2,
         student_epochs=2,

@@ -127,7 +127,7 @@ def _possible(job: Job, model: Source, found: Sequence[Body]) -> tuple[list[Body
                 raise
             faults[body.name] = error.faults[0]
     assert first is not None
-    return kept, first, [f"{name} was left out: {why}" for name, why in faults.items()]
+    return kept, first, [f"Left out: {name}. {why}" for name, why in faults.items()]
 
 
 def _left_out(refused: Sequence[tuple[Shape, str]]) -> list[str]:
@@ -140,7 +140,7 @@ def _left_out(refused: Sequence[tuple[Shape, str]]) -> list[str]:
         finishes = list(dict.fromkeys(shape.finish for shape in alike))
         bodies_ = list(dict.fromkeys(shape.body.name for shape in alike))
         names = finishes if len(finishes) < len(bodies_) else bodies_ if len(finishes) > 1 else [alike[0].name]
-        said.append(f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'} left out: {why}")
+        said.append(f"Left out: {' and '.join(names)}. {why}")
     return said
 
 

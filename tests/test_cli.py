@@ -353,13 +353,13 @@ def test_a_quality_that_nobody_reaches(whole: Whole, copy: Path) -> None:
     assert "The binding constraint is quality; nearest is " in found["reason"]
     assert "accuracy>=1.0" in found["reason"]
     assert found["reason"].endswith(f"It would keep to this: {found['nearest']['fits']}")
+    assert not (copy / "winner").exists()
+    refused = command(f"verify {copy}")
+    assert refused.code == 2 and "the report has no winner, so nothing is claimed." in refused.err
     typed = whole.words.replace("--min-quality 10%teacher", found["nearest"]["fits"])
     again = json.loads(whole.again(copy, typed).out)
     nearest = next(c for c in again["candidates"] if c["name"] == found["nearest"]["name"])
     assert "budget" not in nearest["reason"]  # it keeps to it now, on dev
-    assert not (copy / "winner").exists()
-    refused = command(f"verify {copy}")
-    assert refused.code == 2 and "the report has no winner, so nothing is claimed." in refused.err
 
 
 def test_a_budget_that_nothing_can_keep(

@@ -470,7 +470,7 @@ def test_a_compression_says_the_quality_of_each_task(chain: tuple[Path, dict[str
     out = root / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entries, "time_all", steady)
-        patch.setattr(search, "_memory", lambda folder, search: None)
+        patch.setattr(search, "memory_of", lambda folder, search: None)
         patch.setattr(search, "_add_folder", lambda *given: None)  # baselines that take an export each
         ran = command(
             f"compress {done[1].artefact.path} --task several {data} --depth 1 --student-epochs 1 --max-size 25MB "

@@ -1,0 +1,89 @@
+"""What is left out of a search before anything is trained, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from folders import model_folder
+
+from smidgen import feasibility
+from smidgen.budget import read
+from smidgen.candidates import Search
+from smidgen.errors import InputError, RecipeError
+from smidgen.feasibility import feasible, start
+from smidgen.recipe import Files
+from smidgen.shapes import SCARCE, Body, Job, Shape
+from smidgen.watch import Silent
+
+
+def questions(folder: Path) -> Files:
+    """Rows of a question, a context and where the answer is."""
+    files = {}
+    for name, count in (("train", 20), ("dev", 8)):
+        rows = [
+            {
+                "question": f"{name} {i}?",
+                "context": "the film was good",
+                "answers": {"text": ["good"], "answer_start": [13]},
+            }
+            for i in range(count)
+        ]
+        files[name] = str(folder / f"{name}.jsonl")
+        Path(files[name]).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return Files(**files)
+
+
+def begun(folder: Path, **more: Any) -> Search:
+    job = Job(str(model_folder(folder / "model", blocks=3)), questions(folder), read(), task="answer", **more)
+    return start(job, folder / "out", Silent())
+
+
+def test_what_a_family_cannot_do_is_left_out_and_said(tmp_path: Path) -> None:
+    """Students with their own tokens cannot point into a context: the plan says so, no list does."""
+    search = begun(tmp_path)
+    families = {candidate.shape.body.family for candidate in search.candidates}
+    assert families == {"depth", "answers", "theseus", "pruned", "narrow"}
+    for name in ("BiLSTM", "CNN", "static vectors"):
+        (said,) = [note for note in search.notes if note.startswith(f"Left out: {name}. ")]
+        assert "cut texts differently" in said
+
+
+def test_what_was_asked_for_by_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cut texts differently"):
+        begun(tmp_path, families=("cnn",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_are_counted_once(tmp_path: Path) -> None:
+    """How long a text may be is looked up in the first plan only; nothing else about it changes."""
+    search = begun(tmp_path)
+    assert search.job.files.max_length is not None and search.job.files.train == questions(tmp_path).train
+
+
+def test_a_shape_that_cannot_be_built_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = begun(tmp_path, depths=(1, 2))
+
+    def make(self: Search, recipe: Any) -> Any:
+        raise InputError("it is too small.")
+
+    monkeypatch.setattr(Search, "make", make)
+    monkeypatch.setattr(feasibility, "_measure_shapes", lambda *_: {})
+    feasible(search)
+    assert search.candidates == []
+    assert search.notes[-1] == "Left out: 2 blocks and 1 block. it is too small."
+
+
+def test_each_reason_is_told_once_by_what_its_shapes_share() -> None:
+    one, two = Body("CNN", "cnn"), Body("static vectors", "static")
+    both = [(Shape(one), "no."), (Shape(one, "float32"), "no.")]
+    assert feasibility._left_out(both) == ["Left out: CNN. no."]
+    assert feasibility._left_out([(Shape(one, SCARCE), "why."), (Shape(two, SCARCE), "why.")]) == [
+        f"Left out: {SCARCE}. why."
+    ]
+    assert feasibility._left_out([(Shape(one), "a."), (Shape(two), "b.")]) == [
+        "Left out: CNN, int8. a.",
+        "Left out: static vectors, int8. b.",
+    ]
