@@ -509,7 +509,7 @@ def test_a_teacher_in_torch_and_a_winner_that_is_verified(root: Path, tmp_path: 
             "test": {"source": given[2], "fingerprint": read_split(given[2], "test", Classify(LABELS)).fingerprint}
         },
         "budget": {"latency": None, "size_mb": 1.0, "quality": None},
-        "teacher": {"path": None},
+        "teacher": {"path": None, "numbers": {"latency": None, "throughput": None}},
         "model": {"reference": teacher},
     }
     (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
