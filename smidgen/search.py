@@ -24,14 +24,15 @@ from smidgen.artefact import write_atomic
 from smidgen.budget import Budget, least_quality, over
 from smidgen.caveats import seen, unresolved
 from smidgen.data import Data
-from smidgen.errors import InputError, ModelError
+from smidgen.errors import InputError, ModelError, SmidgenError
+from smidgen.hands import run, run_all
 from smidgen.measure import entries
 from smidgen.measure.memory import memory
 from smidgen.measure.peers import TfIdf, TfIdfs, TorchModel, UsualTag
 from smidgen.measure.size import parameters
 from smidgen.planner import plan
 from smidgen.recipe import Recipe, to_data
-from smidgen.runner import Done, run, run_all
+from smidgen.runner import Done
 from smidgen.runtime import load
 from smidgen.runtime.folder import deployed_bytes
 from smidgen.runtime.machine import usable_cores
@@ -83,20 +84,19 @@ class Search:
 
     def make(self, recipe: Recipe, checkpoint_seconds: float = 60.0) -> list[Done]:
         """Run a recipe; its stages join the lineage of the report."""
-        done = run(plan(recipe, self.data), self.root, self.watch, checkpoint_seconds, self.trackers, self.executor)
+        done = run(plan(recipe, self.data), self.root, self.executor, self.watch, checkpoint_seconds, self.trackers)
         return self._told(recipe, done)
 
     def prepare(self, recipes: Iterable[Recipe]) -> None:
-        """Where there are many hands, run the stages of several recipes at a time; `make` then finds them on disk."""
-        if self.executor is not None:
-            wanted = list(recipes)
-            plans = [plan(recipe, self.data) for recipe in wanted]
-            for recipe, done in zip(
-                wanted,
-                run_all(plans, self.root, self.executor, self.watch, trackers=self.trackers),
-                strict=True,
-            ):
-                self._told(recipe, done)
+        """Where there are many hands, run the stages of several recipes at a time; `make` then finds them on disk, and
+        meets what is wrong with one of them."""
+        if self.executor is None:
+            return
+        wanted = [plan(recipe, self.data) for recipe in recipes]
+        made = run_all(wanted, self.root, self.executor, self.watch, trackers=self.trackers)
+        for one, done in zip(wanted, made, strict=True):
+            if not isinstance(done, SmidgenError):
+                self._told(one.recipe, done)
 
     def _told(self, recipe: Recipe, done: list[Done]) -> list[Done]:
         known = {stage["id"] for stage in self.timing}

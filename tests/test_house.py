@@ -33,7 +33,7 @@ LAYERS = (
     "saving graph keeping refit tokens masking mapping vectors repeats",
     "teacher fill frozen shapes making measure.* measure caveats calibration fake integer precision saturation",
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
-    "tracking reading runner costs benching predicting verification merging bundle",
+    "tracking reading runner hands costs benching predicting verification merging bundle",
     "search tuning",
     "outcome sweep",
     "api console options",
