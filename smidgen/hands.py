@@ -29,11 +29,13 @@ def run(
     checkpoint_seconds: float = 60.0,
     trackers: tuple[str, ...] = (),
     far: Storage | None = None,
+    inside: Watch | None = None,
 ) -> list[Done]:
-    """Run every stage of a plan, as `smidgen.runner.run` does; without an executor it is that which does it."""
+    """Run every stage of a plan, as `smidgen.runner.run` does; without an executor it is that which does it, and `inside`
+    is not used."""
     if executor is None:
         return in_order(plan, root, watch, checkpoint_seconds, trackers, far)
-    (found,) = run_all([plan], root, executor, watch, checkpoint_seconds, trackers, far)
+    (found,) = run_all([plan], root, executor, watch, checkpoint_seconds, trackers, far, inside)
     if isinstance(found, SmidgenError):
         raise found
     return found
@@ -47,10 +49,15 @@ def run_all(
     checkpoint_seconds: float = 60.0,
     trackers: tuple[str, ...] = (),
     far: Storage | None = None,
+    inside: Watch | None = None,
 ) -> list[list[Done] | SmidgenError]:
     """Run the stages of several plans, each as soon as what it reads is there, as many at a time as there are hands.
 
     A stage that several plans have is run once. What is cut to milliseconds is run here, with no other stage beside it.
+
+    Args:
+        watch: hears which stages are begun, and how many are done.
+        inside: looks on in each stage, wherever that is; it goes there as a copy.
 
     Returns:
         What `run` does, of each plan, or the error of one of its stages; what does not need that stage is run all the
@@ -78,7 +85,7 @@ def run_all(
                 needed = _reads(planned) & wanted.keys()
                 if id in {*done, *failed, *running.values()} or not needed <= done.keys() | failed.keys():
                     continue
-                work = (plan, planned, store, checkpoint_seconds, trackers)
+                work = (plan, planned, store, checkpoint_seconds, trackers, inside or Silent())
                 if lacking := needed & failed.keys():
                     failed[id] = failed[min(lacking)]
                 elif (found := store.find(id)) is not None:
@@ -111,12 +118,14 @@ def _times(planned: Planned) -> bool:
     return any("machine" in method.reads() for method in planned.methods)
 
 
-def _stage(plan: Plan, planned: Planned, store: Store, checkpoint_seconds: float, trackers: tuple[str, ...]) -> float:
+def _stage(
+    plan: Plan, planned: Planned, store: Store, checkpoint_seconds: float, trackers: tuple[str, ...], watch: Watch
+) -> float:
     """Run a stage, wherever this is; the seconds that it took. One that was run before its worker was lost is there."""
     started = time.monotonic()
     store.root.mkdir(parents=True, exist_ok=True)
     for id in sorted(_reads(planned) & {other.id for other in plan.stages}):
         store.wait_for(id)
     if store.find(planned.id) is None:
-        run_stage(plan, planned, store, Silent(), checkpoint_seconds, trackers)
+        run_stage(plan, planned, store, watch, checkpoint_seconds, trackers)
     return time.monotonic() - started

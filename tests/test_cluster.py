@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +26,7 @@ from smidgen import artefact, budget, shards, teacher
 from smidgen import hands as module
 from smidgen.artefact import Store, file_hash, open_artefact
 from smidgen.data import Split
-from smidgen.errors import ArtefactError, ModelError
+from smidgen.errors import ArtefactError, ModelError, OutOfTime
 from smidgen.hands import run, run_all
 from smidgen.planner import Plan, plan
 from smidgen.recipe import Files, load
@@ -146,6 +148,24 @@ def test_a_folder_that_is_not_shared_is_an_error(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(artefact.time, "sleep", lambda seconds: None)
     with pytest.raises(ArtefactError, match=r"1a2b: another process made it, and it is not seen here\. Give an --out"):
         Store(tmp_path).wait_for("1a2b")
+
+
+class Said(Silent):
+    """A watch that is sent along."""
+
+    @contextmanager
+    def bar(self, name: str, total: float) -> Iterator[Any]:
+        if name == "training":
+            raise OutOfTime("too long")
+        yield SimpleNamespace(to=lambda *args: None)
+
+
+def test_who_looks_on_in_a_stage_can_stop_it(
+    tiny_bert: Path, tiny_data: dict[str, str], tmp_path: Path, hands: Hands
+) -> None:
+    inside = pickle.loads(pickle.dumps(Said()))
+    (late,) = run_all([planned(tiny_bert, tiny_data, TEACHER)], tmp_path, hands, inside=inside)
+    assert isinstance(late, OutOfTime) and str(late) == "too long"
 
 
 # Labels in parts.

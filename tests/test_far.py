@@ -19,6 +19,7 @@ from smidgen.hands import _stage
 from smidgen.planner import plan
 from smidgen.recipe import load
 from smidgen.runner import run
+from smidgen.watch import Silent
 
 TRAIN = {"epochs": 1, "learning_rate": 2e-3, "batch_size": 16, "precision": "float32"}
 TEACHER = {"name": "teacher", "methods": {"tune.full": {}}, "train": TRAIN}
@@ -73,7 +74,7 @@ def test_many_hands_need_no_folder_in_common(recipe: Path, tmp_path: Path) -> No
     run(plan(load(recipe.read_text().replace("student", "pupil"))), here.root, far=here)
     fsspec.filesystem("memory").rm(f"/run/stages/{made.stages[1].id}", recursive=True)
     store = Store(other.root, far=other)
-    _stage(made, made.stages[1], store, 60.0, ())
+    _stage(made, made.stages[1], store, 60.0, (), Silent())
     assert open_artefact(other.root / made.stages[0].id, deep=True).id == made.stages[0].id
     shutil.rmtree(here.root)
     assert all(done.reused for done in run(made, here.root, far=here))
