@@ -31,8 +31,7 @@ def run(
     far: Storage | None = None,
     inside: Watch | None = None,
 ) -> list[Done]:
-    """Run every stage of a plan, as `smidgen.runner.run` does; without an executor it is that which does it, and `inside`
-    is not used."""
+    """Run every stage of a plan, as `smidgen.runner.run` does, which without an executor does it."""
     if executor is None:
         return in_order(plan, root, watch, checkpoint_seconds, trackers, far)
     (found,) = run_all([plan], root, executor, watch, checkpoint_seconds, trackers, far, inside)
