@@ -414,10 +414,10 @@ def run(
     _refuse_out(root.parent if far else out)
     checked = plan(recipe)
     _refuse_trackers(trackers)
-    from smidgen.runner import run as carry_out
+    from smidgen.hands import run as carry_out
 
     with _hands(on, ray_address, cores) as executor:
-        return carry_out(checked, root, watch, checkpoint_seconds, tuple(trackers), executor, far)
+        return carry_out(checked, root, executor, watch, checkpoint_seconds, tuple(trackers), far)
 
 
 def verify(out: str | Path, watch: Watch | None = None) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ SCHEMA = 1
 RECORD = "smidgen.json"
 INCOMPLETE = ".incomplete"
 DRAFT = ".draft-"
+LAG = 60  # seconds after which a shared folder has to show what another machine wrote
 
 
 def identity(parts: Any) -> str:
@@ -171,6 +173,21 @@ class Store:
         if self.far is not None:
             self.far.bring(self.path(id), RECORD)
         return open_artefact(self.path(id)) if self.path(id).is_dir() else None
+
+    def wait_for(self, id: str) -> Artefact:
+        """An artefact that some process has published; a shared folder may show another machine's only after a while.
+
+        Raises:
+            ArtefactError: it does not come.
+        """
+        for _ in range(LAG):
+            if (found := self.find(id)) is not None:
+                return found
+            time.sleep(1)
+            list(self.root.iterdir())  # has a network's folder looked at anew
+        raise ArtefactError(
+            f"{self.path(id)}: another process made it, and it is not seen here. Give an --out that all nodes share."
+        )
 
     def made(self, id: str) -> Artefact:
         """An artefact that this process has published, kept wherever it is to be kept."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -18,19 +19,20 @@ from smidgen.checks import Check
 from smidgen.choosing import speed
 from smidgen.data import Data
 from smidgen.deadline import Until
-from smidgen.errors import SmidgenError
+from smidgen.errors import InputError, NoEffect, SmidgenError
 from smidgen.halving import Clock
+from smidgen.hands import run, run_all
 from smidgen.measure import entries
 from smidgen.measure.memory import memory
 from smidgen.measure.size import parameters
-from smidgen.planner import plan
+from smidgen.planner import Plan, plan
 from smidgen.recipe import Recipe
-from smidgen.runner import Done, run, run_all
+from smidgen.runner import Done
 from smidgen.runtime.folder import deployed_bytes
 from smidgen.shapes import Body, Job, Shape, bodies
 from smidgen.source import Source
 from smidgen.trials import Trials
-from smidgen.watch import Watch
+from smidgen.watch import Silent, Watch
 
 Entry = dict[str, Any]
 
@@ -96,21 +98,30 @@ class Search:
         watch = self.watch
         if until is not None and self.clock.limit is not None:
             watch = Until(watch, until, self.clock.now, ("training", "labelling"))
-        done = run(plan(recipe, self.data), self.root, watch, trackers=self.trackers, executor=self.executor)
+        planned, there = plan(recipe, self.data), self._until(until)
+        done = run(planned, self.root, self.executor, watch, trackers=self.trackers, inside=there)
         return self._told(recipe, done)
 
-    def prepare(self, recipes: Iterable[Recipe]) -> None:
-        """Where there are many hands and no time limit, run the stages of several recipes at a time: `make` then finds
-        them on disk. What fails here is told when it is made.
-        """
-        if self.executor is None or self.clock.limit is not None:
+    def prepare(self, recipes: Iterable[Recipe], until: float | None = None) -> None:
+        """Where there are many hands, run the stages of several recipes at a time; `make` then finds them on disk, and
+        meets what is wrong with one of them."""
+        if self.executor is None:
             return
-        wanted = list(recipes)
-        plans = [plan(recipe, self.data) for recipe in wanted]
-        with suppress(SmidgenError):
-            found = run_all(plans, self.root, self.executor, self.watch, trackers=self.trackers)
-            for recipe, done in zip(wanted, found, strict=True):
-                self._told(recipe, done)
+        plans: list[Plan] = []
+        for recipe in recipes:
+            with suppress(InputError, NoEffect):
+                plans.append(plan(recipe, self.data))
+        there = self._until(until)
+        made = run_all(plans, self.root, self.executor, self.watch, trackers=self.trackers, inside=there)
+        for one, done in zip(plans, made, strict=True):
+            if not isinstance(done, SmidgenError):
+                self._told(one.recipe, done)
+
+    def _until(self, until: float | None) -> Watch:
+        """Who looks at the time in a stage on another machine, whose clock shows the same hour."""
+        if until is None or self.clock.limit is None:
+            return Silent()
+        return Until(Silent(), time.time() + until - self.clock.now(), time.time, ("training", "labelling"))
 
     def _told(self, recipe: Recipe, done: list[Done]) -> list[Done]:
         known = {stage["id"] for stage in self.timing}

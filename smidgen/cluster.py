@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from smidgen.errors import InputError, MissingExtra, SmidgenError
 
 T = TypeVar("T")
 
+ANSWERS = 10  # seconds within which a cluster's head takes a call
 RETRIES = 5  # times that a piece of work is done again after its worker was lost
 LOCAL_STORE = 256 << 20  # bytes in which a local Ray keeps what is handed to pieces; what is more goes to disk
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -110,9 +112,12 @@ def _connect(address: str) -> None:
     else:
         given = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
         told |= {"runtime_env": {"env_vars": given}} if given else {}
+    host, _, port = address.rpartition(":")
     try:
+        if host and port.isdigit() and "://" not in address:  # Ray itself tries for minutes
+            socket.create_connection((host, int(port)), ANSWERS).close()
         ray.init(address, **told)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         why = str(error).strip().split("\n")[0][:200]
         raise InputError(f"--ray-address {address}: no Ray cluster answers ({why}). See docs/clusters.md.") from error
 

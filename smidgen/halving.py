@@ -82,6 +82,7 @@ class Race:
     whole: dict[str, float] = field(default_factory=dict)  # seconds
     scores: dict[str, float] = field(default_factory=dict)  # on dev, of the longest training
     out: dict[str, str] = field(default_factory=dict)  # why
+    prepare: Callable[[Sequence[str], float, float], None] = lambda names, share, until: None  # many at once
 
     def halve(self, names: Sequence[str], finalists: int, rank: Callable[[str, float], float]) -> list[str]:
         """The finalists, the best first. `rank` says of a candidate and its score what is better: the higher."""
@@ -93,6 +94,7 @@ class Race:
             tried = affordable(left, costs, until - self.clock.now())
             for name in (name for name in left if name not in tried):
                 self.out[name] = "there was no time to try it for longer" if number else "there was no time to try it"
+            self.prepare(tried, rung.share, until)
             scored = [name for name in tried if self.try_for(name, rung.share, until)]
             if not scored:
                 return [name for name in left if not self._refused(name)][:finalists]

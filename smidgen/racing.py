@@ -64,15 +64,14 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
     def learn(name: str, share: float, until: float, turn: int | None = None) -> Trained:
         return _learn(search, bodies_[name], share, until, turn)
 
-    race = Race(learn, search.clock)
-    steps = rungs(len(names), job.finalists)
-    if steps:
-        search.prepare(taught(job, search.model, bodies_[name], steps[0].share, job.seed) for name in names)
+    def prepare(names: Sequence[str], share: float, until: float) -> None:
+        search.prepare((taught(job, search.model, bodies_[name], share, job.seed) for name in names), until)
+
+    race = Race(learn, search.clock, prepare=prepare)
+    if rungs(len(names), job.finalists):
         search.trials = search.trials or search.open_trials()
         search.watch.say(f"Comparing {len(names)} of them on dev, by short trainings")
     last = race.halve(names, job.finalists, _rank(search))
-    if not only_quality(job.budget):
-        search.prepare(distilled(job, search.model, c.shape, 1.0, job.seed) for name in last for c in search.of(name))
     trained = _finish_all(search, race, [*(set(bodies_) - set(names)), *last])
     _more_seeds(search, race, trained)
     search.compared = len({*race.scores, *trained})
@@ -135,6 +134,8 @@ def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, f
     fastest_first, done = only_quality(search.job.budget), dict[str, float]()
     if fastest_first:
         names = sorted(names, key=lambda name: min(c.ms for c in search.of(name)))
+    elif names:
+        race.prepare([name for name in names if search.of(name)[0].shape.body.steps], 1.0, race.clock.until)
     for name in names:
         free = not search.of(name)[0].shape.body.steps
         share = 1.0 if free else race.finish(name, _after(search, race, name, first=not any(done)))

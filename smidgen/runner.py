@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 from smidgen.artefact import Artefact, Storage, Store, alone, publish
 from smidgen.calibration import RANGES
 from smidgen.corpus import Corpus
-from smidgen.errors import ArtefactError, InputError, SmidgenError
+from smidgen.errors import SmidgenError
 from smidgen.method import Context, makes_texts, name_of, owns_stage, settings_of, trains
 from smidgen.planner import Plan, Planned
 from smidgen.reading import dev_rows, sight, source_of, training_rows, training_split
@@ -32,7 +30,6 @@ from smidgen.watch import Silent, Watch
 if TYPE_CHECKING:
     from smidgen.loop import History, Running
 
-LAG = 60  # seconds after which a shared folder has to show what another machine wrote
 CHECKED_ROWS = 64  # rows of dev that exports and reloads are compared on
 
 
@@ -57,7 +54,6 @@ def run(
     watch: Watch | None = None,
     checkpoint_seconds: float = 60.0,
     trackers: tuple[str, ...] = (),
-    executor: Executor | None = None,
     far: Storage | None = None,
 ) -> list[Done]:
     """Run every stage of a plan, in order; artefacts are kept under `root`, a folder per id.
@@ -66,12 +62,9 @@ def run(
     under one `root` at the same time.
 
     Args:
-        executor: who runs the stages, see `run_all`; None = this process, one after the other.
         far: where artefacts are kept besides `root`, and found.
     """
     watch = watch or Silent()
-    if executor is not None:
-        return run_all([plan], root, executor, watch, checkpoint_seconds, trackers, far)[0]
     store = Store(root, far=far)
     done: list[Done] = []
     with alone(root) if _main_process() else nullcontext():
@@ -86,86 +79,6 @@ def run(
             artefact = found or run_stage(plan, planned, store, watch, checkpoint_seconds, trackers)
             done.append(Done(planned, artefact, found is not None, time.monotonic() - started))
     return done
-
-
-def run_all(
-    plans: Sequence[Plan],
-    root: Path,
-    executor: Executor,
-    watch: Watch | None = None,
-    checkpoint_seconds: float = 60.0,
-    trackers: tuple[str, ...] = (),
-    far: Storage | None = None,
-) -> list[list[Done]]:
-    """Run the stages of several plans, each as soon as what it reads is there, as many at a time as there are hands.
-
-    A stage that several plans have is run once. What is cut to milliseconds is run here, with no other stage beside it.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("torchrun and accelerate launch start processes, --on ray too. Use one of them.")
-    watch, store = watch or Silent(), Store(root.absolute(), executor, far)
-    wanted = {planned.id: (plan, planned) for plan in plans for planned in plan.stages}
-    done: dict[str, Done] = {}
-    running: dict[Future[float], str] = {}
-    with alone(root), watch.bar("stages", len(wanted)) as bar:
-        store.sweep()
-        while len(done) < len(wanted):
-            for id, (plan, planned) in wanted.items():
-                if id in done or id in running.values() or not reads(planned) & wanted.keys() <= done.keys():
-                    continue
-                found = store.find(id)
-                if found is not None:
-                    done[id] = Done(planned, found, True, 0.0)
-                elif not _times(planned):
-                    watch.say(f"{planned.stage.name}: {describe(planned)}")
-                    running[executor.submit(_stage, plan, planned, store, checkpoint_seconds, trackers)] = id
-                elif not running:
-                    watch.say(f"{planned.stage.name}, on this machine: {describe(planned)}")
-                    seconds = _stage(plan, planned, Store(root, far=far), checkpoint_seconds, trackers)
-                    done[id] = Done(planned, arrived(store, id), False, seconds)
-            bar.to(len(done))
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                id, seconds = running.pop(future), future.result()
-                done[id] = Done(wanted[id][1], arrived(store, id), False, seconds)
-        store.sweep()
-    return [[done[planned.id] for planned in plan.stages] for plan in plans]
-
-
-def reads(planned: Planned) -> set[str]:
-    """What a stage reads: ids of other stages, and names of models and splits."""
-    return {planned.source, *planned.teachers, *planned.parts}
-
-
-def arrived(store: Store, id: str) -> Artefact:
-    """An artefact that another process has published; a shared folder may show it only after a while.
-
-    Raises:
-        ArtefactError: it does not come.
-    """
-    for _ in range(LAG):
-        if (found := store.find(id)) is not None:
-            return found
-        time.sleep(1)
-        list(store.root.iterdir())  # has a network's folder looked at anew
-    raise ArtefactError(
-        f"{store.path(id)}: another machine made it, and it is not seen here. Give an --out that all nodes share."
-    )
-
-
-def _times(planned: Planned) -> bool:
-    """Does what a stage leaves depend on measured time?"""
-    return any("machine" in method.reads() for method in planned.methods)
-
-
-def _stage(plan: Plan, planned: Planned, store: Store, checkpoint_seconds: float, trackers: tuple[str, ...]) -> float:
-    """Run a stage, wherever this is; the seconds that it took. One that was run before its worker was lost is there."""
-    started = time.monotonic()
-    store.root.mkdir(parents=True, exist_ok=True)
-    for id in sorted(reads(planned) & {other.id for other in plan.stages}):
-        arrived(store, id)
-    if store.find(planned.id) is None:
-        run_stage(plan, planned, store, Silent(), checkpoint_seconds, trackers)
-    return time.monotonic() - started
 
 
 def describe(planned: Planned) -> str:
@@ -207,7 +120,7 @@ def run_stage(
     if _main_process():
         store.made(planned.id)
     _wait()
-    return arrived(store, planned.id)
+    return store.wait_for(planned.id)
 
 
 def _train_stage(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,16 +22,21 @@ import yaml
 from commands import command, tree
 from folders import LABELS, sentences, write_csv
 
-from smidgen import runner, shards, teacher
+from smidgen import artefact, budget, shards, teacher
+from smidgen import hands as module
 from smidgen.artefact import Store, file_hash, open_artefact
 from smidgen.data import Split
-from smidgen.errors import ArtefactError, ModelError
+from smidgen.errors import ArtefactError, ModelError, NoEffect, OutOfTime
+from smidgen.feasibility import start
+from smidgen.hands import run, run_all
 from smidgen.planner import Plan, plan
-from smidgen.recipe import load
-from smidgen.runner import Done, arrived, run, run_all
+from smidgen.recipe import Files, load
+from smidgen.runner import Done
+from smidgen.shapes import Job, untrained
 from smidgen.source import resolve
 from smidgen.tasks import Classify
 from smidgen.teacher import label
+from smidgen.watch import Silent
 
 TRAIN = {"epochs": 1, "learning_rate": 2e-3, "batch_size": 16, "precision": "float32"}
 TEACHER = {"name": "teacher", "methods": {"tune.full": {}}, "train": TRAIN}
@@ -71,7 +79,7 @@ class Hands(Executor):
 @pytest.fixture
 def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
     made = Hands()
-    monkeypatch.setattr(runner, "wait", made.wait)
+    monkeypatch.setattr(module, "wait", made.wait)
     return made
 
 
@@ -93,11 +101,11 @@ def test_a_stage_begins_as_soon_as_what_it_reads_is_there(
     tiny_bert: Path, tiny_data: dict[str, str], tmp_path: Path, hands: Hands
 ) -> None:
     made = planned(tiny_bert, tiny_data, TEACHER, OTHER, STUDENT, SMALL)
-    done = run(made, tmp_path / "many", executor=hands)
+    done = run(made, tmp_path / "many", hands)
     assert hands.seen == [{"teacher", "other"}, {"other", "student"}, {"student"}, {"small"}]
     assert [one.planned for one in done] == list(made.stages)
     assert not any(one.reused for one in done) and all(one.seconds > 0 for one in done)
-    assert weights(done) == weights(run(made, tmp_path / "one"))
+    assert weights(done) == weights(run(made, tmp_path / "one", None))
     assert not list((tmp_path / "many").glob(".*"))
 
 
@@ -106,9 +114,10 @@ def test_what_several_plans_have_is_run_once_and_what_is_there_is_used(
 ) -> None:
     first, second = (planned(tiny_bert, tiny_data, TEACHER, stage) for stage in (OTHER, STUDENT))
     one, two = run_all([first, second], tmp_path, hands)
+    assert isinstance(one, list) and isinstance(two, list)
     assert hands.seen == [{"teacher", "other"}, {"other", "student"}, {"student"}]
     assert one[0] is two[0] and [d.planned.stage.name for d in two] == ["teacher", "student"]
-    again = run(planned(tiny_bert, tiny_data, TEACHER, STUDENT, SMALL), tmp_path, executor=hands)
+    again = run(planned(tiny_bert, tiny_data, TEACHER, STUDENT, SMALL), tmp_path, hands)
     assert [d.reused for d in again] == [True, True, False] and hands.seen[3:] == [{"small"}]
 
 
@@ -118,25 +127,45 @@ def test_an_error_of_a_stage_is_the_error_of_the_run(
     def broken(*args: Any) -> None:
         raise ModelError("no such thing")
 
-    monkeypatch.setattr(runner, "run_stage", broken)
+    monkeypatch.setattr(module, "run_stage", broken)
+    made = planned(tiny_bert, tiny_data, TEACHER, OTHER, STUDENT)
     with pytest.raises(ModelError, match="no such thing"):
-        run(planned(tiny_bert, tiny_data, TEACHER), tmp_path, executor=hands)
+        run(made, tmp_path, hands)
+    assert hands.seen == [{"teacher", "other"}, {"other"}], "the student, whose teacher there is none of, is not begun"
 
 
 def test_what_is_measured_in_milliseconds_is_run_here_and_alone(
     tiny_bert: Path, tiny_data: dict[str, str], tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = planned(tiny_bert, tiny_data, TEACHER, OTHER, STUDENT)
-    monkeypatch.setattr(runner, "_times", lambda planned: planned.stage.name == "student")
-    assert len(run(made, tmp_path, executor=hands)) == 3
+    monkeypatch.setattr(module, "_times", lambda planned: planned.stage.name == "student")
+    assert len(run(made, tmp_path, hands)) == 3
     assert hands.seen == [{"teacher", "other"}, {"other"}]
 
 
 def test_a_folder_that_is_not_shared_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "LAG", 2)
-    monkeypatch.setattr(runner.time, "sleep", lambda seconds: None)
-    with pytest.raises(ArtefactError, match=r"1a2b: another machine made it, and it is not seen here\. Give an --out"):
-        arrived(Store(tmp_path), "1a2b")
+    monkeypatch.setattr(artefact, "LAG", 2)
+    monkeypatch.setattr(artefact.time, "sleep", lambda seconds: None)
+    with pytest.raises(ArtefactError, match=r"1a2b: another process made it, and it is not seen here\. Give an --out"):
+        Store(tmp_path).wait_for("1a2b")
+
+
+class Said(Silent):
+    """A watch that is sent along."""
+
+    @contextmanager
+    def bar(self, name: str, total: float) -> Iterator[Any]:
+        if name == "training":
+            raise OutOfTime("too long")
+        yield SimpleNamespace(to=lambda *args: None)
+
+
+def test_who_looks_on_in_a_stage_can_stop_it(
+    tiny_bert: Path, tiny_data: dict[str, str], tmp_path: Path, hands: Hands
+) -> None:
+    inside = pickle.loads(pickle.dumps(Said()))
+    (late,) = run_all([planned(tiny_bert, tiny_data, TEACHER)], tmp_path, hands, inside=inside)
+    assert isinstance(late, OutOfTime) and str(late) == "too long"
 
 
 # Labels in parts.
@@ -210,6 +239,39 @@ def test_what_cannot_be_is_said_in_a_sentence(
     assert ran.code == 2 and said in ran.err and not (tmp_path / "out").exists()
 
 
+def test_a_cluster_that_does_not_answer(
+    tiny_bert: Path, tiny_data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    recipe = {"model": str(tiny_bert), "data": tiny_data, "stages": [TEACHER]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    ran = command(f"run {tmp_path}/recipe.yaml --out {tmp_path}/out --on ray")
+    assert ran.code == 2 and not (tmp_path / "out").exists()
+    assert f"--ray-address {address}: no Ray cluster answers ([Errno 111] Connection refused). See docs" in ran.err
+
+
+def test_a_search_prepares_what_it_makes_afterwards(
+    tiny_bert: Path, tiny_data: dict[str, str], tmp_path: Path, hands: Hands
+) -> None:
+    files = Files(tiny_data["train"], tiny_data["dev"])
+    search = start(Job(str(tiny_bert), files, budget.read(None, "1GB")), tmp_path, Silent())
+    search.executor = hands
+    recipes = [untrained(search.job, candidate.shape) for candidate in search.candidates]
+    search.prepare(recipes)
+    assert hands.seen[0] >= {"onnx", "untrained"}
+    made = []
+    for recipe in recipes:
+        with suppress(NoEffect):  # a tiny model's vocabulary is used up
+            made.append(search.make(recipe))
+    assert len(made) > 3 and all(done.reused for one in made for done in one)
+    told = {stage["id"]: stage["reused"] for stage in search.timing}
+    assert not any(told[done.artefact.id] for one in made for done in one)
+
+
 # Ray.
 
 
@@ -250,7 +312,7 @@ def test_a_killed_worker_costs_nothing_but_time(tiny_bert: Path, tiny_data: dict
     recipe = {"model": str(tiny_bert), "data": tiny_data | {"unlabeled": unlabeled}, "stages": stages}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     made = plan(load((tmp_path / "recipe.yaml").read_text()))
-    expected = weights(run(made, tmp_path / "one"))
+    expected = weights(run(made, tmp_path / "one", None))
 
     killed: list[int] = []
     killer = threading.Thread(target=kill_one, args=(tmp_path / "out" / "stages", made.stages[2].id, killed))

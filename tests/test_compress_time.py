@@ -56,7 +56,7 @@ class Virtual:
 
         monkeypatch.setattr(outcome, "start", started)
 
-    def run(self, plan: Plan, root: Path, watch: Watch, **more: Any) -> list[Done]:
+    def run(self, plan: Plan, root: Path, executor: None, watch: Watch, **more: Any) -> list[Done]:
         done = []
         for planned in plan.stages:
             reused = planned.id in self.records

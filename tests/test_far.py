@@ -11,13 +11,15 @@ import pytest
 import yaml
 from commands import command, tree
 
-from smidgen import api, runner
-from smidgen.artefact import RECORD, open_artefact
+from smidgen import api
+from smidgen.artefact import RECORD, Store, open_artefact
 from smidgen.errors import ArtefactError, InputError
 from smidgen.far import Far, near
+from smidgen.hands import _stage
 from smidgen.planner import plan
 from smidgen.recipe import load
 from smidgen.runner import run
+from smidgen.watch import Silent
 
 TRAIN = {"epochs": 1, "learning_rate": 2e-3, "batch_size": 16, "precision": "float32"}
 TEACHER = {"name": "teacher", "methods": {"tune.full": {}}, "train": TRAIN}
@@ -71,8 +73,8 @@ def test_many_hands_need_no_folder_in_common(recipe: Path, tmp_path: Path) -> No
     here, other = (Far("memory://run/stages", tmp_path / name) for name in ("here", "other"))
     run(plan(load(recipe.read_text().replace("student", "pupil"))), here.root, far=here)
     fsspec.filesystem("memory").rm(f"/run/stages/{made.stages[1].id}", recursive=True)
-    store = runner.Store(other.root, far=other)
-    runner._stage(made, made.stages[1], store, 60.0, ())
+    store = Store(other.root, far=other)
+    _stage(made, made.stages[1], store, 60.0, (), Silent())
     assert open_artefact(other.root / made.stages[0].id, deep=True).id == made.stages[0].id
     shutil.rmtree(here.root)
     assert all(done.reused for done in run(made, here.root, far=here))
