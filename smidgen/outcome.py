@@ -12,7 +12,7 @@ from typing import Any
 
 from smidgen import report
 from smidgen.artefact import RECORD, file_hash, identity, open_artefact, publish, write_atomic
-from smidgen.candidates import Candidate, Search
+from smidgen.candidates import Candidate, Search, in_budget, only_quality
 from smidgen.choosing import speed
 from smidgen.data import Split
 from smidgen.errors import ArtefactError
@@ -117,11 +117,20 @@ def _explain(search: Search, winner: Candidate | None, word: str, reason: str) -
         if candidate is winner and word != "met":
             entry["status"], entry["reason"] = "chosen", reason
         elif candidate is winner:
-            entry["status"], entry["reason"] = "winner", "best on dev among what keeps to the budget"
+            entry["status"], entry["reason"] = "winner", _why(search, candidate)
         elif entry["status"] == "trained":
             entry["reason"] = _why_not(candidate, winner)
         elif entry["status"] == "not_trained" and not entry["reason"]:
             entry["reason"] = "fits, but a faster one that keeps to the budget was found first"
+
+
+def _why(search: Search, winner: Candidate) -> str:
+    if only_quality(search.job.budget):
+        return "the fastest that keeps the quality asked for"
+    best = max(c.entry["numbers"]["dev_quality"]["value"] for c in in_budget(search))
+    if winner.entry["numbers"]["dev_quality"]["value"] >= best:
+        return "best on dev among what keeps to the budget"
+    return "as good on dev as the best that keeps to the budget, within one standard error, and faster"
 
 
 def _why_not(candidate: Candidate, winner: Candidate | None) -> str:
