@@ -20,7 +20,7 @@ from smidgen.feasibility import feasible, start
 from smidgen.measure.environment import environment
 from smidgen.racing import train_finalists
 from smidgen.recipe import to_data
-from smidgen.runtime import deployed_files
+from smidgen.runtime import deployed_bytes, deployed_files
 from smidgen.search import add_cascades, decide, measure_memory, missed, other_ways, read_test, sure, verdict
 from smidgen.shapes import Job
 from smidgen.tasks import Task
@@ -193,6 +193,8 @@ def _write(search: Search, winner: Candidate | None, written: Mapping[str, Any])
     if winner is not None:
         assert winner.folder is not None
         publish_winner(winner.folder, out / "winner", written)
+        # The record of a cascade is deployed with it, and has grown by the numbers.
+        written["winner"]["numbers"]["size_mb"] = deployed_bytes(out / "winner") / 1e6
     write_atomic(out / "report.json", json.dumps(written, indent=1, ensure_ascii=False))
     report.render(out)
 

@@ -16,11 +16,16 @@ from tiny import FAMILIES
 from transformers import AutoModelForSequenceClassification
 
 import smidgen
+from smidgen import search as searching
+from smidgen.data import read_split
+from smidgen.deferral import Choice
 from smidgen.measure import entries, speed
 from smidgen.measure.peers import TorchModel
+from smidgen.pairing import Pair
 from smidgen.planner import plan
 from smidgen.recipe import load as load_recipe
 from smidgen.runner import run
+from smidgen.runtime import Cascade
 
 TRAINING = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 8}
 
@@ -89,6 +94,38 @@ def test_another_model_with_another_tokenizer_as_student(tmp_path: Path, tiny_da
     trained = {c["name"]: c for c in report["candidates"] if c["status"] in ("trained", "winner")}
     assert f"{student}, 1 block, int8" in trained
     assert "distil.hidden" not in str(trained[f"{student}, 1 block, int8"]["lineage"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_cascade_may_win(tmp_path: Path, tiny_data: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tiny models none is worth asking first, so the pair and the choice are ours; the rest is the command's."""
+    asked: list[str] = []
+
+    def pair(task: Any, parts: Any, *given: Any) -> list[Pair]:
+        small, large = sorted(parts, key=lambda part: part.size_mb)[:2]
+        asked.extend((small.name, large.name))
+        times = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 2.0, "mean_ms": 1.5}
+        return [Pair(small.name, large.name, Choice(1.0, 0.9, 0.5, 1.0), times, small.size_mb + large.size_mb)]
+
+    monkeypatch.setattr(searching, "cascades", pair)
+    monkeypatch.setattr(
+        searching, "pick", lambda numbers, by: next((n for n in numbers if n.endswith("cascade")), None)
+    )
+    model = model_folder(tmp_path / "model", labels=LABELS)
+    out = tmp_path / "out"
+    report = smidgen.compress(str(model), **tiny_data, max_size="10MB", depths=(1,), out=out, student_epochs=1)
+    assert report["verdict"] == "met" and report["winner"]["name"] == f"{asked[0]} then {asked[1]}, cascade"
+    winner = smidgen.load(out / "winner")
+    assert isinstance(winner, Cascade) and winner.size_bytes / 1e6 == report["winner"]["numbers"]["size_mb"]
+    rows = read_split(tiny_data["test"], "test", winner.task)
+    said, by = winner.answered(winner.rows(rows.texts))
+    alone = [smidgen.load(out / "winner" / level).outputs(rows.texts) for level in ("small", "large")]
+    assert np.allclose(said, np.where(by[:, None] == 0, *alone), atol=1e-5)
+    assert report["winner"]["numbers"]["quality"]["value"] == winner.task.score(said, rows.labels)
+    assert "cascade" in (out / "report.html").read_text(encoding="utf-8")
+    timing = ("times as fast", "p50", "p95", "p99", "texts a second", "peak memory")
+    claims = {one["claim"]: one["passed"] for one in smidgen.verify(out)}
+    assert all(passed for claim, passed in claims.items() if not claim.startswith(timing)), claims
 
 
 @pytest.mark.usefixtures("quick")

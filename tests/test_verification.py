@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from reports import portrayed, sample
 
+from smidgen import verification
 from smidgen.data import Columns, load_data
 from smidgen.tasks import Classify
 from smidgen.verification import _dev, _labels, _on_dev, _portrayed, _ratio
@@ -60,3 +62,26 @@ def test_dev_is_a_file_or_taken_from_train_again(own: bool, tiny_data: dict[str,
     data = load_data(tiny_data["train"], tiny_data["dev"] if own else None, seed=3)
     said = {name: {"source": getattr(data, name).source} for name in ("train", "dev")}
     assert _dev(said, data.task, Columns(), 3).fingerprint == data.dev.fingerprint
+
+
+def test_the_winner_is_timed_among_what_it_was_timed_among(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other model of that run that is still there; not what was never timed, and not the winner twice."""
+    monkeypatch.setattr(verification, "load", lambda folder: folder)
+    for name in ("a", "b", "never", "won"):
+        (tmp_path / "stages" / name).mkdir(parents=True)
+
+    def entry(name: str, status: str, path: str | None, speedup: Any = None) -> dict[str, Any]:
+        return {"name": name, "status": status, "path": path, "numbers": {"speedup": speedup}}
+
+    timed = {"value": 2.0}
+    report = {
+        "candidates": [
+            entry("a", "trained", "stages/a", timed),
+            entry("never", "not_trained", "stages/never"),
+            entry("won", "winner", "stages/won", timed),
+            entry("gone", "trained", "stages/gone", timed),
+        ],
+        "baselines": [entry("words", "baseline", None, timed), entry("b", "baseline", "stages/b", timed)],
+    }
+    found = verification._company(report, tmp_path)
+    assert found == {"beside a": tmp_path / "stages" / "a", "beside b": tmp_path / "stages" / "b"}
