@@ -4,7 +4,8 @@ Scores add up: what goes costs the sum of its scores. Heads are put in order ove
 number of heads the best so many stay, and the rest of the price goes into the best units; the best of these is found
 by trying all (Kwon et al. 2022, arXiv:2204.09656). Where a sublayer's first head or unit costs much more than the next,
 as it does in milliseconds, it may pay to empty the sublayer: those whose absence leaves more to keep are emptied, one
-by one, as long as that helps.
+by one, as long as the scores say that it helps. They cannot see that the parts of a sublayer stand in for each other,
+and that without all of them a model may be worth nothing; so each number of emptied sublayers is a choice of its own.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ class Kept:
         return [(int(h.sum()), int(u.sum())) for h, u in zip(self.heads, self.units, strict=True)]
 
 
-def keep(heads: Each, units: Each, costs: Costs, limit: float, multiple: int = 1) -> Kept | None:
-    """The parts to keep so that `costs.predict(kept.shape) <= limit`; None where there is no such choice.
+def choices(heads: Each, units: Each, costs: Costs, limit: float, multiple: int = 1) -> list[Kept]:
+    """Parts to keep so that `costs.predict(kept.shape) <= limit`: with no sublayer emptied for its price, with one,
+    with two, as long as the scores rise. An empty list where nothing fits.
 
     Args:
         heads, units: scores of each block, 0 or more; an empty array where the block has none.
@@ -46,18 +48,20 @@ def keep(heads: Each, units: Each, costs: Costs, limit: float, multiple: int = 1
         (kind, b) for kind, each in enumerate((heads, units)) for b, scores in enumerate(each) if not len(scores)
     }
     best = _under(heads, units, costs, limit, multiple, emptied)
-    while best is not None:
+    found = [] if best is None else [best]
+    while found:
         tried = []
         for sublayer in ((kind, b) for kind in (0, 1) for b in range(len(heads))):
             if sublayer not in emptied and (1 - sublayer[0], sublayer[1]) not in emptied:
-                found = _under(heads, units, costs, limit, multiple, emptied | {sublayer})
-                if found is not None and found.score > best.score * (1 + 1e-9):
-                    tried.append((found.score, sublayer, found))
+                kept = _under(heads, units, costs, limit, multiple, emptied | {sublayer})
+                if kept is not None and kept.score > found[-1].score * (1 + 1e-9):
+                    tried.append((kept.score, sublayer, kept))
         if not tried:
             break
         _, sublayer, best = max(tried, key=lambda each: each[0])
         emptied.add(sublayer)
-    return best
+        found.append(best)
+    return found
 
 
 def _under(heads: Each, units: Each, costs: Costs, limit: float, multiple: int, emptied: set[Sublayer]) -> Kept | None:

@@ -7,11 +7,18 @@ import itertools
 import numpy as np
 import pytest
 
-from smidgen.keeping import Each, keep
+from smidgen.keeping import Each, Kept, choices
 from smidgen.prices import Costs
 
 LINEAR = Costs("MACs", 3.0, ((0, 0.0), (2, 10.0)), ((0, 0.0), (4, 8.0)))
 STEEP = Costs("ms", 1.0, ((0, 1.0), (1, 6.0), (2, 7.0)), ((0, 1.0), (1, 5.0), (4, 6.5)))  # the first part costs most
+
+
+def keep(heads: Each, units: Each, costs: Costs, limit: float, multiple: int = 1) -> Kept | None:
+    """The choice that scores highest."""
+    found = choices(heads, units, costs, limit, multiple)
+    assert [each.score for each in found] == sorted(each.score for each in found)
+    return found[-1] if found else None
 
 
 def best(heads: Each, units: Each, costs: Costs, limit: float, units_stay: bool = False) -> float:
@@ -60,6 +67,8 @@ def test_a_sublayer_is_emptied_where_its_first_part_costs_most() -> None:
     found = keep(heads, units, STEEP, limit)
     assert found is not None and found.shape == [(2, 4), (0, 4)]
     assert found.score == pytest.approx(best(heads, units, STEEP, limit))
+    first = choices(heads, units, STEEP, limit)[0]
+    assert first.shape == [(1, 4), (0, 4)] and first.score < found.score, "the heads in the order of their scores"
 
 
 def test_a_feed_forward_is_emptied_too_and_then_a_head_stays() -> None:

@@ -19,8 +19,10 @@ from tiny import FAMILIES, VOCAB, batch, tiny
 from smidgen.anatomy import anatomy
 from smidgen.batch import Batch
 from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.gates import Gates
+from smidgen.keeping import choices
 from smidgen.method import Context, Sight
 from smidgen.methods.prune.fisher import Fisher, rearranged, slopes, squares
 from smidgen.planner import Plan, plan
@@ -29,6 +31,7 @@ from smidgen.recipe import Files, Recipe, Stage, Use
 from smidgen.refit import refit
 from smidgen.runner import run
 from smidgen.students.bilstm import BilstmForSequenceClassification
+from smidgen.surgery import apply
 from smidgen.tasks import Classify
 
 torch.set_num_threads(1)
@@ -198,9 +201,10 @@ class Stopwatch:
     """A meter whose table is wrong by a fifth, and steep at the first head."""
 
     unit: str = "ms"
+    widths: tuple[tuple[int, float], ...] = ((0, 0.0), (64, 1.0))
 
     def costs(self, model: Any) -> Costs:
-        return Costs("ms", 0.1, ((0, 0.0), (1, 0.8), (4, 1.0)), ((0, 0.0), (64, 1.0)))
+        return Costs("ms", 0.1, ((0, 0.0), (1, 0.8), (4, 1.0)), self.widths)
 
     def measure(self, models: Mapping[str, Any]) -> dict[str, float]:
         return {name: self.costs(model).predict(shape_of(model)) * 1.25 for name, model in models.items()}
@@ -219,6 +223,28 @@ def test_milliseconds_steer_and_are_checked() -> None:
         rf"times less than before; {found['foretold']:.3f} ms was foretold \(-20\.0%\)\.",
         found["told"],
     )
+
+
+def test_how_many_sublayers_go_whole_is_tried() -> None:
+    """Of all choices the one whose cut model has the least loss, whatever it scores."""
+    model, steep = tiny("bert"), Stopwatch(widths=((0, 0.0), (8, 0.8), (64, 1.0)))
+    ctx = context(copy.deepcopy(model), steep)
+    Fisher(speedup=2.0, price="int8", multiple=8, rearrange=False, tune="nothing").begin(ctx)
+    scores = [squares(each) for each in slopes(model, rows())]
+    fit = choices(*scores, steep.costs(None), 4.1 / 2.0, 8)
+    assert len(fit) > 1
+    losses = []
+    for kept in fit:
+        one = copy.deepcopy(model)
+        for block, parts in enumerate(zip(kept.heads, kept.units, strict=True)):
+            for kind, flags in zip((KeepHeads, KeepWidth), parts, strict=True):
+                apply(one, kind(block, tuple(np.flatnonzero(flags).tolist())))
+        with torch.no_grad():
+            losses.append(float(torch.cat([each.losses(one) for each in rows()]).mean()))
+    found = ctx.found["prune.fisher"]
+    assert [each["after"] for each in found["tried"]] == [kept.shape for kept in fit]
+    assert [each["loss"] for each in found["tried"]] == pytest.approx(losses, rel=1e-5)
+    assert found["after"] == [list(each) for each in fit[int(np.argmin(losses))].shape]
 
 
 def test_a_cut_model_is_cut_again() -> None:

@@ -3,6 +3,7 @@
 Idea       With a gate on each head and inner unit and g_i(x) the gradient of an example's loss by gate i, the Fisher
            information F_ij = sum_x g_i(x) g_j(x) says what shutting some of them costs: (1 - m)' F (1 - m) / 2. Search:
            the diagonal alone, sum_x g_i(x)^2, is what a part is worth, and the most worth stays that the price allows.
+           A whole sublayer may go for its price; with how many, the loss on some rows decides, of models cut and tuned.
            Rearrangement: inside a block, a part that goes is exchanged for one that stays while that lowers
            sum_x (sum of g_i(x) over what goes)^2 (Kwon et al. 2022, arXiv:2204.09656). Tuning: from the bottom up, by
            least squares, so that each sublayer says what the uncut one says: `factors` on what stays, as there, or all
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -34,18 +35,21 @@ from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, NoEffect
 from smidgen.gates import Gates
-from smidgen.keeping import Each, Kept, keep
+from smidgen.keeping import Each, Kept, choices
 from smidgen.method import Context, Method, Needs, at_least, one_of
 from smidgen.prices import Costs, left, shape_of
 from smidgen.refit import refit, reweigh
-from smidgen.surgery import fold
+from smidgen.surgery import apply, fold
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from smidgen.edits import Edit
+
 LEAST = 32  # rows that say anything
 TINY = 1e-6  # of a block's whole Fisher information: an exchange that gains less is none
 FITTED = 512  # rows at most that factors are fitted on: each token of them is an equation for every hidden unit
+TRIED = 256  # rows at most that a choice is tuned and judged on
 
 
 @final
@@ -79,22 +83,48 @@ class Fisher(Method[None]):
         costs = meter.costs(model)
         limit = self._limit(costs, shape)
         heads, units = slopes(model, ctx.sight.sample(self.rows))
-        kept = keep(squares(heads), squares(units), costs, limit, self.multiple)
-        assert kept is not None, "the limit is above the floor"
+        fit = choices(squares(heads), squares(units), costs, limit, self.multiple)
+        assert fit, "the limit is above the floor"
         if self.rearrange:
-            kept = Kept(rearranged(heads, kept.heads), rearranged(units, kept.units), kept.score)
+            fit = [Kept(rearranged(heads, kept.heads), rearranged(units, kept.units), kept.score) for kept in fit]
+        losses = [self._tried(ctx, kept) for kept in fit] if len(fit) > 1 else [0.0]
+        kept = fit[int(np.argmin(losses))]
         if kept.shape == shape:
             raise NoEffect(f"prune.fisher: speedup {self.speedup} cuts nothing. Ask for more, or a lower multiple.")
-        uncut, fitted = copy.deepcopy(model), 0
+        uncut = copy.deepcopy(model)
+        fitted = self._cut(model, kept, self._sample(ctx, FITTED), ctx.edit)
+        measured = meter.measure({"before": uncut, "after": model})
+        ctx.found["prune.fisher"] = told(meter.unit, costs, shape, shape_of(model), measured) | {
+            "fitted": fitted,
+            "tried": [{"after": kept.shape, "loss": loss} for kept, loss in zip(fit, losses, strict=True) if loss],
+        }
+
+    def _tried(self, ctx: Context, kept: Kept) -> float:
+        """The loss a row of a copy that is cut and tuned."""
+        trial, sample = copy.deepcopy(ctx.model), self._sample(ctx, TRIED)
+        assert trial is not None
+        self._cut(trial, kept, sample, functools.partial(apply, trial))
+        with torch.no_grad():
+            losses = torch.cat([batch.losses(trial).double() for batch in sample()])
+        return float(agreed(losses.mean()))
+
+    def _sample(self, ctx: Context, most: int) -> Callable[[], Iterable[Batch]]:
+        return functools.partial(ctx.sight.sample, min(self.rows, most))
+
+    def _cut(
+        self,
+        model: PreTrainedModel,
+        kept: Kept,
+        sample: Callable[[], Iterable[Batch]],
+        edit: Callable[[Edit], object],
+    ) -> int:
+        """Cut and tune the model, in place; how many sublayers were fitted."""
         of_heads, of_units = ([each.astype(float) for each in flags] for flags in (kept.heads, kept.units))
-        sample = functools.partial(ctx.sight.sample, min(self.rows, FITTED))
+        uncut, fitted = copy.deepcopy(model) if self.tune == "weights" else model, 0
         if self.tune == "factors":
             of_heads, of_units, fitted = refit(model, sample, kept.heads, kept.units)
-        cut(ctx, shared(of_heads), shared(of_units))
-        if self.tune == "weights":
-            fitted = reweigh(model, uncut, sample)
-        measured = meter.measure({"before": uncut, "after": model})
-        ctx.found["prune.fisher"] = told(meter.unit, costs, shape, shape_of(model), measured) | {"fitted": fitted}
+        cut(model, shared(of_heads), shared(of_units), edit)
+        return reweigh(model, uncut, sample) if self.tune == "weights" else fitted
 
     def _limit(self, costs: Costs, shape: list[tuple[int, int]]) -> float:
         """What the cut model may cost."""
@@ -166,14 +196,13 @@ def shared(factors: Each) -> Each:
     return np.split(agreed(torch.from_numpy(np.concatenate(factors))).numpy(), sizes)
 
 
-def cut(ctx: Context, heads: Each, units: Each) -> None:
+def cut(model: PreTrainedModel, heads: Each, units: Each, edit: Callable[[Edit], object]) -> None:
     """Fold the factors into the weights and cut what has none."""
-    assert ctx.model is not None
     for block, (of_heads, of_units) in enumerate(zip(heads, units, strict=True)):
-        fold(ctx.model, block, of_heads.tolist(), of_units.tolist())
+        fold(model, block, of_heads.tolist(), of_units.tolist())
         for kind, factors in ((KeepHeads, of_heads), (KeepWidth, of_units)):
             if not factors.all():
-                ctx.edit(kind(block, tuple(np.flatnonzero(factors).tolist())))
+                edit(kind(block, tuple(np.flatnonzero(factors).tolist())))
 
 
 def told(
