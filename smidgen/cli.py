@@ -104,7 +104,7 @@ def compress(
     seed: Seed = 0,
     engine: Annotated[
         str | None,
-        typer.Option(help="What the winner is to run on: onnxruntime or openvino. Left out: the fastest that is there."),
+        typer.Option(help="What the winner is to run on, onnxruntime or openvino; left out: the fastest."),
     ] = None,
     store: Annotated[
         Path | None, typer.Option(help="A folder for what is trained, shared by several searches; left out: in OUT.")

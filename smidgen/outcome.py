@@ -22,7 +22,17 @@ from smidgen.racing import train_finalists
 from smidgen.recipe import to_data
 from smidgen.running import run_fastest
 from smidgen.runtime import deployed_bytes, deployed_files
-from smidgen.search import add_cascades, decide, measure_memory, missed, other_ways, read_test, sure, time_trained, verdict
+from smidgen.search import (
+    add_cascades,
+    decide,
+    measure_memory,
+    missed,
+    other_ways,
+    read_test,
+    sure,
+    time_trained,
+    verdict,
+)
 from smidgen.shapes import Job
 from smidgen.tasks import Task
 from smidgen.watch import Silent, Watch

@@ -27,8 +27,8 @@ from smidgen.halving import SHARES, Race, Trained, percent, rungs
 from smidgen.measure import entries
 from smidgen.measure.peers import TorchModel
 from smidgen.planner import plan
-from smidgen.runtime import load
 from smidgen.running import time_for
+from smidgen.runtime import load
 from smidgen.shapes import Body, Job, distilled, taught
 
 FOR_TEACHER = 0.5  # of the time that is left, at most

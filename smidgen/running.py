@@ -97,9 +97,7 @@ def _id(search: Search, folder: Path) -> str:
     return identity(["served", folder.name, machine(), engines, asked])
 
 
-def _found(
-    search: Search, folder: Path, until: float, done: Callable[[int, int], None]
-) -> tuple[list[Trial], Serving]:
+def _found(search: Search, folder: Path, until: float, done: Callable[[int, int], None]) -> tuple[list[Trial], Serving]:
     """Raises OutOfTime, or ModelError where nothing runs it."""
     wanted = tried(search, folder)
     if not wanted:

@@ -288,7 +288,9 @@ def test_the_winner_is_run_by_what_was_the_fastest(whole: Whole) -> None:
         one, other = entry["ways"]
         assert (one["ms"], one["reason"]) == (1.5, "")
         assert (other["engine"], other["ms"], other["reason"]) == ("openvino", None, "its process crashed (signal 11)")
-    tried = "onnxruntime float32, 1 thread 1.50 ms; openvino float32, 1 thread left out: its process crashed (signal 11)"
+    tried = (
+        "onnxruntime float32, 1 thread 1.50 ms; openvino float32, 1 thread left out: its process crashed (signal 11)"
+    )
     for page in ("report.html", "report.md"):
         assert tried in (whole.out / page).read_text(encoding="utf-8").replace("\u00a0", " ")
     assert ", onnxruntime float32, 1 thread, on " in (winner / "README.md").read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ from tiny import FAMILIES
 from transformers import AutoModelForSequenceClassification
 
 import smidgen
+from smidgen import running
 from smidgen import search as searching
 from smidgen.data import read_split
 from smidgen.deferral import Choice
@@ -59,7 +60,8 @@ def test_every_family_goes_the_whole_way(family: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few calls: what is timed here is not judged."""
+    """Few calls, and one way to run a folder: what is timed here is not judged."""
+    monkeypatch.setattr(running, "tried", lambda search, folder: [])
     monkeypatch.setattr(speed, "BLOCK", 2)
     real = entries.time_all
     monkeypatch.setattr(entries, "time_all", lambda models, rows, calls: real(models, rows[:4], 2))
@@ -70,7 +72,7 @@ def test_a_classifier_is_the_teacher_as_it_stands(tmp_path: Path, tiny_data: dic
     model = model_folder(tmp_path / "model", labels=LABELS)
     before = {p.name: p.read_bytes() for p in model.iterdir()}
     report = smidgen.compress(
-        str(model), **tiny_data, max_size="10MB", depths=(1,), out=tmp_path / "out", student_epochs=1, engine="onnxruntime"
+        str(model), **tiny_data, max_size="10MB", depths=(1,), out=tmp_path / "out", student_epochs=1
     )
     assert report["verdict"] == "met"
     assert [stage["name"] for stage in report["winner"]["lineage"]][:2] == ["student", "onnx"]  # and no teacher stage
@@ -89,7 +91,7 @@ def test_another_model_with_another_tokenizer_as_student(tmp_path: Path, tiny_da
     write_tokenizer(student, drop=("film", "great"))
     report = smidgen.compress(
         str(teacher), **tiny_data, max_size="10MB", students=[str(student)], depths=(2,), finalists=3,
-        out=tmp_path / "out", student_epochs=1, engine="onnxruntime",
+        out=tmp_path / "out", student_epochs=1,
     )  # fmt: skip
     trained = {c["name"]: c for c in report["candidates"] if c["status"] in ("trained", "winner")}
     assert f"{student}, 1 block, int8" in trained
@@ -113,10 +115,11 @@ def test_a_cascade_may_win(tmp_path: Path, tiny_data: dict[str, str], monkeypatc
     )
     model = model_folder(tmp_path / "model", labels=LABELS)
     out = tmp_path / "out"
-    report = smidgen.compress(str(model), **tiny_data, max_size="10MB", depths=(1,), out=out, student_epochs=1, engine="onnxruntime")
+    report = smidgen.compress(str(model), **tiny_data, max_size="10MB", depths=(1,), out=out, student_epochs=1)
     assert report["verdict"] == "met" and report["winner"]["name"] == f"{asked[0]} then {asked[1]}, cascade"
     winner = smidgen.load(out / "winner")
     assert isinstance(winner, Cascade) and winner.size_bytes / 1e6 == report["winner"]["numbers"]["size_mb"]
+    assert all((out / "winner" / level / "serve.json").is_file() for level in ("small", "large"))
     rows = read_split(tiny_data["test"], "test", winner.task)
     said, by = winner.answered(winner.rows(rows.texts))
     alone = [smidgen.load(out / "winner" / level).outputs(rows.texts) for level in ("small", "large")]
@@ -147,7 +150,7 @@ def test_pairs_with_several_labels(tmp_path: Path) -> None:
     files = {name: write(name, count) for name, count in (("train", 60), ("dev", 24), ("test", 30))}
     model = model_folder(tmp_path / "model")
     report = smidgen.compress(
-        str(model), **files, max_size="10MB", depths=(1,), out=tmp_path / "out", teacher_epochs=1, student_epochs=1, engine="onnxruntime"
+        str(model), **files, max_size="10MB", depths=(1,), out=tmp_path / "out", teacher_epochs=1, student_epochs=1
     )
     assert report["task"] == {"name": "classify", "labels": list(LABELS), "multi_label": True, "metric": "f1"}
     winner = smidgen.load(tmp_path / "out" / "winner")

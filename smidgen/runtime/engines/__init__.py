@@ -81,7 +81,8 @@ def need(engine: str) -> None:
     find(engine)
     if not installed(engine):
         raise MissingExtra(
-            f"engine {engine}: it is not installed. Type: pip install 'smidgen[{engine}]', or take the engine {DEFAULT}."
+            f"engine {engine}: it is not installed. Type: pip install 'smidgen[{engine}]', or take the engine "
+            f"{DEFAULT}."
         )
 
 
