@@ -57,6 +57,7 @@ def compress(
     max_length: int | None = None,
     task: str = "classify",
     seed: int = 0,
+    engine: str | None = None,
     store: str | Path | None = None,
     storage: str | None = None,
     trackers: Sequence[str] = (),
@@ -84,6 +85,7 @@ def compress(
             `tokens` and `tags`; or `answer`, in rows of `question`, `context` and `answers`.
         finalists: how many candidates are trained in full at most.
         seeds: that finalists are trained with; the mean over them decides.
+        engine: what the winner is to run on; None = the fastest of those that are installed.
         store: a folder for the stages in place of `out/stages`; what one search has trained is there for the next.
         storage: a database for the scores of short trainings, as `sqlite:///trials.db`, in place of a file.
         trackers, on, ray_address, cores: as `run` takes them.
@@ -113,10 +115,13 @@ def compress(
     _refuse_trackers(trackers)
     _one_process("compress")
     from smidgen.outcome import carry_out
+    from smidgen.runtime.engines import need
     from smidgen.shapes import FAMILIES, FINISHES, STUDENT, TEACHER, Job
 
     _refuse_unknown("--family", families, FAMILIES)
     _refuse_unknown("--finish", finishes, FINISHES)
+    if engine is not None:
+        need(engine)
 
     columns = (text_column, text_pair_column, label_column, task_column)
     files = Files(train, dev, test, unlabeled, *columns, multi_label, metric or least, max_length)
@@ -132,6 +137,7 @@ def compress(
         finalists=finalists,
         seeds=seeds,
         seed=seed,
+        engine=engine,
         task=kind.name,
         teacher=TEACHER if teacher_epochs is None else replace(TEACHER, epochs=teacher_epochs),
         student=STUDENT if student_epochs is None else replace(STUDENT, epochs=student_epochs),

@@ -25,6 +25,7 @@ from smidgen.errors import ArtefactError, InputError
 SCHEMA = 1
 RECORD = "smidgen.json"
 INCOMPLETE = ".incomplete"
+TUNED = "serve.json"  # may be written anew on any machine, so that no record holds it
 DRAFT = ".draft-"
 LAG = 60  # seconds after which a shared folder has to show what another machine wrote
 
@@ -107,7 +108,8 @@ def publish(path: Path, record: dict[str, Any]) -> Iterator[Path]:
     (draft / INCOMPLETE).touch()
     try:
         yield draft
-        files = sorted(p for p in draft.rglob("*") if p.is_file() and p.name != INCOMPLETE)
+        left_out = (draft / INCOMPLETE, draft / TUNED)
+        files = sorted(p for p in draft.rglob("*") if p.is_file() and p not in left_out)
         record["schema"] = SCHEMA
         record["files"] = {str(p.relative_to(draft)): [p.stat().st_size, file_hash(p)] for p in files}
         (draft / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")

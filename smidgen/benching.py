@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from smidgen.errors import InputError
 from smidgen.measure import entries
 from smidgen.measure.environment import environment
 from smidgen.measure.memory import memory
-from smidgen.measure.ways import Trial, chosen, difference, trials
+from smidgen.measure.ways import THOROUGH, Effort, Run, Trial, chosen, difference, trials
 from smidgen.runtime import Bundle, Cascade, Model, deployed_bytes, load
 from smidgen.runtime.engines import DEFAULT, Way
 from smidgen.runtime.machine import usable_cores
@@ -113,22 +114,47 @@ def bench(
 def tuned(folder: Path, rows: Sequence[entries.Row], split: Split | None, watch: Watch) -> list[Trial]:
     """Every way to run a folder, timed; the fastest is written into it."""
     with watch.bar(f"ways to run {folder.name}", 1) as bar:
-        found = trials(folder, rows, lambda done, of: bar.to(done / of))
-    texts, pairs = (split.texts, split.pairs) if split is not None else entries.two_lists(rows)
-    usual = load(folder, engine=DEFAULT, precision="float32")
-    reference = usual.outputs(texts, pairs)
-
-    def judge(way: Way) -> str:
-        said = Model(folder, told=Serving(way, way)).outputs(texts, pairs)
-        return difference(usual.task, reference, said, split.labels if split is not None else None)
-
-    found, best = chosen(found, judge)
+        found, best = fastest_way(folder, rows, split, lambda done, of: bar.to(done / of))
     for trial in found:
         if trial.reason:
             watch.say(f"{folder}: {trial.way} is left out: {trial.reason}.")
     write(folder, best)
     watch.say(f"{folder}: {best}; written into {FILE}.")
     return found
+
+
+def fastest_way(
+    folder: Path,
+    rows: Sequence[entries.Row],
+    split: Split | None,
+    done: Callable[[int, int], None],
+    refuse: Callable[[Way], str] = lambda way: "",
+    run: Run | None = None,
+    tried: Sequence[Way] = (),
+    effort: Effort = THOROUGH,
+) -> tuple[list[Trial], Serving]:
+    """Every way to run a folder, timed, and the fastest that answers as ONNX Runtime does.
+
+    Args:
+        rows: to time on, and to compare answers on where there is no `split`.
+        refuse: what else is wrong with a way that would be chosen, in words; "" if nothing is.
+        run, tried, effort: as `smidgen.measure.ways.trials` takes them.
+
+    Raises:
+        ModelError: no way is left.
+    """
+    found = trials(folder, rows, done, run, tried, effort)
+    texts, pairs = (split.texts, split.pairs) if split is not None else entries.two_lists(rows)
+    usual = load(folder, engine=DEFAULT, precision="float32")
+    reference = cache(lambda: usual.outputs(texts, pairs))
+
+    def judge(way: Way) -> str:
+        if wrong := refuse(way):
+            return wrong
+        said = Model(folder, told=Serving(way, way)).outputs(texts, pairs)
+        return difference(usual.task, reference(), said, split.labels if split is not None else None)
+
+    return chosen(found, judge, effort.gain)
 
 
 def run_by(models: Mapping[str, Any]) -> str:

@@ -102,6 +102,10 @@ def compress(
     max_length: MaxLength = None,
     task: TaskName = "classify",
     seed: Seed = 0,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="What the winner is to run on, onnxruntime or openvino; left out: the fastest."),
+    ] = None,
     store: Annotated[
         Path | None, typer.Option(help="A folder for what is trained, shared by several searches; left out: in OUT.")
     ] = None,
@@ -157,6 +161,7 @@ def compress(
         max_length=max_length,
         task=task,
         seed=seed,
+        engine=engine,
         store=store,
         storage=storage,
         trackers=tuple(track or ()),

@@ -20,8 +20,19 @@ from smidgen.feasibility import feasible, start
 from smidgen.measure.environment import environment
 from smidgen.racing import train_finalists
 from smidgen.recipe import to_data
+from smidgen.running import run_fastest
 from smidgen.runtime import deployed_bytes, deployed_files
-from smidgen.search import add_cascades, decide, measure_memory, missed, other_ways, read_test, sure, verdict
+from smidgen.search import (
+    add_cascades,
+    decide,
+    measure_memory,
+    missed,
+    other_ways,
+    read_test,
+    sure,
+    time_trained,
+    verdict,
+)
 from smidgen.shapes import Job
 from smidgen.tasks import Task
 from smidgen.watch import Silent, Watch
@@ -65,6 +76,8 @@ def carry_out(
     train_finalists(search)
     winner = None
     if search.teacher_folder is not None:
+        if run_fastest(search):
+            time_trained(search, {})
         add_cascades(search)
         winner, models = decide(search)
         read_test(search, winner, models)

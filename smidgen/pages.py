@@ -17,6 +17,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 FILTERS: tuple[Callable[..., Any], ...] = (
     *(words.plain, words.ms, words.mb, words.gb, words.count, words.seconds),
     *(words.said, words.bounds, words.ranged, words.each, words.pairs, words.settings, words.calls, words.short),
+    *(words.served, words.tried),
     *(words.share, words.some, findings.counted, findings.f1, findings.chance),
     curves,
 )

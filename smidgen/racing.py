@@ -27,6 +27,7 @@ from smidgen.halving import SHARES, Race, Trained, percent, rungs
 from smidgen.measure import entries
 from smidgen.measure.peers import TorchModel
 from smidgen.planner import plan
+from smidgen.running import time_for
 from smidgen.runtime import load
 from smidgen.shapes import Body, Job, distilled, taught
 
@@ -101,18 +102,20 @@ def promising(candidates: Sequence[Candidate], job: Job) -> tuple[list[Body], di
 
 def reserve(search: Search) -> float:
     """Seconds that measuring takes in the end, by what was measured on the way there, SPARE times: the teacher in torch
-    and in int8, the winner's shape from labels, and test. What each finalist takes is in `_after`.
+    and in int8, the winner's shape from labels, test, and the finalists on every engine. What else each finalist takes
+    is in `_after`.
     """
     pace, data = search.pace, search.data
+    graphs = (search.job.finalists + 1) * len({c.shape.finish for c in search.candidates})
     rows = 3 * search.job.calls + 1024 + (len(data.test) if data.test is not None else 0)
-    return SPARE * (2 * (pace.build + pace.timing) + rows * pace.row)
+    return SPARE * (2 * (pace.build + pace.timing) + rows * pace.row) + time_for(search, graphs)
 
 
 def _after(search: Search, race: Race, name: str, first: bool) -> float:
     """Seconds from the end of a finalist's training to that of its measuring; behind the first one, time is also kept
     to train the winner's shape on the labels alone.
     """
-    graphs = len(search.of(name)) * (search.pace.build + search.pace.timing)
+    graphs = len(search.of(name)) * (search.pace.build + 2 * search.pace.timing)
     rows, more = len(search.data.train), search.data.unlabeled
     plain = race.whole.get(name, 0.0) * rows / (rows + (len(more) if more is not None else 0))
     return SPARE * graphs + (0.0 if first else plain)

@@ -4,7 +4,8 @@
    the budget forbids is never trained.
 2. `smidgen.racing`: the teacher is trained, or taken as it stands. Quality is then the only thing that is searched, on
    dev: by successive halving (`smidgen.halving`), until the finalists are trained in full.
-3. Here: one winner is chosen on dev. Test is read once, after that, for the winner, the teacher and the baselines.
+3. `smidgen.running`: what was trained is run by the fastest engine, on as many threads as are the fastest.
+4. Here: one winner is chosen on dev. Test is read once, after that, for the winner, the teacher and the baselines.
 
 Every model on the way is a recipe run through `smidgen.runner`, so what is on disk is not made again.
 """
@@ -139,6 +140,8 @@ def time_trained(search: Search, extra: Mapping[str, Any]) -> None:
         entry = search.teacher if name == "teacher" else named[name]
         threads = getattr(models[name], "threads", usable_cores())
         entry["numbers"]["latency"] = entries.latency_data(timed, threads)
+        if (serving := getattr(models[name], "serving", None)) is not None:
+            entry["serving"] = serving.to_data()
         entry["numbers"]["throughput"] = speed[name]
         if name != "teacher" and "teacher" in found:
             entry["numbers"]["speedup"] = entries.speedup_data(

@@ -40,6 +40,7 @@ class Job:
     teacher: Training = TEACHER
     student: Training = STUDENT
     calls: int = 300  # timed calls of each candidate
+    engine: str | None = None  # what the winner is to run on; None = the fastest that is installed
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,13 @@ from smidgen.measure.peers import TorchModel
 from smidgen.measure.size import parameters
 from smidgen.portrait import WHO, portrait
 from smidgen.runtime import Cascade, deployed_bytes, load
+from smidgen.runtime.serving import machine
 from smidgen.source import resolve
 from smidgen.splits import take_dev
 from smidgen.tasks import Several, Task
 from smidgen.tasks import from_data as task_of
 from smidgen.watch import Silent, Watch
+from smidgen.words import served
 
 SLACK = 1.25  # how far a timing may drift from the reported one, either way
 TAIL_SLACK = 1.5  # the same for p95 and p99, which hang on few calls
@@ -50,6 +52,7 @@ def verify(out: Path, watch: Watch | None = None) -> list[dict[str, Any]]:
     test = _test(report, task)
     winner, teacher = load(out / "winner"), _teacher(report, out, task)
     claims.append(_labels(task, winner))
+    claims.extend(_run_by(report, winner))
     claims.extend(_on_dev(report, task, winner))
     if test is not None:
         claims.extend(_qualities(report, task, test, winner, teacher))
@@ -111,6 +114,14 @@ def _labels(task: Task, winner: Any) -> dict[str, Any]:
     mine = winner.task.labels
     same = tuple(mine) == tuple(task.labels)
     return _claim("labels, in their order", len(task.labels), len(mine) if same else "others", same)
+
+
+def _run_by(report: Mapping[str, Any], winner: Any) -> Iterator[dict[str, Any]]:
+    """On a machine like that of the report the winner is run as it was there; elsewhere `serve.json` does not hold."""
+    said, then = report["winner"].get("serving"), report["environment"]
+    if said and all(then.get(key) == value for key, value in machine().items()):
+        found = winner.serving.to_data()
+        yield _claim("engine, precision and threads", served(said), served(found), found == said)
 
 
 def _on_dev(report: Mapping[str, Any], task: Task, winner: Any) -> Iterator[dict[str, Any]]:

@@ -162,6 +162,27 @@ def calls(methods: Mapping[str, Any] | None) -> list[str]:
     return [f"{name}({settings(values)})" for name, values in (methods or {}).items()]
 
 
+def way(told: Mapping[str, Any]) -> str:
+    """How a graph is run: `openvino bfloat16, 2 threads`."""
+    threads = told.get("threads")
+    return f"{told.get('engine')} {told.get('precision')}, {count(threads)} thread{'s' if threads != 1 else ''}"
+
+
+def served(serving: Mapping[str, Any] | None) -> str:
+    """How single texts are run, and several where that differs; of a cascade for each of its models."""
+    told = serving or {}
+    if "latency" not in told:
+        return "; ".join(f"{name}: {served(one)}" for name, one in told.items())
+    one, many = way(told["latency"]), way(told.get("throughput") or told["latency"])
+    return one if one == many else f"{one}; several texts: {many}"
+
+
+def tried(ways: Sequence[Mapping[str, Any]] | None) -> str:
+    """What was timed, and what was left out and why: `onnxruntime float32, 1 thread 1.43 ms; ...`."""
+    each = ((way(one), ms(one.get("ms")), one.get("reason")) for one in ways or ())
+    return "; ".join(f"{name} left out: {why}" if why else f"{name} {took}" for name, took, why in each)
+
+
 def visible(value: object) -> str:
     """Text in which every character can be seen: `\u27e8U+202E\u27e9` stands for one that turns what follows."""
     return UNSEEN.sub(lambda found: f"\u27e8U+{ord(found[0]):04X}\u27e9", str(value))

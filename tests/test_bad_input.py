@@ -521,6 +521,9 @@ BUDGET = [
         "--metric f1 and --min-quality accuracy>=0.9: two metrics. Give the same one in both.",
     ),
     case("unknown metric", f"{COMPRESS} --metric acuracy", "unknown metric 'acuracy'", "Did you mean 'accuracy'?"),
+    case(
+        "no such engine", f"{COMPRESS} --engine onnx", "engine: there is no 'onnx'.", "Use one of onnxruntime, openvino"
+    ),
     case("too deep", f"{COMPRESS} --depth 3", "--depth 3: ./model has 2 blocks. Give a number from 1 to that."),
     case("too long", f"{COMPRESS} --max-length 4096", "data.max_length: got 4096, the model takes 4 to 48."),
     case("a seed below 0", f"{COMPRESS} --seed -1", "'--seed'", "Type: smidgen compress --help"),

@@ -21,11 +21,14 @@ from commands import Ran, command, tree
 from folders import LABELS, write_csv
 
 import smidgen
-from smidgen import cli, report
+from smidgen import cli, report, running
+from smidgen.errors import ModelError
 from smidgen.measure import entries
 from smidgen.measure.speed import Latency
 from smidgen.method import find, names
 from smidgen.runtime import Model, deployed_bytes
+from smidgen.runtime.engines import Way
+from smidgen.runtime.serving import kept
 
 pytestmark = pytest.mark.alone
 
@@ -181,6 +184,13 @@ def steady(
     return found, speeds
 
 
+def one_crashes(job: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """In place of `running.alone`."""
+    if job["way"]["engine"] == "openvino":
+        raise ModelError("its process crashed (signal 11)")
+    return {"ms": [1.5] * 3, "texts_per_s": {"1024": 900.0}, "decided": ["a"] * len(job["rows"])}
+
+
 @dataclass(frozen=True)
 class Whole:
     """A finished `smidgen compress`."""
@@ -206,6 +216,8 @@ def whole(tiny_bert: Path, tiny_data: dict[str, str], tmp_path_factory: pytest.T
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entries, "time_all", steady)
+        patch.setattr(running, "tried", lambda search, folder: [Way(), Way("openvino")])
+        patch.setattr(running, "alone", one_crashes)
         started = time.monotonic()
         ran = command(f"{words} --out {out}")
         seconds = time.monotonic() - started
@@ -263,6 +275,34 @@ def test_the_report_has_its_schema(whole: Whole) -> None:
     assert all(measured[name] for name in (*keys, "size_mb", "parameters", "memory_mb"))
     assert measured["quality"]["n"] == 32 == found["data"]["test"]["rows"]
     assert measured["size_mb"] == deployed_bytes(whole.out / "winner") / 1e6
+
+
+def test_the_winner_is_run_by_what_was_the_fastest(whole: Whole) -> None:
+    """It is in the folder that is deployed, and the report tells of every way; nothing is timed twice."""
+    winner = whole.out / "winner"
+    assert kept(winner) == smidgen.load(winner).serving
+    assert json.loads((winner / "serve.json").read_text())["latency"] == Way().to_data()
+    assert whole.report["winner"]["serving"]["latency"] == Way().to_data()
+    assert whole.report["candidates"][0]["path"].startswith("stages/")
+    for entry in whole.report["candidates"]:
+        one, other = entry["ways"]
+        assert (one["ms"], one["reason"]) == (1.5, "")
+        assert (other["engine"], other["ms"], other["reason"]) == ("openvino", None, "its process crashed (signal 11)")
+    tried = (
+        "onnxruntime float32, 1 thread 1.50 ms; openvino float32, 1 thread left out: its process crashed (signal 11)"
+    )
+    for page in ("report.html", "report.md"):
+        assert tried in (whole.out / page).read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert ", onnxruntime float32, 1 thread, on " in (winner / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_winner_may_be_tuned_again_elsewhere(copy: Path) -> None:
+    """`serve.json` is of a machine, so that verify sees another one as that, and the files as whole."""
+    file = copy / "winner" / "serve.json"
+    found = json.loads(file.read_text())
+    file.write_text(json.dumps(found | {"batch_tokens": 2048}, indent=1))
+    failed = {claim["claim"] for claim in json.loads(command(f"verify {copy} --json").out) if not claim["passed"]}
+    assert failed == {"engine, precision and threads"}
 
 
 def test_the_winner_loads(whole: Whole, tiny_data: dict[str, str]) -> None:

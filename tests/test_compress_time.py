@@ -13,18 +13,22 @@ import numpy as np
 import pytest
 from folders import data_files, model_folder
 
-from smidgen import candidates, feasibility, outcome, racing
+from smidgen import candidates, feasibility, outcome, racing, running
 from smidgen import search as searching
 from smidgen.budget import read
 from smidgen.measure import entries
 from smidgen.measure.speed import Latency
+from smidgen.measure.ways import Trial
 from smidgen.planner import Plan
 from smidgen.recipe import Files
 from smidgen.runner import Done
+from smidgen.runtime.engines import Way
+from smidgen.runtime.serving import Serving
 from smidgen.shapes import Job
 from smidgen.watch import Watch
 
-BUILD, STEP, TIMING, ROW, TEACHER_STEP = 6.0, 0.2, 2.0, 0.01, 0.5  # seconds
+BUILD, STEP, TIMING, ROW, TEACHER_STEP, WAY = 6.0, 0.2, 2.0, 0.01, 0.5, 1.5  # seconds
+WAYS = [Way(), Way(threads=2), Way("openvino")]
 
 
 class Virtual:
@@ -34,6 +38,7 @@ class Virtual:
         self.time, self.out = 0.0, out
         self.records: dict[str, dict[str, Any]] = {}  # by id
         self.made: list[str] = []
+        self.served: dict[str, Any] = {}  # by id
         for module in (candidates,):
             monkeypatch.setattr(module, "run", self.run)
         for module in (feasibility, racing, searching):
@@ -46,6 +51,13 @@ class Virtual:
             monkeypatch.setattr(module, "parameters", lambda folder: SimpleNamespace(value=1000))
         monkeypatch.setattr(candidates, "memory", lambda *_: SimpleNamespace(value=50.0))
         monkeypatch.setattr(racing, "_torch_bytes", lambda folder: 1_000_000)
+        monkeypatch.setattr(running, "tried", lambda search, folder: WAYS)
+        monkeypatch.setattr(running, "fastest_way", self.fastest_way)
+        monkeypatch.setattr(running, "Store", lambda root: SimpleNamespace(find=self.served.get))
+        monkeypatch.setattr(running, "alone", self.alone)
+        monkeypatch.setattr(running, "_with_serving", self.with_serving)
+        monkeypatch.setattr(running, "deployed_bytes", lambda folder: 1_000_000)
+        monkeypatch.setattr(running, "load", self.load)
         monkeypatch.setattr(outcome, "_write", lambda *_: None)
         monkeypatch.setattr(outcome, "add_cascades", lambda search: None)  # they are made of folders that are there
 
@@ -92,7 +104,26 @@ class Virtual:
             wrong = np.arange(len(gold)) % 20 >= round(20 * skill)
             return np.eye(2)[np.where(wrong, 1 - gold, gold)]
 
-        return SimpleNamespace(outputs=outputs, predict=outputs, threads=1, folder=folder, parameters=1)
+        serving = Serving(Way(), Way())
+        return SimpleNamespace(
+            outputs=outputs, predict=outputs, threads=1, folder=folder, parameters=1, serving=serving
+        )
+
+    def alone(self, job: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        self.time += WAY
+        return {}
+
+    def fastest_way(self, *given: Any) -> tuple[list[Trial], Serving]:
+        *_, run, wanted, effort = given
+        for way in effort.turns * wanted:
+            run({"way": way})
+        return [Trial(way, 1.0, {1024: 1000.0}, 1.0) for way in wanted], Serving(Way(), Way())
+
+    def with_serving(self, target: Path, folder: Path, best: Serving, found: list[Trial]) -> Any:
+        self.records[target.name] = self.records[folder.name]
+        record = {"ways": [trial.to_data() for trial in found]}
+        self.served[target.name] = SimpleNamespace(id=target.name, path=target, record=record)
+        return self.served[target.name]
 
     def time_all(
         self, models: Mapping[str, Any], rows: Sequence[Any], calls: int

@@ -38,7 +38,7 @@ LAYERS = (
     "tracking deadline halving reading runner hands costs benching predicting verification merging bundle cascading",
     "trials choosing tuning",
     "candidates",
-    "feasibility racing",
+    "feasibility running racing",
     "search",
     "outcome sweep probing advising",
     "api console options",

@@ -16,6 +16,7 @@ from tiny import FAMILIES
 from transformers import AutoModelForSequenceClassification
 
 import smidgen
+from smidgen import running
 from smidgen import search as searching
 from smidgen.data import read_split
 from smidgen.deferral import Choice
@@ -59,7 +60,8 @@ def test_every_family_goes_the_whole_way(family: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few calls: what is timed here is not judged."""
+    """Few calls, and one way to run a folder: what is timed here is not judged."""
+    monkeypatch.setattr(running, "tried", lambda search, folder: [])
     monkeypatch.setattr(speed, "BLOCK", 2)
     real = entries.time_all
     monkeypatch.setattr(entries, "time_all", lambda models, rows, calls: real(models, rows[:4], 2))
@@ -117,6 +119,7 @@ def test_a_cascade_may_win(tmp_path: Path, tiny_data: dict[str, str], monkeypatc
     assert report["verdict"] == "met" and report["winner"]["name"] == f"{asked[0]} then {asked[1]}, cascade"
     winner = smidgen.load(out / "winner")
     assert isinstance(winner, Cascade) and winner.size_bytes / 1e6 == report["winner"]["numbers"]["size_mb"]
+    assert all((out / "winner" / level / "serve.json").is_file() for level in ("small", "large"))
     rows = read_split(tiny_data["test"], "test", winner.task)
     said, by = winner.answered(winner.rows(rows.texts))
     alone = [smidgen.load(out / "winner" / level).outputs(rows.texts) for level in ("small", "large")]

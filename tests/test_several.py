@@ -474,7 +474,7 @@ def test_a_compression_says_the_quality_of_each_task(chain: tuple[Path, dict[str
         patch.setattr(search, "_add_folder", lambda *given: None)  # baselines that take an export each
         ran = command(
             f"compress {done[1].artefact.path} --task several {data} --depth 1 --student-epochs 1 --max-size 25MB "
-            f"--min-quality accuracy>=0.01 --out {out} --json"
+            f"--min-quality accuracy>=0.01 --engine onnxruntime --out {out} --json"
         )
         found = spoken(ran)
         claims = spoken(command(f"verify {out} --json"))

@@ -12,8 +12,9 @@ from reports import portrayed, sample
 
 from smidgen import verification
 from smidgen.data import Columns, load_data
+from smidgen.runtime.serving import machine
 from smidgen.tasks import Classify
-from smidgen.verification import _dev, _labels, _on_dev, _portrayed, _ratio
+from smidgen.verification import _dev, _labels, _on_dev, _portrayed, _ratio, _run_by
 
 TASK = Classify(("bad", "good"))
 
@@ -41,6 +42,24 @@ def test_one_other_decision_is_seen() -> None:
 def test_labels_have_an_order() -> None:
     assert _labels(TASK, SimpleNamespace(task=TASK))["passed"]
     assert not _labels(TASK, SimpleNamespace(task=Classify(("good", "bad"))))["passed"]
+
+
+def test_how_a_winner_is_run_is_claimed_on_such_a_machine_alone() -> None:
+    """By `serve.json`, which does not hold elsewhere; a report without it claims nothing."""
+    ways = [{"engine": engine, "precision": "float32", "threads": 1, "calls": 1} for engine in ("onnxruntime", "x")]
+    said, other = ({"latency": way, "throughput": way, "batch_tokens": 1024} for way in ways)
+    report: dict[str, Any] = {"winner": {"serving": said}, "environment": machine()}
+
+    def claims(serving: dict[str, Any]) -> list[Any]:
+        winner = SimpleNamespace(serving=SimpleNamespace(to_data=lambda: serving))
+        return [(claim["measured"], claim["passed"]) for claim in _run_by(report, winner)]
+
+    assert claims(said) == [("onnxruntime float32, 1 thread", True)]
+    assert claims(other) == [("x float32, 1 thread", False)]
+    report["environment"] = machine() | {"cores": 1000}
+    assert claims(other) == []
+    report = {"winner": {}, "environment": machine()}
+    assert claims(other) == []
 
 
 @pytest.mark.parametrize(("value", "passes"), [(8.0, True), (6.5, True), (6.3, False), (9.9, True), (10.1, False)])

@@ -11,6 +11,7 @@ explains.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,17 +27,34 @@ from smidgen.runtime.machine import usable_cores
 from smidgen.runtime.serving import Serving
 from smidgen.tasks import Task
 
-BUDGETS = (512, 1024, 4096)  # padded tokens of a call
-TURNS = 3
-SINGLE, TOGETHER = 60, 128  # rows that are timed one by one, and in batches
 SAME = 0.995  # of the answers, at least, where no labels tell
 MAX_LOSS = 0.5  # points of the metric, as for int8
-GAIN = 1.03  # times as fast as what stands before it
 TIMEOUT = 120.0  # seconds of one process
 MODULE = ["-P", "-m", "smidgen.measure.trial"]
 
 Row = tuple[str, str | None]
 Run = Callable[[Mapping[str, Any]], dict[str, Any]]  # from a job of smidgen.measure.trial to what it found
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long ways are looked at."""
+
+    turns: int = 3
+    single: int = 60  # rows that are timed one by one
+    together: int = 128  # and in batches
+    budgets: tuple[int, ...] = (512, 1024, 4096)  # padded tokens of a call
+    near: float = math.inf  # times as slow as the fastest, with which a way has another turn
+    gain: float = 1.03  # times as fast as what stands before it, to be chosen
+
+    @property
+    def calls(self) -> int:
+        """Texts that one process answers."""
+        return 2 * self.single + (1 + len(self.budgets)) * self.together
+
+
+THOROUGH = Effort()
+BRIEF = Effort(turns=2, single=30, together=64, budgets=(1024,), near=1.25, gain=1.1)
 
 
 @dataclass(frozen=True)
@@ -65,58 +83,83 @@ class Trial:
         }
 
 
-def ways(cores: int) -> Iterator[Way]:
-    """All that can be tried here, ONNX Runtime first; each takes all processors in one way or another."""
-    threads = [2**k for k in range(cores.bit_length()) if 2**k < cores] + [cores]
-    for engine in sorted(filter(installed, names()), key=lambda name: name != DEFAULT):
-        for precision in find(engine).PRECISIONS:
-            if not refusal(engine, precision):
-                yield from (Way(engine, precision, count, cores // count) for count in threads)
+def ways(cores: int, most: int | None = None, engine: str | None = None) -> Iterator[Way]:
+    """All that can be tried here, ONNX Runtime first; each takes all processors in one way or another.
+
+    most: threads inside one call; None = as many as there are processors. engine: this one alone.
+    """
+    most = cores if most is None else max(1, min(most, cores))
+    threads = [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
+    wanted = [engine] if engine is not None else sorted(filter(installed, names()), key=lambda name: name != DEFAULT)
+    for name in wanted:
+        for precision in find(name).PRECISIONS:
+            if not refusal(name, precision):
+                yield from (Way(name, precision, count, cores // count) for count in threads)
 
 
 def trials(
-    folder: Path, rows: Sequence[Row], done: Callable[[int, int], None] = lambda done, of: None, run: Run | None = None
+    folder: Path,
+    rows: Sequence[Row],
+    done: Callable[[int, int], None] = lambda done, of: None,
+    run: Run | None = None,
+    tried: Sequence[Way] = (),
+    effort: Effort = THOROUGH,
 ) -> list[Trial]:
-    """Every way measured, in turns; one that fails is not tried again.
+    """Every way measured, in turns; one that fails, or is far from the fastest, is not tried again.
+
+    tried: the ways; () = all there are.
 
     Raises:
-        ModelError: not even ONNX Runtime ran it.
+        ModelError: not even the first engine ran it.
     """
-    run, rows = run or alone, [rows[i % len(rows)] for i in range(TOGETHER)]
-    tried = list(ways(usable_cores()))
+    run, rows = run or alone, [rows[i % len(rows)] for i in range(effort.together)]
+    tried = tried or list(ways(usable_cores()))
     said: dict[Way, list[dict[str, Any]]] = {way: [] for way in tried}
     failed: dict[Way, str] = {}
-    for turn in range(TURNS):
-        for number, way in enumerate(tried):
-            if way not in failed:
-                job = {"folder": str(folder), "way": way.to_data(), "budgets": BUDGETS}
-                try:
-                    said[way].append(run(job | {"rows": rows, "single": SINGLE}))
-                except ModelError as error:
-                    failed[way] = str(error)
-            done(turn * len(tried) + number + 1, TURNS * len(tried))
+    left = list(tried)
+    for turn in range(effort.turns):
+        for number, way in enumerate(left):
+            job = {"folder": str(folder), "way": way.to_data(), "budgets": effort.budgets}
+            try:
+                said[way].append(run(job | {"rows": rows, "single": effort.single}))
+            except ModelError as error:
+                failed[way] = str(error)
+            done(turn * len(left) + number + 1, effort.turns * len(left))
+        left = _near({way: said[way] for way in left if way not in failed}, effort.near)
     whole = [way for way in tried if way not in failed]
-    if not whole or whole[0].engine != DEFAULT:
-        raise ModelError(f"{folder}: {DEFAULT} did not run it ({next(iter(failed.values()))}).")
+    if not whole or whole[0].engine != tried[0].engine:
+        raise ModelError(f"{folder}: {tried[0].engine} did not run it ({next(iter(failed.values()))}).")
     reference = said[whole[0]][0]["decided"]
     return [Trial(way, reason=failed[way]) if way in failed else _trial(way, said[way], reference) for way in tried]
 
 
-def fastest(found: Sequence[Trial]) -> Serving:
-    """The way with the lowest latency, and that with the most texts a second."""
+def fastest(found: Sequence[Trial], gain: float = THOROUGH.gain) -> Serving:
+    """The way with the lowest latency, and that with the most texts a second.
+
+    Raises:
+        ModelError: none is left.
+    """
     left = [trial for trial in found if not trial.reason]
-    one = _best(left, lambda trial: 1 / trial.ms)  # type: ignore[operator]
+    if not left:
+        raise ModelError(f"no way to run it is left ({found[0].way}: {found[0].reason})")
+    one = _best(left, lambda trial: 1 / trial.ms, gain)  # type: ignore[operator]
     first = sorted(left, key=lambda trial: trial is not one)  # a session for both where that is as fast
-    many = _best(first, lambda trial: max(trial.texts_per_s.values()))  # type: ignore[union-attr]
+    many = _best(first, lambda trial: max(trial.texts_per_s.values()), gain)  # type: ignore[union-attr]
     way = one.way
     return Serving(Way(way.engine, way.precision, way.threads), many.way, many.budget)
 
 
-def chosen(found: Sequence[Trial], judge: Callable[[Way], str]) -> tuple[list[Trial], Serving]:
-    """The trials, some of them now with a reason, and the fastest of those that `judge` finds nothing wrong with."""
+def chosen(
+    found: Sequence[Trial], judge: Callable[[Way], str], gain: float = THOROUGH.gain
+) -> tuple[list[Trial], Serving]:
+    """The trials, some of them now with a reason, and the fastest of those that `judge` finds nothing wrong with.
+
+    Raises:
+        ModelError: none is left.
+    """
     left, passed = list(found), set[tuple[str, str]]()
     while True:
-        best = fastest(left)
+        best = fastest(left, gain)
         for way in (best.latency, best.throughput):
             kind = (way.engine, way.precision)
             if way.engine == DEFAULT or kind in passed:
@@ -165,10 +208,19 @@ def _trial(way: Way, said: Sequence[Mapping[str, Any]], reference: Sequence[Any]
     return Trial(way, ms, speeds, same)
 
 
-def _best(found: Sequence[Trial], speed: Callable[[Trial], float]) -> Trial:
+def _near(said: Mapping[Way, Sequence[Mapping[str, Any]]], near: float) -> list[Way]:
+    """The ways of which the last turn was near the fastest, one text at a time or many."""
+    if not said:
+        return []
+    slow = {way: float(np.mean(turns[-1]["ms"])) for way, turns in said.items()}
+    fast = {way: max(turns[-1]["texts_per_s"].values()) for way, turns in said.items()}
+    return [way for way in said if slow[way] <= near * min(slow.values()) or near * fast[way] >= max(fast.values())]
+
+
+def _best(found: Sequence[Trial], speed: Callable[[Trial], float], gain: float) -> Trial:
     """The first that none behind it outruns by more than chance."""
     best = found[0]
     for trial in found[1:]:
-        if speed(trial) > GAIN * speed(best):
+        if speed(trial) > gain * speed(best):
             best = trial
     return best

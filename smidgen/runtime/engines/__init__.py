@@ -76,6 +76,16 @@ def find(engine: str) -> Any:
     return importlib.import_module(f"{__name__}.{engine}")
 
 
+def need(engine: str) -> None:
+    """Raises InputError for an engine that there is none of, MissingExtra for one that is not installed."""
+    find(engine)
+    if not installed(engine):
+        raise MissingExtra(
+            f"engine {engine}: it is not installed. Type: pip install 'smidgen[{engine}]', or take the engine "
+            f"{DEFAULT}."
+        )
+
+
 def refusal(engine: str, precision: str) -> str:
     """Why this processor should not run an engine in a precision, in a sentence or two; "" if nothing is wrong."""
     known = find(engine).PRECISIONS
@@ -96,10 +106,6 @@ def session(graph: Path, way: Way) -> Session:
     """
     if found := refusal(way.engine, way.precision):
         raise InputError(found)
-    if not installed(way.engine):
-        raise MissingExtra(
-            f"engine {way.engine}: it is not installed. Type: pip install 'smidgen[{way.engine}]', or take the engine "
-            f"{DEFAULT}."
-        )
+    need(way.engine)
     opened: Session = find(way.engine).Session(graph, way)
     return opened
