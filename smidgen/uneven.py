@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from smidgen.anatomy import PREFIX, anatomy, families
 from smidgen.edits import Edit
 from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_hidden import KeepHidden
 from smidgen.edits.keep_width import KeepWidth
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ def _record(config: Any, edit: Edit) -> None:
         config.edits, config.skeleton, config.__class__ = [], {}, config_class(kind)
     if isinstance(edit, KeepWidth):  # which units these were is in the weights
         edit = replace(edit, units=tuple(range(len(edit.units))))
+    elif isinstance(edit, KeepHidden):  # likewise
+        edit = replace(edit, dimensions=tuple(range(len(edit.dimensions))))
     config.edits = [*config.edits, *to_data([edit])]
 
 
