@@ -116,15 +116,17 @@ class Gates:
         return multiply
 
     def _written(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output if self.hidden is None else output * self.hidden.to(output.dtype)
+        if self.hidden is None:
+            return output
+        if self.hidden.shape != output.shape[-1:]:
+            raise InputError(f"gates.hidden has the shape {tuple(self.hidden.shape)}, wanted ({output.shape[-1]},).")
+        return output * self.hidden.to(output.dtype)
 
     def _normed(self, norm: nn.LayerNorm, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """What the norm would give without the dimensions that are shut, and 0 there."""
-        if self.hidden is None or self.hidden.all():
+        if self.hidden is None or self.hidden.all() or not self.hidden.any():
             return self._written(norm, args, output)
         left = self.hidden.detach().nonzero()[:, 0]
-        if not len(left):
-            return torch.zeros_like(output)
         weight, bias = (None if each is None else each[left] for each in (norm.weight, norm.bias))
         few = functional.layer_norm(args[0][..., left], left.shape, weight, bias, norm.eps)
         return torch.zeros_like(output).index_copy(-1, left, (few * self.hidden[left].to(few.dtype)).to(output.dtype))

@@ -193,8 +193,10 @@ def _is_even(model: PreTrainedModel) -> bool:
     from smidgen.surgery import from_data
 
     edits: Iterable[Edit] = from_data(model.config.edits)
-    if not all(edit.plain or isinstance(edit, (KeepHeads, KeepWidth)) for edit in edits):
+    if not all(edit.plain or isinstance(edit, (KeepHeads, KeepWidth, KeepHidden)) for edit in edits):
         return False
-    blocks = anatomy(model).blocks
-    whole = model.config.num_attention_heads
+    parts, whole = anatomy(model), model.config.num_attention_heads
+    blocks = parts.blocks
+    if any(b.heads * b.head_size != parts.hidden_size for b in blocks):
+        return False
     return blocks[0].width > 0 and all((b.heads, b.width) == (whole, blocks[0].width) for b in blocks)
