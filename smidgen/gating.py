@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 ALL = (*KINDS, "hidden")
 FAR = 200.0  # log a of what has no gate
 OPEN = 3.0  # log a of a new gate: z is 1 in four draws of five, 0 in one of a hundred
+WIDE = 2 * OPEN  # of one on the hidden size, which all blocks lose at once: the others go first, as in CoFi's code
 STEEP, SLOW = 30.0, 0.3  # l2 at the start, and the multipliers' rate beside the gates': without, the share swings
 LEAST = 1e-3  # a gate of the hidden size that stays: norms leave out what is 0
 NARROW = (("heads", "attention"), ("units", "feed_forward"))  # the parts of a sublayer, and the sublayer
@@ -61,7 +62,7 @@ class Gating(nn.Module):
     Args:
         on: what has gates: kinds of `smidgen.gates`, and `hidden`.
         costs: of the model's geometry.
-        half: the same at half of its hidden size, where that has gates; what is between and below is on a straight
+        narrow: the same at half of its hidden size, where that has gates; what is between and below is on a straight
             line through the two, which is exact for operations and weights.
         keep: the share of the model's price that may stay.
         multiple: widths are multiples of it in the end.
@@ -81,10 +82,10 @@ class Gating(nn.Module):
         warmup: float,
         rate: float,
         seed: int,
-        half: Costs | None = None,
+        narrow: Costs | None = None,
     ) -> None:
         super().__init__()
-        self.gates, self.shape, self.costs, self.half = Gates(model, "hidden" in on), shape_of(model), costs, half
+        self.gates, self.shape, self.costs, self.narrow = Gates(model, "hidden" in on), shape_of(model), costs, narrow
         self.hidden = anatomy(model).hidden_size
         self.keep, self.multiple, self.warmup, self.rate, self.seed = keep, multiple, warmup, rate, seed
         self.whole = costs.predict(self.shape)
@@ -92,7 +93,11 @@ class Gating(nn.Module):
         heads, widths = ([counts[i] for counts in self.shape] for i in (0, 1))
         self.sizes = dict(zip(ALL, (heads, widths, blocks, blocks, [self.hidden]), strict=True))
         rng = np.random.default_rng(seed)  # a little apart: equal gates would all be shut in one moment
-        start = {kind: OPEN + 0.01 * rng.standard_normal(sum(self.sizes[kind])) for kind in ALL if kind in on}
+        start = {
+            kind: (WIDE if kind == "hidden" else OPEN) + 0.01 * rng.standard_normal(sum(self.sizes[kind]))
+            for kind in ALL
+            if kind in on
+        }
         self.log_alpha = nn.ParameterDict({kind: torch.from_numpy(each) for kind, each in start.items()})
         self.multipliers = nn.Parameter(torch.tensor([0.0, STEEP], dtype=torch.double))
         self.register_buffer("stands", torch.zeros(2, dtype=torch.double))
@@ -161,9 +166,9 @@ class Gating(nn.Module):
     def price(self, shape: Shape, hidden: int) -> float:
         """Of a model whose blocks have these heads and widths, at a hidden size."""
         whole = self.costs.predict(shape)
-        if self.half is None:
+        if self.narrow is None:
             return whole
-        half = min(self.half.predict(shape), whole)  # noise may have it take more
+        half = min(self.narrow.predict(shape), whole)  # noise may have it take more
         return max(0.0, half + self._beyond(hidden) * (whole - half))
 
     def _beyond(self, hidden: Any) -> Any:
@@ -173,9 +178,9 @@ class Gating(nn.Module):
     def share(self) -> Tensor:
         """The share of the price that stands where as many parts are open as on average. A scalar with a gradient."""
         whole = self._stands(self.costs)
-        if self.half is None:
+        if self.narrow is None:
             return whole
-        half = torch.minimum(self._stands(self.half), whole)
+        half = torch.minimum(self._stands(self.narrow), whole)
         return half + self._beyond(chance(self.log_alpha["hidden"]).sum()) * (whole - half)
 
     def _stands(self, costs: Costs) -> Tensor:

@@ -79,7 +79,7 @@ def fold_hidden(model: PreTrainedModel, factors: Sequence[float]) -> None:
         for module in (*found.writers, *found.norms):
             for values in module.parameters(recurse=False):
                 each = torch.tensor(factors, dtype=values.dtype, device=values.device)
-                values *= each[:, None] if values.dim() == 2 else each
+                values.mul_(each[:, None] if values.dim() == 2 else each)
 
 
 def rounded(keep: float, multiple: int, whole: int) -> int:

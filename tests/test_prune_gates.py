@@ -13,6 +13,7 @@ from folders import LABELS, data_files, model_folder
 from test_loop import TASK, make_rows
 from tiny import FAMILIES, VOCAB, batch, tiny
 from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
 
 from smidgen.anatomy import anatomy
 from smidgen.concrete import BETA, GAMMA, ZETA, chance, draw, settled
@@ -31,6 +32,7 @@ from smidgen.methods.tune.full import Full
 from smidgen.planner import plan
 from smidgen.prices import Costs, Macs, shape_of, weights
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
+from smidgen.runner import run
 from smidgen.students.bilstm import BilstmForSequenceClassification
 from smidgen.surgery import apply, replay
 
@@ -139,7 +141,7 @@ def test_with_the_hidden_size_the_share_is_that_of_the_products_of_gates(family:
 def test_the_price_at_a_hidden_size_is_that_of_a_model_of_it() -> None:
     model, meter = tiny("modernbert"), Macs(20)
     _, state, _ = begun(model, parts=WITH_HIDDEN, price="weights")
-    state.costs, state.half = meter.costs(model), meter.costs(model, 16)
+    state.costs, state.narrow = meter.costs(model), meter.costs(model, 16)
     for hidden, edits in ((24, ()), (8, (KeepHeads(0, (1,)), KeepWidth(1, (0, 5))))):
         cut = replay(tiny("modernbert"), (KeepHidden(tuple(range(hidden))), *edits))
         assert state.price(shape_of(cut), hidden) == pytest.approx(meter.measure({"cut": cut})["cut"], rel=1e-12)
@@ -147,7 +149,7 @@ def test_the_price_at_a_hidden_size_is_that_of_a_model_of_it() -> None:
 
 def test_a_table_in_milliseconds_is_between_that_of_half_and_of_the_whole() -> None:
     _, state, _ = begun(tiny("bert"), parts=WITH_HIDDEN, price="weights")
-    state.costs, state.half = MS, Costs("ms", 0.4, ((0, 0.1), (1, 0.2), (4, 0.5)), ((0, 0.1), (16, 0.3), (64, 3.0)))
+    state.costs, state.narrow = MS, Costs("ms", 0.4, ((0, 0.1), (1, 0.2), (4, 0.5)), ((0, 0.1), (16, 0.3), (64, 3.0)))
     shape = [(4, 64), (1, 16)]
     assert state.price(shape, 32) == pytest.approx(0.5 + 1 + 2 + 0.4 + 0.5)
     assert state.price(shape, 16) == pytest.approx(min(0.4 + 0.5 + 3 + 0.2 + 0.3, 4.4))  # noise: level
@@ -300,7 +302,7 @@ def test_training_reaches_the_target_with_gates_on_the_hidden_size(tmp_path: Pat
     settings = {"price": "weights", "multiple": 1, "warmup": 0.3, "keep": 0.4}
     method, state, ctx = begun(model, parts=("heads", "hidden"), **settings)
     full, rows = Full(), make_rows(24)
-    order = [np.arange(i % 3 * 8, i % 3 * 8 + 8) for i in range(100)]
+    order = [np.arange(i % 3 * 8, i % 3 * 8 + 8) for i in range(130)]
     running = [(method, state), (full, full.begin(ctx))]
     train(running, ctx, rows, rows, Training(learning_rate=1e-3, precision="float32"), tmp_path, order=order)
     method.end(state, ctx)
@@ -430,6 +432,20 @@ def test_families_that_cannot_be_cut_are_refused() -> None:
     config = BilstmForSequenceClassification.config_class(vocab_size=20, num_labels=3)
     with pytest.raises(ModelError, match="model_type is 'smidgen-bilstm', which smidgen cannot take apart"):
         begun(BilstmForSequenceClassification(config))
+
+
+def test_a_stage_leaves_a_smaller_hidden_size_that_the_next_one_learns_with(tmp_path: Path) -> None:
+    files, model = data_files(tmp_path), str(model_folder(tmp_path / "m", "modernbert", labels=LABELS))
+    gates = {"parts": ("hidden",), "keep": 0.6, "price": "weights", "multiple": 4}
+    short = Training(epochs=0.5, batch_size=16)
+    cut = Stage("cut", (Use("prune.gates", gates), Use("tune.full")), train=short)
+    learnt = (Use("distil.logits"), Use("distil.hidden", {"mapping": "dynamic"}))
+    stages = (cut, Stage("learnt", learnt, teacher="model", train=short))
+    first, second = run(plan(Recipe(model, Files(files["train"], files["dev"]), stages)), tmp_path / "stages")
+    assert first.artefact.record["found"]["prune.gates"]["hidden"] == [32, 16]
+    (edit,) = first.artefact.record["edits"]
+    assert edit["edit"] == "KeepHidden" and second.artefact.record["edits"] == [edit]
+    assert AutoModelForSequenceClassification.from_pretrained(second.artefact.path).config.hidden_size == 16
 
 
 def test_gates_alone_are_refused_by_the_plan(tmp_path: Path) -> None:

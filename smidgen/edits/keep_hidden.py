@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from smidgen.anatomy import anatomy
 from smidgen.edits._parts import cut, narrow, rising
@@ -48,12 +48,14 @@ class KeepHidden:
             narrow(module, kept)
         for writer in found.writers:
             cut(writer, outputs=kept)
+        reader: Any
         for reader in found.readers:
             side_by_side = range(reader.in_features // found.size)
             cut(reader, inputs=[part * found.size + i for part in side_by_side for i in kept])
         for reader, table in tied:
             reader.weight = table.weight
-        for config in {id(config): config for config in (model.config, parts.body.config)}.values():
+        configs: dict[int, Any] = {id(config): config for config in (model.config, parts.body.config)}
+        for config in configs.values():
             config.hidden_size, config.head_dim = len(kept), parts.blocks[0].head_size  # ModernBERT's angles ask for it
             if found.tables and hasattr(config, "embedding_size"):
                 config.embedding_size = len(kept)

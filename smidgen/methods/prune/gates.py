@@ -10,7 +10,7 @@ Idea       Each part has a hard-concrete gate z, drawn anew in each step, with a
            price is met, and what is left of z goes into the weights.
 Takes      A float model of a family with an anatomy, trained for its task, and another method with a loss. `hidden`
            among the parts: one gate a dimension for all blocks; norms take mean and variance over what is open. Cut
-           before anything is factored or attached. Priced in milliseconds, graphs of half the hidden size are timed too.
+           before anything is factored or attached. For milliseconds, graphs of half the hidden size are timed too.
 Leaves     A float model with fewer heads and units, not as many in each block, and a smaller hidden size where that has
            gates; heads keep their size. `found` in its record has the shape, the share of the price, and the shift: far
            from 0, the gates had not reached the target, and more epochs help.
