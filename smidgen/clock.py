@@ -24,6 +24,7 @@ import torch
 from smidgen.anatomy import anatomy
 from smidgen.artefact import identity, write_atomic
 from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_hidden import KeepHidden
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.measure.entries import Row, two_lists
 from smidgen.measure.environment import versions
@@ -65,9 +66,9 @@ class Clock:
     threads: int = 0  # 0 = as many as the runtime takes
     unit: str = "ms"
 
-    def costs(self, model: PreTrainedModel) -> Costs:
+    def costs(self, model: PreTrainedModel, hidden: int = 0) -> Costs:
         with torch.random.fork_rng(devices=[]):  # whether a table was there already changes nothing that is drawn
-            whole = skeleton(model)
+            whole = skeleton(model, hidden)
         fewer_tokens(whole)
         file = self.kept / f"costs-{identity(self._key(whole))}.json"
         if not file.is_file():
@@ -179,10 +180,12 @@ def table(times: Times, blocks: int) -> Costs:
     return Costs("ms", max(times[whole] - inside, 0.0), heads, widths)
 
 
-def skeleton(model: PreTrainedModel) -> PreTrainedModel:
-    """A random model of the shape that this one had before its blocks were cut unevenly."""
+def skeleton(model: PreTrainedModel, hidden: int = 0) -> PreTrainedModel:
+    """A random model of the shape that this one had before its blocks were cut unevenly, of its hidden size or of
+    another one."""
     cls = type(model).__mro__[2] if isinstance(model, Uneven) else type(model)
-    return cls(plain(model.config))
+    whole, hidden = cls(plain(model.config)), hidden or anatomy(model).hidden_size
+    return whole if hidden == anatomy(whole).hidden_size else apply(whole, KeepHidden(tuple(range(hidden))))
 
 
 def shaped(whole: PreTrainedModel, point: Point) -> PreTrainedModel:

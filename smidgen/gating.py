@@ -21,17 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from smidgen.anatomy import anatomy
 from smidgen.concrete import chance, draw, settled
 from smidgen.gates import KINDS, Gates
-from smidgen.prices import Costs, Row, shape_of
+from smidgen.prices import Costs, Row, Shape, shape_of
 from smidgen.surgery import rounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+ALL = (*KINDS, "hidden")
 FAR = 200.0  # log a of what has no gate
 OPEN = 3.0  # log a of a new gate: z is 1 in four draws of five, 0 in one of a hundred
+WIDE = 2 * OPEN  # of one on the hidden size, which all blocks lose at once: the others go first, as in CoFi's code
 STEEP, SLOW = 30.0, 0.3  # l2 at the start, and the multipliers' rate beside the gates': without, the share swings
+LEAST = 1e-3  # a gate of the hidden size that stays: norms leave out what is 0
 NARROW = (("heads", "attention"), ("units", "feed_forward"))  # the parts of a sublayer, and the sublayer
 
 
@@ -39,7 +43,8 @@ NARROW = (("heads", "attention"), ("units", "feed_forward"))  # the parts of a s
 class Cut:
     """What stays, and what is multiplied into it.
 
-    kept      bool by kind, `heads` and `units`, of each block: (heads,) and (width,)
+    kept      bool by kind, `heads` and `units`, of each block: (heads,) and (width,); of `hidden`, where that has
+              gates, one for the model: (hidden size,)
     factors   the same, 0 for what goes; the sublayer's own gate is inside
     shift     by how much all gates were opened (or shut, below 0) to meet the price; 0 = training had met it
     """
@@ -55,8 +60,10 @@ class Gating(nn.Module):
     stands: how many steps are done, and the share of the stage.
 
     Args:
-        on: kinds of `smidgen.gates` that have gates.
+        on: what has gates: kinds of `smidgen.gates`, and `hidden`.
         costs: of the model's geometry.
+        narrow: the same at half of its hidden size, where that has gates; what is between and below is on a straight
+            line through the two, which is exact for operations and weights.
         keep: the share of the model's price that may stay.
         multiple: widths are multiples of it in the end.
         warmup: the share of training in which the target falls from 1 to `keep`.
@@ -75,16 +82,22 @@ class Gating(nn.Module):
         warmup: float,
         rate: float,
         seed: int,
+        narrow: Costs | None = None,
     ) -> None:
         super().__init__()
-        self.gates, self.shape, self.costs = Gates(model), shape_of(model), costs
+        self.gates, self.shape, self.costs, self.narrow = Gates(model, "hidden" in on), shape_of(model), costs, narrow
+        self.hidden = anatomy(model).hidden_size
         self.keep, self.multiple, self.warmup, self.rate, self.seed = keep, multiple, warmup, rate, seed
-        self.whole, self.rows = costs.predict(self.shape), (hull(costs.heads), hull(costs.widths))
+        self.whole = costs.predict(self.shape)
         blocks = [1] * len(self.shape)
         heads, widths = ([counts[i] for counts in self.shape] for i in (0, 1))
-        self.sizes = dict(zip(KINDS, (heads, widths, blocks, blocks), strict=True))
+        self.sizes = dict(zip(ALL, (heads, widths, blocks, blocks, [self.hidden]), strict=True))
         rng = np.random.default_rng(seed)  # a little apart: equal gates would all be shut in one moment
-        start = {kind: OPEN + 0.01 * rng.standard_normal(sum(self.sizes[kind])) for kind in KINDS if kind in on}
+        start = {
+            kind: (WIDE if kind == "hidden" else OPEN) + 0.01 * rng.standard_normal(sum(self.sizes[kind]))
+            for kind in ALL
+            if kind in on
+        }
         self.log_alpha = nn.ParameterDict({kind: torch.from_numpy(each) for kind, each in start.items()})
         self.multipliers = nn.Parameter(torch.tensor([0.0, STEEP], dtype=torch.double))
         self.register_buffer("stands", torch.zeros(2, dtype=torch.double))
@@ -120,6 +133,7 @@ class Gating(nn.Module):
         found = self.drawn() if training or self._cut is None else self._cut.factors
         for kind in KINDS:
             setattr(self.gates, kind, found.get(kind) or [None] * len(self.shape))
+        (self.gates.hidden,) = found.get("hidden", [None])
 
     def drawn(self) -> dict[str, list[Tensor]]:
         """The gates of this step, as `smidgen.gates` takes them."""
@@ -131,8 +145,8 @@ class Gating(nn.Module):
         return found
 
     def _each(self, kind: str, values: Tensor) -> list[Tensor]:
-        """Of each block: (heads,) or (width,), or () of a sublayer."""
-        return list(values.split(self.sizes[kind]) if kind in ("heads", "units") else values.unbind())
+        """Of each block: (heads,) or (width,), or () of a sublayer. Of the model: (hidden size,)."""
+        return list(values.unbind() if kind in ("attention", "feed_forward") else values.split(self.sizes[kind]))
 
     def shut(self) -> list[int]:
         """Blocks whose feed-forward is shut, by its own gate or by those of all its units."""
@@ -149,14 +163,34 @@ class Gating(nn.Module):
         """The share of the price that may stand in this step."""
         return 1 - (1 - self.keep) * (min(1.0, float(self.stands[1]) / self.warmup) if self.warmup else 1.0)
 
+    def price(self, shape: Shape, hidden: int) -> float:
+        """Of a model whose blocks have these heads and widths, at a hidden size."""
+        whole = self.costs.predict(shape)
+        if self.narrow is None:
+            return whole
+        half = min(self.narrow.predict(shape), whole)  # noise may have it take more
+        return max(0.0, half + self._beyond(hidden) * (whole - half))
+
+    def _beyond(self, hidden: Any) -> Any:
+        """How far a hidden size is from half of the whole: 0, to the whole: 1."""
+        return (hidden - self.hidden // 2) / (self.hidden - self.hidden // 2)
+
     def share(self) -> Tensor:
         """The share of the price that stands where as many parts are open as on average. A scalar with a gradient."""
-        total = self.multipliers.new_tensor(self.costs.fixed / self.whole)
-        for i, ((part, sublayer), row) in enumerate(zip(NARROW, self.rows, strict=True)):
+        whole = self._stands(self.costs)
+        if self.narrow is None:
+            return whole
+        half = torch.minimum(self._stands(self.narrow), whole)
+        return half + self._beyond(chance(self.log_alpha["hidden"]).sum()) * (whole - half)
+
+    def _stands(self, costs: Costs) -> Tensor:
+        """The same by one table."""
+        total = self.multipliers.new_tensor(costs.fixed / self.whole)
+        for i, ((part, sublayer), row) in enumerate(zip(NARROW, (costs.heads, costs.widths), strict=True)):
             counts = total.new_tensor([counts[i] for counts in self.shape])
             if part in self.log_alpha:
                 counts = torch.stack([each.sum() for each in self._each(part, chance(self.log_alpha[part]))])
-            cost, empty = line(row, counts), line(row, torch.zeros_like(counts))
+            cost, empty = line(hull(row), counts), line(hull(row), torch.zeros_like(counts))
             if sublayer in self.log_alpha:
                 cost = empty + chance(self.log_alpha[sublayer]) * (cost - empty)
             total = total + cost.sum() / self.whole
@@ -164,7 +198,7 @@ class Gating(nn.Module):
 
     def least(self) -> float:
         """The share that stands with all gates shut."""
-        return self.costs.predict(self.shape_at(-FAR / 2)) / self.whole
+        return self._price_at(-FAR / 2) / self.whole
 
     def penalty(self) -> Tensor:
         """The Lagrangian l1 (s - t) + l2 (s - t)^2 of the share s and the target t; l1 and l2 climb."""
@@ -185,6 +219,11 @@ class Gating(nn.Module):
             whole = settled(torch.stack(self._of(sublayer)))
             values = [k * settled(a) * z for k, a, z in zip(kept[part], each, whole, strict=True)]
             factors[part] = [value.to(self.multipliers) for value in values]
+        if "hidden" in self.log_alpha:
+            (alphas,) = self._of("hidden")
+            kept["hidden"] = [_first(alphas, self.hidden_at(shift))]
+            values = [k * settled(alphas).clamp(min=LEAST) for k in kept["hidden"]]
+            factors["hidden"] = [value.to(self.multipliers) for value in values]
         return Cut(kept, factors, shift)
 
     def shape_at(self, shift: float) -> list[tuple[int, int]]:
@@ -200,6 +239,16 @@ class Gating(nn.Module):
             units = rounded(narrow, self.multiple, width) if narrow >= min(self.multiple, width) / 2 else 0
             found.append((int(few + 0.5), units) if units or few >= 0.5 else self._least(heads, width))
         return found
+
+    def hidden_at(self, shift: float) -> int:
+        """The hidden size that stays: at least one multiple."""
+        if "hidden" not in self.log_alpha:
+            return self.hidden
+        many = float(chance(self.log_alpha["hidden"].detach().cpu() + shift).sum())
+        return rounded(max(many, 1.0), self.multiple, self.hidden)
+
+    def _price_at(self, shift: float) -> float:
+        return self.price(self.shape_at(shift), self.hidden_at(shift))
 
     def _of(self, kind: str) -> list[Tensor]:
         """log a by block in float64; far open where there are no gates of that kind."""
@@ -217,7 +266,7 @@ class Gating(nn.Module):
         low, high = -FAR / 2, FAR / 2
         while high - low > 1e-9:
             middle = (low + high) / 2
-            if self.costs.predict(self.shape_at(middle)) > self.keep * self.whole:
+            if self._price_at(middle) > self.keep * self.whole:
                 high = middle
             else:
                 low = middle

@@ -58,11 +58,11 @@ def need_equal_heads(ctx: Context, method: str, block: int) -> None:
 
 
 def need_even_teacher(ctx: Context, method: str) -> None:
-    """Refuse a teacher out of whose blocks heads have been cut. Raises InputError."""
+    """Refuse a teacher out of whose blocks heads have been cut, or dimensions of whose states. Raises InputError."""
     if not ctx.teacher_heads:
         raise InputError(
-            f"{method}: heads have been cut out of the teacher's blocks, so that the student's have no partners. Use "
-            "distil.logits or distil.hidden, or a teacher that is whole."
+            f"{method}: heads have been cut out of the teacher's blocks, or dimensions out of its hidden size, so that "
+            "the student's have no partners. Use distil.logits or distil.hidden, or a teacher that is whole."
         )
 
 

@@ -65,8 +65,11 @@ class Meter(Protocol):
     @property
     def unit(self) -> str: ...
 
-    def costs(self, model: PreTrainedModel) -> Costs:
-        """The table of the geometry that this model has, or had before its blocks were cut."""
+    def costs(self, model: PreTrainedModel, hidden: int = 0) -> Costs:
+        """The table of the geometry that this model has, or had before its blocks were cut.
+
+        hidden: of another hidden size; 0 = the model's.
+        """
 
     def measure(self, models: Mapping[str, PreTrainedModel]) -> dict[str, float]:
         """The cost of each, side by side in one run."""
@@ -83,9 +86,9 @@ class Macs:
     length: float  # tokens of a text: the mean of the data's
     unit: str = "MACs"
 
-    def costs(self, model: PreTrainedModel) -> Costs:
+    def costs(self, model: PreTrainedModel, hidden: int = 0) -> Costs:
         parts, length = anatomy(model), self.length
-        block, hidden = parts.blocks[0], parts.hidden_size
+        block, hidden = parts.blocks[0], hidden or parts.hidden_size
         head = 4 * length * hidden * block.head_size + 2 * length**2 * block.head_size
         unit = (3 if block.gated else 2) * length * hidden
         heads, width = widest(model)
@@ -95,10 +98,13 @@ class Macs:
         return {name: self.costs(model).predict(shape_of(model)) for name, model in models.items()}
 
 
-def weights(model: PreTrainedModel) -> Costs:
-    """Weights that the blocks multiply with, biases left out: 4 d s of a head, 2 d of an inner unit, 3 d if gated."""
+def weights(model: PreTrainedModel, hidden: int = 0) -> Costs:
+    """Weights that the blocks multiply with, biases left out: 4 d s of a head, 2 d of an inner unit, 3 d if gated.
+
+    hidden: d, another one than the model's.
+    """
     parts = anatomy(model)
-    block, hidden = parts.blocks[0], parts.hidden_size
+    block, hidden = parts.blocks[0], hidden or parts.hidden_size
     heads, width = widest(model)
     head, unit = 4 * hidden * block.head_size, (3 if block.gated else 2) * hidden
     return Costs("weights", 0.0, ((0, 0.0), (heads, heads * head)), ((0, 0.0), (width, width * unit)))

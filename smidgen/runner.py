@@ -300,7 +300,7 @@ def _texts(ctx: Context) -> tuple[list[str], list[str] | None]:
 
 
 def _shape(source: Source) -> tuple[int, int, int]:
-    """Blocks, width and heads of a teacher; zeros where its family has no anatomy, or the heads differ by block."""
+    """Blocks, width and heads of a teacher; zeros where its family has no anatomy, or not all heads are there."""
     from smidgen.anatomy import supported
 
     if not supported(source.family):

@@ -67,8 +67,8 @@ class Source:
 
     @property
     def even_heads(self) -> bool:
-        """Have all its blocks as many heads as its config says?"""
-        cut = any(edit.get("edit") == "KeepHeads" for edit in self.config.get("edits") or ())
+        """Have all its blocks as many heads as its config says, and are these together as wide as its states?"""
+        cut = any(edit.get("edit") in ("KeepHeads", "KeepHidden") for edit in self.config.get("edits") or ())
         return not cut and not self.config.get("pruned_heads")
 
     @property

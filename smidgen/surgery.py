@@ -63,6 +63,25 @@ def fold(model: PreTrainedModel, block: int, heads: Sequence[float] = (), units:
             linear.weight *= each.repeat_interleave(linear.in_features // count)
 
 
+def fold_hidden(model: PreTrainedModel, factors: Sequence[float]) -> None:
+    """Multiply a factor for each dimension of the hidden size into all that writes into the residual stream and into
+    its norms, in place; as gates on the hidden size act."""
+    import torch
+
+    from smidgen.stream import stream
+
+    found = stream(model)
+    if len(factors) != found.size:
+        raise InputError(
+            f"fold_hidden got {len(factors)} factors, but the hidden size is {found.size}: give one for each."
+        )
+    with torch.no_grad():
+        for module in (*found.writers, *found.norms):
+            for values in module.parameters(recurse=False):
+                each = torch.tensor(factors, dtype=values.dtype, device=values.device)
+                values.mul_(each[:, None] if values.dim() == 2 else each)
+
+
 def rounded(keep: float, multiple: int, whole: int) -> int:
     """The width nearest to `keep` that is a multiple the hardware likes: at least one multiple, at most the whole.
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from smidgen.anatomy import PREFIX, anatomy, families
 from smidgen.edits import Edit
 from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_hidden import KeepHidden
 from smidgen.edits.keep_width import KeepWidth
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ def _record(config: Any, edit: Edit) -> None:
         config.edits, config.skeleton, config.__class__ = [], {}, config_class(kind)
     if isinstance(edit, KeepWidth):  # which units these were is in the weights
         edit = replace(edit, units=tuple(range(len(edit.units))))
+    elif isinstance(edit, KeepHidden):  # likewise
+        edit = replace(edit, dimensions=tuple(range(len(edit.dimensions))))
     config.edits = [*config.edits, *to_data([edit])]
 
 
@@ -190,8 +193,10 @@ def _is_even(model: PreTrainedModel) -> bool:
     from smidgen.surgery import from_data
 
     edits: Iterable[Edit] = from_data(model.config.edits)
-    if not all(edit.plain or isinstance(edit, (KeepHeads, KeepWidth)) for edit in edits):
+    if not all(edit.plain or isinstance(edit, (KeepHeads, KeepWidth, KeepHidden)) for edit in edits):
         return False
-    blocks = anatomy(model).blocks
-    whole = model.config.num_attention_heads
+    parts, whole = anatomy(model), model.config.num_attention_heads
+    blocks = parts.blocks
+    if any(b.heads * b.head_size != parts.hidden_size for b in blocks):
+        return False
     return blocks[0].width > 0 and all((b.heads, b.width) == (whole, blocks[0].width) for b in blocks)

@@ -15,13 +15,15 @@ from tiny import FAMILIES, VOCAB, batch, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 import smidgen.clock
+from smidgen.anatomy import anatomy
 from smidgen.clock import Clock, points, shaped, skeleton, table
 from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_hidden import KeepHidden
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.planner import plan
 from smidgen.prices import Costs, Macs, shape_of
 from smidgen.recipe import Files, Recipe, Stage, Use
-from smidgen.surgery import apply
+from smidgen.surgery import apply, replay
 from smidgen.tasks import Classify
 
 torch.set_num_threads(1)
@@ -56,6 +58,21 @@ def test_operations_are_those_that_the_blocks_make(family: str) -> None:
     }
 
 
+@EACH
+@torch.no_grad()
+def test_operations_of_blocks_at_another_hidden_size(family: str) -> None:
+    model, length, counted = tiny(family, attn_implementation="eager"), 12, []
+    inside = {name for name, module in model.named_modules() if module in set(anatomy(model).block_list)}
+    for edits in ((), (KeepHidden(tuple(range(20))), KeepHeads(0, (1, 2)))):
+        with FlopCounterMode(display=False) as flops:
+            replay(model, edits)(**batch(VOCAB, [length]))
+        found = flops.get_flop_counts().items()
+        counted.append(sum(sum(n.values()) for name, n in found if name.partition(".")[2] in inside) / 2)
+    whole, narrow = Macs(length).costs(tiny(family)), Macs(length).costs(tiny(family), 20)
+    assert counted == [whole.predict([(4, 64)] * 2), narrow.predict([(2, 64), (4, 64)])]
+    assert narrow == Macs(length).costs(model)
+
+
 def test_a_table_is_what_the_times_were_made_of() -> None:
     heads, widths = ((0, 0.0), (1, 0.1), (6, 0.2), (12, 0.4)), ((0, 0.0), (384, 0.11), (768, 0.2), (1536, 0.4))
     true, wanted = Costs("ms", 0.25, heads, widths), points(12, 1536)
@@ -87,6 +104,9 @@ def test_small_models_have_the_shape_of_their_point(family: str) -> None:
         made = shaped(whole, point)
         assert shape_of(made) == [point] * 2
         made(**batch(VOCAB, [5, 7]))
+    narrow = skeleton(apply(model, KeepHidden(tuple(range(20)))))
+    assert (anatomy(narrow).hidden_size, shape_of(narrow)) == (20, [(4, 64)] * 2)
+    assert anatomy(skeleton(model, 10)).hidden_size == 10
 
 
 class Told(Clock):
@@ -121,7 +141,11 @@ def test_a_table_is_measured_once(tmp_path: Path) -> None:
     clock(Told, tmp_path, "int8").costs(model)
     clock(Told, tmp_path, threads=7).costs(model)
     clock(Told, tmp_path).costs(tiny("bert", blocks=3))
-    assert len(list((tmp_path / "kept").glob("costs-*.json"))) == 4
+    clock(Told, tmp_path).costs(model, 16)
+    assert len(list((tmp_path / "kept").glob("costs-*.json"))) == 5
+    count = len(Told.seen)
+    clock(Told, tmp_path).costs(apply(tiny("bert"), KeepHidden(tuple(range(16)))))
+    assert len(Told.seen) == count, "nor at another hidden size"
 
 
 def test_models_are_timed_as_they_would_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

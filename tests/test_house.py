@@ -28,7 +28,7 @@ LAYERS = (
     "students._configs students._parts",
     "cells checks recipe speech corpus runtime.tokenizer anatomy.* anatomy students.* students lexicon",
     "report comparison words schema pages axes curves findings card picture tunecard advice facts fitting roads",
-    "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits surgery uneven source "
+    "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits stream surgery uneven source "
     "runtime.engines runtime.engines.* runtime.serving runtime.model runtime.bundle runtime.cascade runtime",
     "distances detours concrete halves prices method sparsity tape batch gates gating grafting fusions.* fusions "
     "saving graph keeping refit tokens masking mapping vectors repeats",

@@ -13,9 +13,14 @@ from folders import LABELS, data_files, model_folder
 from test_loop import TASK, make_rows
 from tiny import FAMILIES, VOCAB, batch, tiny
 from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
 
+from smidgen.anatomy import anatomy
 from smidgen.concrete import BETA, GAMMA, ZETA, chance, draw, settled
+from smidgen.edits.factor import Factor
 from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_hidden import KeepHidden
+from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.gating import Gating, hull, line
 from smidgen.loop import make_optimizer, train
@@ -25,14 +30,16 @@ from smidgen.methods.distil.hidden import Hidden, thirds
 from smidgen.methods.prune.gates import Gates
 from smidgen.methods.tune.full import Full
 from smidgen.planner import plan
-from smidgen.prices import Costs, shape_of, weights
+from smidgen.prices import Costs, Macs, shape_of, weights
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
+from smidgen.runner import run
 from smidgen.students.bilstm import BilstmForSequenceClassification
-from smidgen.surgery import apply
+from smidgen.surgery import apply, replay
 
 torch.set_num_threads(1)
 CUTTABLE = [family for family in FAMILIES if family != "mobilebert"]
 ALL_PARTS = ("heads", "units", "sublayers")
+WITH_HIDDEN = (*ALL_PARTS, "hidden")
 ALPHAS = torch.linspace(-6, 6, 25, dtype=torch.double)
 MS = Costs("ms", 0.5, ((0, 0.1), (1, 0.4), (4, 1.0)), ((0, 0.1), (16, 0.5), (64, 2.0)))  # empty sublayers cost too
 
@@ -111,6 +118,48 @@ def test_the_share_is_the_mean_over_draws() -> None:
     assert float(state.share().detach()) == pytest.approx(total / 400 / state.whole, abs=0.02)
 
 
+@pytest.mark.parametrize("price", ["weights", "macs"])
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_with_the_hidden_size_the_share_is_that_of_the_products_of_gates(family: str, price: str) -> None:
+    """By brute force: each head and unit with each dimension, and heads with pairs of tokens, of all draws' mean."""
+    model = tiny(family)
+    _, state, _ = begun(model, parts=WITH_HIDDEN, price=price)
+    stirred(state)
+    length, fused = (128, 3) if family == "modernbert" else (128, 2)
+    open_ = {kind: chance(alphas).detach() for kind, alphas in state.log_alpha.items()}
+    heads = (open_["heads"].view(2, 4) * open_["attention"][:, None]).flatten()
+    units = (open_["units"].view(2, 64) * open_["feed_forward"][:, None]).flatten()
+    products = 4 * 8 * torch.outer(heads, open_["hidden"]).sum() + fused * torch.outer(units, open_["hidden"]).sum()
+    whole = 4 * 8 * 8 * 32 + fused * 128 * 32
+    if price == "macs":
+        products, whole = length * products + 2 * length**2 * 8 * heads.sum(), length * whole + 2 * length**2 * 8 * 8
+    assert float(state.share().detach()) == pytest.approx(float(products) / whole, rel=1e-9)
+    state.share().backward()
+    assert all((each.grad > 0).all() for each in state.log_alpha.values())
+
+
+def test_the_price_at_a_hidden_size_is_that_of_a_model_of_it() -> None:
+    model, meter = tiny("modernbert"), Macs(20)
+    _, state, _ = begun(model, parts=WITH_HIDDEN, price="weights")
+    state.costs, state.narrow = meter.costs(model), meter.costs(model, 16)
+    for hidden, edits in ((24, ()), (8, (KeepHeads(0, (1,)), KeepWidth(1, (0, 5))))):
+        cut = replay(tiny("modernbert"), (KeepHidden(tuple(range(hidden))), *edits))
+        assert state.price(shape_of(cut), hidden) == pytest.approx(meter.measure({"cut": cut})["cut"], rel=1e-12)
+
+
+def test_a_table_in_milliseconds_is_between_that_of_half_and_of_the_whole() -> None:
+    _, state, _ = begun(tiny("bert"), parts=WITH_HIDDEN, price="weights")
+    state.costs, state.narrow = MS, Costs("ms", 0.4, ((0, 0.1), (1, 0.2), (4, 0.5)), ((0, 0.1), (16, 0.3), (64, 3.0)))
+    shape = [(4, 64), (1, 16)]
+    assert state.price(shape, 32) == pytest.approx(0.5 + 1 + 2 + 0.4 + 0.5)
+    assert state.price(shape, 16) == pytest.approx(min(0.4 + 0.5 + 3 + 0.2 + 0.3, 4.4))  # noise: level
+    shape = [(4, 16), (1, 16)]
+    whole, half = 0.5 + 1 + 0.5 + 0.4 + 0.5, 0.4 + 0.5 + 0.3 + 0.2 + 0.3
+    assert [state.price(shape, at) for at in (32, 24, 16, 8)] == pytest.approx(
+        [whole, (whole + half) / 2, half, half - (whole - half) / 2]
+    )
+
+
 @pytest.mark.parametrize(("t", "target"), [(0.0, 1.0), (0.1, 0.85), (0.2, 0.7), (0.4, 0.4), (1.0, 0.4)])
 def test_the_target_falls_and_then_stays(t: float, target: float) -> None:
     _, state, _ = begun(tiny("bert"), keep=0.4, warmup=0.4)
@@ -164,6 +213,19 @@ def test_what_stays_meets_the_price_and_is_what_was_most_open(parts: tuple[str, 
                 assert not factors[~kept].any()
 
 
+@pytest.mark.parametrize("parts", [WITH_HIDDEN, ("hidden",), ("heads", "hidden")])
+def test_what_stays_of_the_hidden_size_is_what_was_most_open(parts: tuple[str, ...]) -> None:
+    for seed in range(5):
+        _, state, _ = begun(tiny("bert", blocks=3), parts=parts, keep=0.6, price="weights")
+        cut = stirred(state, seed).decide()
+        (kept,), (alphas,), (factors,) = cut.kept["hidden"], state._of("hidden"), cut.factors["hidden"]
+        shape = [(int(h.sum()), int(u.sum())) for h, u in zip(cut.kept["heads"], cut.kept["units"], strict=True)]
+        assert state.price(shape, int(kept.sum())) <= 0.6 * state.whole
+        assert kept.sum() % 8 == 0 and kept.sum() > 0
+        assert kept.all() or alphas[kept].min() > alphas[~kept].max()
+        assert (factors[kept] > 0).all() and not factors[~kept].any()
+
+
 def test_gates_that_have_met_the_price_are_not_shifted() -> None:
     _, state, _ = begun(tiny("bert"), keep=0.5, price="weights", multiple=1)
     for each in state.log_alpha.values():
@@ -175,7 +237,7 @@ def test_gates_that_have_met_the_price_are_not_shifted() -> None:
     assert all(set(each.tolist()) == {0.0, 1.0} for each in cut.factors["units"])
 
 
-@pytest.mark.parametrize("parts", [("heads", "units"), ALL_PARTS])
+@pytest.mark.parametrize("parts", [("heads", "units"), ALL_PARTS, WITH_HIDDEN])
 @pytest.mark.parametrize("family", CUTTABLE)
 @torch.no_grad()
 def test_the_cut_model_says_what_the_gated_one_said(family: str, parts: tuple[str, ...]) -> None:
@@ -191,6 +253,8 @@ def test_the_cut_model_says_what_the_gated_one_said(family: str, parts: tuple[st
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert ctx.found["prune.gates"]["after"] == [list(each) for each in shape_of(model)]
     assert ctx.found["prune.gates"]["share"] <= 0.5
+    assert ctx.found["prune.gates"]["hidden"] == [32, anatomy(model).hidden_size]
+    assert ("hidden" in parts) == (anatomy(model).hidden_size < 32)
 
 
 def test_gates_are_drawn_in_training_and_settled_in_judging() -> None:
@@ -231,6 +295,23 @@ def test_training_reaches_the_target(parts: tuple[str, ...], tmp_path: Path) -> 
         f" inner units are left, for {after:.2f} of the price in weights; on average the gates stood at "
         f"{told['on_average']:.2f} of it, and they were shifted by {told['shift']:+.2f}."
     )
+
+
+def test_training_reaches_the_target_with_gates_on_the_hidden_size(tmp_path: Path) -> None:
+    model = tiny("bert", hidden_dropout_prob=0.0)
+    settings = {"price": "weights", "multiple": 1, "warmup": 0.3, "keep": 0.4}
+    method, state, ctx = begun(model, parts=("heads", "hidden"), **settings)
+    full, rows = Full(), make_rows(24)
+    order = [np.arange(i % 3 * 8, i % 3 * 8 + 8) for i in range(130)]
+    running = [(method, state), (full, full.begin(ctx))]
+    train(running, ctx, rows, rows, Training(learning_rate=1e-3, precision="float32"), tmp_path, order=order)
+    method.end(state, ctx)
+    told, hidden = ctx.found["prune.gates"], anatomy(model).hidden_size
+    assert told["on_average"] == pytest.approx(0.4, abs=0.05) and 0.35 < told["share"] <= 0.4 and hidden < 32
+    assert f" inner units are left, and {hidden} of the hidden size of 32, for {told['share']:.2f} of" in told["told"]
+    cut = weights(model).predict(shape_of(model)) / weights(tiny("bert")).predict([(4, 64)] * 2)
+    assert told["share"] == pytest.approx(cut)
+    assert {type(edit).__name__ for edit in ctx.edits} <= {"KeepHidden", "KeepHeads"}
 
 
 def test_the_last_weights_are_kept_though_others_were_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,8 +388,8 @@ def test_a_feed_forward_is_shut_by_its_own_gate_or_by_all_of_its_units() -> None
         ({"keep": 1.0}, "keep: got 1.0, wanted a share between 0 and 1."),
         ({"keep": 0.0}, "keep: got 0.0, wanted a share between 0 and 1."),
         ({"speedup": 1.0}, "speedup: got 1.0, wanted more than 1."),
-        ({"parts": ()}, "parts: got [], wanted some of heads, units, sublayers, each once."),
-        ({"parts": ("head",)}, "parts: got ['head'], wanted some of heads, units, sublayers, each once."),
+        ({"parts": ()}, "parts: got [], wanted some of heads, units, sublayers, hidden, each once."),
+        ({"parts": ("head",)}, "parts: got ['head'], wanted some of heads, units, sublayers, hidden, each once."),
         ({"rate": 0.0}, "rate: got 0.0, wanted more than 0."),
     ],
 )
@@ -322,7 +403,7 @@ def test_a_speedup_is_a_share() -> None:
 
 def test_a_target_that_leaves_a_block_with_nothing_is_refused() -> None:
     told = (
-        "prune.gates: keep 0.1 of the price leaves a block with nothing: with all gates shut on heads, units and 32 "
+        "prune.gates: keep 0.1 of the price leaves a block with nothing: with all gates shut on heads, units, 32 "
         "units in a block without heads, 0.17 of it stands. Write a larger share, a lower multiple, more parts, or "
         "drop blocks first with prune.layers."
     )
@@ -330,6 +411,9 @@ def test_a_target_that_leaves_a_block_with_nothing_is_refused() -> None:
         begun(tiny("bert", intermediate_size=128), keep=0.1, multiple=32, price="weights")
     with pytest.raises(InputError, match=re.escape("prune.gates: speedup 4.0, 0.25 of the price leaves")):
         begun(tiny("bert"), speedup=4.0, parts=("heads",), price="weights")
+    told = "shut on hidden, 8 units in a block without heads and a hidden size of 8, 0.62 of it stands."
+    with pytest.raises(InputError, match=re.escape(told)):
+        begun(tiny("bert"), keep=0.6, parts=("hidden",), price="macs")
 
 
 def test_nothing_to_gate_is_told() -> None:
@@ -343,9 +427,25 @@ def test_nothing_to_gate_is_told() -> None:
 def test_families_that_cannot_be_cut_are_refused() -> None:
     with pytest.raises(ModelError, match="mobilebert"):
         begun(tiny("mobilebert"))
+    with pytest.raises(ModelError, match=r"hidden size cannot be cut: a matrix of block 0 is FactoredLinear\."):
+        begun(apply(tiny("bert"), Factor(0, "up", 4)), parts=("hidden",))
     config = BilstmForSequenceClassification.config_class(vocab_size=20, num_labels=3)
     with pytest.raises(ModelError, match="model_type is 'smidgen-bilstm', which smidgen cannot take apart"):
         begun(BilstmForSequenceClassification(config))
+
+
+def test_a_stage_leaves_a_smaller_hidden_size_that_the_next_one_learns_with(tmp_path: Path) -> None:
+    files, model = data_files(tmp_path), str(model_folder(tmp_path / "m", "modernbert", labels=LABELS))
+    gates = {"parts": ("hidden",), "keep": 0.6, "price": "weights", "multiple": 4}
+    short = Training(epochs=0.5, batch_size=16)
+    cut = Stage("cut", (Use("prune.gates", gates), Use("tune.full")), train=short)
+    learnt = (Use("distil.logits"), Use("distil.hidden", {"mapping": "dynamic"}))
+    stages = (cut, Stage("learnt", learnt, teacher="model", train=short))
+    first, second = run(plan(Recipe(model, Files(files["train"], files["dev"]), stages)), tmp_path / "stages")
+    assert first.artefact.record["found"]["prune.gates"]["hidden"] == [32, 16]
+    (edit,) = first.artefact.record["edits"]
+    assert edit["edit"] == "KeepHidden" and second.artefact.record["edits"] == [edit]
+    assert AutoModelForSequenceClassification.from_pretrained(second.artefact.path).config.hidden_size == 16
 
 
 def test_gates_alone_are_refused_by_the_plan(tmp_path: Path) -> None:

@@ -99,6 +99,6 @@ def test_gates_cut_to_the_share_that_is_asked(tmp_path: Path) -> None:
     *_, pruned = run(plan(recipe), tmp_path / "stages")
     told = pruned.artefact.record["found"]["prune.gates"]
     assert told["before"] == [[4, 64]] * 4 and told["unit"] == "weights" and 0.3 < told["share"] <= 0.4
-    assert {edit["edit"] for edit in pruned.artefact.record["edits"]} <= {"KeepHeads", "KeepWidth"}
+    assert {edit["edit"] for edit in pruned.artefact.record["edits"]} <= {"KeepHeads", "KeepHidden", "KeepWidth"}
     terms = pruned.artefact.record["history"]["entries"][-1]["terms"]
     assert {name.rpartition(".")[0] for name in terms} >= {"prune.gates", "distil.logits"}

@@ -16,6 +16,7 @@ from smidgen.anatomy import anatomy
 from smidgen.costs import costs
 from smidgen.edits import Edit
 from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_hidden import KeepHidden
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError
 from smidgen.methods.prune.layers import Layers
@@ -24,7 +25,10 @@ from smidgen.runtime import load as open_model
 from smidgen.surgery import apply
 
 ONCE = TRAIN | {"epochs": 0.5}
-EDITS = (KeepHeads(0, (1, 3)), KeepWidth(0, tuple(range(0, 64, 2))), KeepHeads(1, ()), KeepWidth(1, tuple(range(40))))
+EDITS = (
+    *(KeepHeads(0, (1, 3)), KeepWidth(0, tuple(range(0, 64, 2))), KeepHeads(1, ()), KeepWidth(1, tuple(range(40)))),
+    KeepHidden(tuple(range(1, 32))),
+)
 
 
 def cutting(monkeypatch: pytest.MonkeyPatch, *edits: Edit) -> None:
@@ -59,7 +63,7 @@ def test_the_whole_way(family: str, tiny_data: dict[str, str], tmp_path: Path, m
     assert products(folders[2]) == {"distilbert": 16, "mpnet": 16, "modernbert": 12}[family]
 
     moved = shutil.copytree(folders[1], tmp_path / "moved")
-    cutting(monkeypatch, KeepHeads(0, (1,)), KeepWidth(2, (3, 4)))
+    cutting(monkeypatch, KeepHeads(0, (1,)), KeepHidden(tuple(range(24))), KeepWidth(2, (3, 4)))
     learn = {"tune.full": {}, "distil.logits": {}, "distil.hidden": {}}
     again = {"name": "again", "teacher": "model", "methods": {"prune.layers": {}} | learn, "train": ONCE}
     later = planned(moved, tiny_data, again)

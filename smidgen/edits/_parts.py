@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smidgen.anatomy import Block, anatomy
 from smidgen.errors import InputError, ModelError
@@ -68,19 +68,38 @@ def check_range(edit: str, index: int, what: str, kept: Sequence[int], count: in
         raise InputError(f"{edit} leaves block {index} with nothing: drop the block with KeepBlocks.")
 
 
-def cut(linear: nn.Linear, outputs: Sequence[int] | None = None, inputs: Sequence[int] | None = None) -> None:
-    """Keep these rows of a Linear's weight and bias, or these columns of its weight, in place."""
+def cut(linear: Any, outputs: Sequence[int] | None = None, inputs: Sequence[int] | None = None) -> None:
+    """Keep these rows of a Linear's weight and bias, or these columns of its weight, in place; of a hollow one, of what
+    it has."""
+    if outputs is not None:
+        linear.out_features = len(outputs)
+        _keep(linear, "weight", 0, outputs)
+        _keep(linear, "bias", 0, outputs)
+    if inputs is not None:
+        linear.in_features = len(inputs)
+        _keep(linear, "weight", 1, inputs)
+
+
+def narrow(module: Any, kept: Sequence[int]) -> None:
+    """Keep these dimensions of the vectors of an Embedding, or of a LayerNorm, in place."""
     from torch import nn
 
-    def keep(values: Tensor, axis: int, indices: Sequence[int]) -> nn.Parameter:
-        return nn.Parameter(picked(values.detach(), axis, indices), requires_grad=values.requires_grad)
+    table = isinstance(module, nn.Embedding)
+    _keep(module, "weight", 1 if table else 0, kept)
+    if table:
+        module.embedding_dim = len(kept)
+    else:
+        _keep(module, "bias", 0, kept)
+        module.normalized_shape = (len(kept),)
 
-    if outputs is not None:
-        linear.weight, linear.out_features = keep(linear.weight, 0, outputs), len(outputs)
-        if linear.bias is not None:
-            linear.bias = keep(linear.bias, 0, outputs)
-    if inputs is not None:
-        linear.weight, linear.in_features = keep(linear.weight, 1, inputs), len(inputs)
+
+def _keep(module: nn.Module, name: str, axis: int, indices: Sequence[int]) -> None:
+    from torch import nn
+
+    values = module._parameters.get(name)
+    if values is not None:
+        kept = nn.Parameter(picked(values.detach(), axis, indices), requires_grad=values.requires_grad)
+        module._parameters[name] = kept
 
 
 def picked(values: Tensor, axis: int, indices: Sequence[int]) -> Tensor:
