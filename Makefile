@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: demo test lint types setup bench-core bench-distil bench-prune bench-tune bench-runtime docs clean
+.PHONY: demo test lint types setup bench-core bench-distil bench-prune bench-tune bench-runtime bench-search docs clean
 
 setup: $(VENV)/.ready
 
@@ -60,6 +60,12 @@ bench-tune: setup
 bench-runtime: setup
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench,openvino]'
 	$(VENV)/bin/python benchmarks/runtime.py
+	$(VENV)/bin/python benchmarks/evidence.py
+
+# The figures of benchmarks/search.json: about two hours on two cores; what is there already is not made again.
+bench-search: setup
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(VENV)/bin/python benchmarks/search.py
 	$(VENV)/bin/python benchmarks/evidence.py
 
 clean:

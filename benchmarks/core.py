@@ -77,7 +77,7 @@ def stock(splits: Any, seed: int) -> tuple[float, int, np.ndarray]:
     from datasets import Dataset
     from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
-    from smidgen.source import load_classifier, resolve
+    from smidgen.source import load_model, resolve
 
     source = resolve(MODEL)
     tokenizer = AutoTokenizer.from_pretrained(str(source.path))
@@ -102,7 +102,7 @@ def stock(splits: Any, seed: int) -> tuple[float, int, np.ndarray]:
             use_cpu=not torch.cuda.is_available(),
         )
         trainer = Trainer(
-            model=load_classifier(source, splits.task, seed),
+            model=load_model(source, splits.task, seed),
             args=arguments,
             train_dataset=tokenised(splits.train),
             data_collator=DataCollatorWithPadding(tokenizer),

@@ -7,7 +7,14 @@ from importlib import import_module
 
 from common import ROOT
 
-FILES = ("core", "distil", "prune", "tune", "runtime")  # in this order; benchmarks/pages has the words for each
+FILES = (
+    "core",
+    "distil",
+    "prune",
+    "tune",
+    "runtime",
+    "search",
+)  # in this order; benchmarks/pages has the words for each
 
 
 def main() -> None:
@@ -22,8 +29,8 @@ def main() -> None:
 
 HEAD = """# Evidence
 
-Written by `python benchmarks/evidence.py` from the result files in `benchmarks/`; `make bench-core`, `bench-distil`, `bench-prune`, `bench-tune` and
-`bench-runtime` make them. SST-2 sentences and MiniLM-6 (6 blocks x 384) from a package unless said; teachers are fine-tuned by the
+Written by `python benchmarks/evidence.py` from the result files in `benchmarks/`; `make bench-core`, `bench-distil`, `bench-prune`, `bench-tune`,
+`bench-runtime` and `bench-search` make them. SST-2 sentences and MiniLM-6 (6 blocks x 384) from a package unless said; teachers are fine-tuned by the
 project. Intervals are 95 %. Times are from text in to label out, interleaved in one run; compare ratios, not milliseconds.
 """
 

@@ -134,6 +134,13 @@ def _network(name: str, family: str, **settings: Any) -> Body:
     return Body(name, family, (made,), (_taught(made, LOGITS, train=SMALL),))
 
 
+def _pretrained(student: Source, blocks: int) -> Body:
+    """Another pretrained model, whole or less of it."""
+    cut = (_keep(blocks),) if blocks < student.blocks else ()
+    name = f"{student.reference}, {_count(blocks)}"
+    return Body(name, student.reference, cut, (_taught(*cut, LOGITS),), student.reference)
+
+
 Depths = Sequence[int]
 FAMILIES: dict[str, Callable[[int, Depths], Iterable[Body]]] = {
     "depth": lambda n, depths: (_depth(d, n) for d in depths),
@@ -172,9 +179,7 @@ def bodies(model: Source, students: Sequence[Source], depths: Depths = (), famil
     falling = sorted({d for d in some if 1 <= d <= n}, reverse=True)
     chosen = families or (("depth",) if depths else tuple(FAMILIES))
     own = [body for family in chosen for body in FAMILIES[family](n, falling)]
-    return own + [
-        Body(f"{s.reference}, {_count(s.blocks)}", s.reference, (), (_taught(LOGITS),), s.reference) for s in students
-    ]
+    return own + [_pretrained(s, blocks) for s in students for blocks in (s.blocks, s.blocks // 2) if blocks]
 
 
 def shapes(found: Iterable[Body], finishes: Sequence[str] = (), scarce: bool = False) -> list[Shape]:

@@ -59,7 +59,9 @@ def test_what_there_is_to_choose_from(six: Source) -> None:
 
 def test_depths_that_are_named_are_all_there_is_but_for_students_and_families(six: Source) -> None:
     assert named(bodies(six, [], (1, 3))) == ["3 blocks", "1 block"]
-    assert named(bodies(six, [six], (1,))) == ["1 block", f"{six.reference}, 6 blocks"]
+    found = bodies(six, [six], (1,))
+    assert named(found) == ["1 block", f"{six.reference}, 6 blocks", f"{six.reference}, 3 blocks"]
+    assert [len(body.made) for body in found[1:]] == [0, 1]  # the student whole, and cut
     assert named(bodies(six, [], (2, 3), ("depth", "theseus", "cnn"))) == [
         *("3 blocks", "2 blocks", "3 blocks by Theseus", "2 blocks by Theseus", "CNN"),
     ]
@@ -114,11 +116,14 @@ def test_shares_are_of_the_epochs(six: Source, job: Job) -> None:
 
 
 def test_a_pretrained_student_starts_from_itself(six: Source, job: Job, tmp_path: Path) -> None:
-    other = resolve(str(model_folder(tmp_path / "other", "electra", blocks=1)))
-    (body,) = [body for body in bodies(six, [other], (6,)) if body.model]
-    for recipe in (untrained(job, Shape(body)), distilled(job, six, Shape(body)), plain(job, six, Shape(body))):
-        start = next(planned for planned in plan(recipe).stages if planned.stage.name != "teacher")
-        assert start.source == other.reference
+    other = resolve(str(model_folder(tmp_path / "other", "electra", blocks=2)))
+    whole, half = (body for body in bodies(six, [other], (6,)) if body.model)
+    for body in (whole, half):
+        for recipe in (untrained(job, Shape(body)), distilled(job, six, Shape(body)), plain(job, six, Shape(body))):
+            start = next(planned for planned in plan(recipe).stages if planned.stage.name != "teacher")
+            assert start.source == other.reference
+            cuts = [use for use in start.stage.methods if use.method == "prune.layers"]
+            assert [use.settings["keep"] for use in cuts] == ([1] if body is half else [])
 
 
 def test_what_was_cut_by_the_loss_is_cut_from_what_was_trained(six: Source, job: Job) -> None:

@@ -1,0 +1,81 @@
+"""A classifier's folder served and timed by ONNX Runtime and tokenizers alone: nothing of smidgen is imported here.
+
+`python benchmarks/outside.py FOLDER TEXTS.json`, where TEXTS.json is {"texts": [...], "threads": 1}. Each line on stdin is a list of
+row numbers, and is answered by a line with the milliseconds of these calls. When stdin ends the last line has the folder's size in
+bytes and the label of every text, one call each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+DEPLOYED = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "onnx/model.onnx",
+    "onnx/model.onnx.data",
+    "serve.json",
+)
+SETTLE = 2  # calls that do not count, before those that do
+
+
+def opened(folder: Path, threads: int) -> Callable[[str], dict[str, Any]]:
+    """From a text to its label and score."""
+    config = json.loads((folder / "config.json").read_text())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(min(config.get("max_position_embeddings", 512), settings.get("model_max_length", 512)))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        str(folder / "onnx/model.onnx"),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["SkipLayerNormFusion"],
+    )
+    columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+    names = {value.name: columns[value.name] for value in session.get_inputs()}
+
+    def answer(text: str) -> dict[str, Any]:
+        row = tokenizer.encode(text)
+        (logits,) = session.run(["logits"], {name: np.array([getattr(row, column)]) for name, column in names.items()})
+        scores = np.exp(logits[0] - logits.max())
+        best = int(scores.argmax())
+        return {"label": config["id2label"][str(best)], "score": float(scores[best] / scores.sum())}
+
+    return answer
+
+
+def timed(call: Callable[[str], Any], texts: Sequence[str]) -> list[float]:
+    """Milliseconds of single calls."""
+    for text in texts[:SETTLE]:
+        call(text)
+    taken = []
+    for text in texts:
+        start = time.perf_counter_ns()
+        call(text)
+        taken.append((time.perf_counter_ns() - start) / 1e6)
+    return taken
+
+
+def main(folder: Path, told: dict[str, Any]) -> None:
+    answer, texts = opened(folder, told["threads"]), told["texts"]
+    for line in sys.stdin:
+        print(json.dumps(timed(answer, [texts[i] for i in json.loads(line)])), flush=True)
+    size = sum((folder / name).stat().st_size for name in DEPLOYED if (folder / name).is_file())
+    print(json.dumps({"bytes": size, "labels": [answer(text)["label"] for text in texts]}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")))

@@ -1,0 +1,171 @@
+"""What search.json says: cascades, a stranger's clock, three budgets, and the search against an exhaustive run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import Any
+
+from pages._words import foot, holds, interval, mean, points, shared, times
+
+
+def cascade(found: dict[str, Any]) -> str:
+    wanted = found["wanted"]
+    own = [run for run in found["runs"] if run["of"] == found["runs"][0]["of"] and run["small"] == found["claimed"]]
+    claim = f"Claim: a cascade keeps {wanted['kept']:.0%} of the teacher's accuracy at {wanted['speedup']:.0f} times its speed or more."
+    if own:
+        one = own[0]
+        claim += (
+            f" Measured, of the one that is the fastest on dev under smidgen's own guard ({one['small']} first): "
+            f"**{one['kept']['value']:.1%}** kept ({one['kept']['low']:.1%} to {one['kept']['high']:.1%}), "
+            f"{holds(one['kept']['value'] >= wanted['kept'])}; **{one['speedup']['value']:.1f}x**, "
+            f"{holds(one['speedup']['value'] >= wanted['speedup'])}."
+        )
+    alone = [
+        f"| {name} alone | | | | | {interval(one['quality'])} | {shared(one['kept'])} | {one['mean_ms']:.2f} | "
+        f"{times(one['speedup'])} | |"
+        for name, one in found["alone"].items()
+    ]
+    rows = [
+        f"| {r['small']} first | {r['of']} | {r['guard']:g} | {r['dev']['passed']:.0%} | {r['passed']:.0%} | {interval(r['quality'])} | "
+        f"{shared(r['kept'])} | {r['mean_ms']:.2f} | {times(r['speedup'])} | {r['size_mb']:.1f} |"
+        for r in found["runs"]
+    ]
+    rows += [
+        f"| {r['small']} first | {r['of']} | {r['guard']:g} | none: {r['why']} | | | | | | |" for r in found["refused"]
+    ]
+    return "\n".join(
+        [
+            "## A small model that asks a large one",
+            "",
+            f"{claim} {found['what']}. Thresholds are to keep {found['asked']:.0%} of the named model's accuracy on dev "
+            f"({found['dev']} rows), in that share of its draws; n = {found['n']}.",
+            "",
+            "| | keeps on dev that of | in draws | goes on, dev | goes on, test | accuracy | of the teacher's | ms, mean | times as fast | MB |",
+            "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+            *alone,
+            *rows,
+            "",
+            foot(found),
+        ]
+    )
+
+
+def outside(found: dict[str, Any]) -> str:
+    rows = [
+        f"| {r['folder']} | {r['ms']['smidgen']['p50']:.3f} | {r['ms']['outside']['p50']:.3f} | {r['ms']['smidgen']['p95']:.3f} | "
+        f"{r['ms']['outside']['p95']:.3f} | {times(r['over']['p95'])} | {r['bytes']['smidgen']:,} | {r['bytes']['outside']:,} | "
+        f"{r['different']} |"
+        for r in found["runs"]
+    ]
+    apart = max(abs(r["over"]["p95"]["value"] - 1) for r in found["runs"])
+    bytes_ = max(abs(r["bytes"]["smidgen"] - r["bytes"]["outside"]) for r in found["runs"])
+    different = sum(r["different"] for r in found["runs"])
+    return "\n".join(
+        [
+            "## A winner's numbers, measured by a stranger",
+            "",
+            f"Claim: {found['wanted']}. Measured, the most: p95 **{apart:.1%}** apart, {holds(apart <= 0.1)}; **{bytes_}** bytes, "
+            f"{holds(bytes_ == 0)}; **{different}** labels differ, {holds(different == 0)}. {found['what']}; {found['calls']:,} calls each "
+            f"by turns, n = {found['n']}.",
+            "",
+            "| folder | p50 ms, smidgen | outside | p95 ms, smidgen | outside | outside / smidgen | bytes, smidgen | outside | labels that differ |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+            *rows,
+            "",
+            foot(found),
+        ]
+    )
+
+
+def budgets(found: dict[str, Any], title: str) -> str:
+    runs = [run for run in found["runs"] if "winner" in run]
+    verdicts = Counter(one["verdict"] for run in runs for one in run["against"])
+    told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+    teacher = found["teacher"]
+    rows = [
+        f"| {run['budget']}, {run['asked']}x | {run['winner']} | {interval(run['quality'])} | {shared(run['kept'])} | {run['ms']:.3f} | "
+        f"{times(run['speedup'])} | {run['size_mb']:.1f} | {run['seconds']:.0f} |"
+        for run in runs
+    ]
+    missed = [f"{run['budget']}, {run['asked']}x: {run['reason']}" for run in found["runs"] if "winner" not in run]
+    hands = [
+        f"| by hand | {hand['name']} ({hand['chosen']}) | {interval(hand['quality'])} | {shared(hand['kept'])} | {hand['ms']:.3f} | "
+        f"{times(hand['speedup'])} | | {hand['seconds']:.0f} |"
+        for hand in found["hands"]
+    ]
+    against = [
+        f"| {run['budget']}, {run['asked']}x | {one['hand']} | {points(one['points'])} | {times(one['times'])} | {one['verdict']} |"
+        for run in runs
+        for one in run["against"]
+    ]
+    return "\n".join(
+        [
+            f"## {title}",
+            "",
+            f"Claim: each winner is {found['wanted']}, against each model by hand. Measured, by intervals: **{told}**, "
+            f"{holds(set(verdicts) == {'won'} and not missed)}. {found['what']} ({interval(teacher['quality'])}, "
+            f"{teacher['ms']:.1f} ms in torch float32); a budget is a limit on the median, by which the teacher is so many times slower; "
+            f"{found['limit']} for each search; {found['train']:,} rows with labels, {found['unlabeled']:,} without; n = {found['n']}. "
+            "All timed in one run, text in to label out, batch 1. Seconds of a search count what it made itself; of a model by hand, "
+            "its training, choice on dev and export.",
+            "",
+            "| budget | model | accuracy | of the teacher's | ms | times as fast as the teacher | MB | seconds to make |",
+            "|---|---|--:|--:|--:|--:|--:|--:|",
+            *rows,
+            *hands,
+            "",
+            *([f"Not met: {'; '.join(missed)}", ""] if missed else []),
+            "| winner of | against | points ahead | times as fast | |",
+            "|---|---|--:|--:|---|",
+            *against,
+            "",
+            foot(found),
+        ]
+    )
+
+
+def halving(found: dict[str, Any]) -> str:
+    wanted, runs = found["wanted"], found["runs"]
+    races = [race for run in runs for race in run["races"]]
+    default = max(race["finalists"] for race in races)
+    own = [race for race in races if race["finalists"] == default]
+    behind, share = (
+        sum(values) / len(own) for values in ([r["behind"]["value"] for r in own], [r["of_the_time"] for r in own])
+    )
+    rows = [
+        f"| {run['seed']} | {race['finalists']} | {race['trainings']} | {race['seconds']:.0f} | {race['of_the_time']:.1%} | {race['best']} | "
+        f"{race['place']} of {len(run['candidates'])} | {100 * race['behind_on_dev']:.1f} | {points(race['behind'])} |"
+        for run in runs
+        for race in run["races"]
+    ]
+    whole = "; ".join(
+        f"seed {run['seed']}: {run['whole']['best']}, {run['whole']['test']:.3f} on test, {run['whole']['seconds']:.0f} s"
+        for run in runs
+    )
+    each = [one["seconds"] for run in runs for one in run["candidates"].values()]
+    return "\n".join(
+        [
+            "## Successive halving against every candidate in full",
+            "",
+            f"Claim: the search comes within {100 * wanted['behind']:.1f} points of the best of an exhaustive run, in a fifth of its training "
+            f"time. Measured with {default} finalists, the usual number, mean of {len(own)} seed(s): **{100 * behind:.1f}** points behind on test, "
+            f"{holds(behind <= wanted['behind'])}; **{share:.0%}** of the time, {holds(share <= wanted['of_the_time'])}. {found['what']}; "
+            f"a whole training takes {mean(each, '{:.0f}')} s in the mean. Best of the exhaustive run by dev: {whole}.",
+            "",
+            "| seed | finalists | trainings | seconds | of the exhaustive run's | found | place on dev | points behind on dev | points behind on test |",
+            "|--:|--:|--:|--:|--:|---|--:|--:|--:|",
+            *rows,
+            "",
+            foot(found),
+        ]
+    )
+
+
+SECTIONS = {
+    "cascade": cascade,
+    "outside": outside,
+    "budgets, sst2": partial(budgets, title="Three budgets against a person's own work: SST-2"),
+    "budgets, tweets": partial(budgets, title="Three budgets against a person's own work: tweets"),
+    "halving": halving,
+}
