@@ -152,13 +152,11 @@ def films() -> str:
 
 # Two more tasks.
 
-TWEETS = 16_000  # bare; WNUT-17's sentences are tweets too
-
-
 def tag(seeds: Sequence[int] = SEEDS) -> None:
+    """Transfer texts are tweets, as WNUT-17's sentences are."""
     from smidgen.demo import write_tweets
 
-    tweets = str(write_tweets(WORK / "tweets" / "bare", 0, {"unlabeled": TWEETS})["unlabeled"])
+    tweets = str(write_tweets(WORK / "tweets", 0)["unlabeled"])
     teaching, learning = Training(epochs=6, learning_rate=2e-4), Training(epochs=8, learning_rate=3e-4)
     half_depth("tag", "tag", data("wnut17") | {"unlabeled": tweets}, seeds, teaching, learning)
 

