@@ -152,6 +152,7 @@ def films() -> str:
 
 # Two more tasks.
 
+
 def tag(seeds: Sequence[int] = SEEDS) -> None:
     """Transfer texts are tweets, as WNUT-17's sentences are."""
     from smidgen.demo import write_tweets
@@ -164,7 +165,7 @@ def tag(seeds: Sequence[int] = SEEDS) -> None:
 def answer(seeds: Sequence[int] = SEEDS) -> None:
     """The English part: 764 questions to learn from, so that a seed takes half an hour of one thread."""
     files = {split: str(SHARED / "xquad" / f"en.{split}.jsonl") for split in ("train", "dev", "test")}
-    teaching, learning = Training(epochs=8, learning_rate=3e-4), Training(epochs=14, learning_rate=4e-4)
+    teaching, learning = Training(epochs=8.0, learning_rate=3e-4), Training(epochs=14.0, learning_rate=4e-4)
     teaching, learning = (replace(each, batch_size=16) for each in (teaching, learning))
     half_depth("answer", "answer", files | {"max_length": 320}, seeds, teaching, learning)
 
