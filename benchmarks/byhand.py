@@ -136,16 +136,12 @@ def static(splits: Data, model: str, home: Path) -> tuple[Linear, dict[str, Any]
     tokenizer = open_tokenizer(folder)
     counts = np.bincount(np.concatenate(_ids(tokenizer, splits.train.texts)), minlength=tokenizer.get_vocab_size())
     rare = (RARE / (RARE + counts / counts.sum())).astype(np.float32)[:, None]
-    own, alone = _tables(folder, home)
-    tables = {
-        "own table": own,
-        "own table, weighted": own * rare,
-        "tokens alone": alone,
-        "tokens alone, weighted": alone * rare,
-    }
+    own, alone, seconds = _tables(folder, home)
+    tables = {"own table": own, "tokens alone": alone}
+    tables |= {f"{name}, weighted": table * rare for name, table in tables.items()}
     tried = {name: Linear(Means(tokenizer, table), splits) for name, table in tables.items()}
     name = max(tried, key=lambda one: tried[one].score)
-    told = {"seconds": time.monotonic() - began, "chosen": f"{name}, {tried[name].chosen}"}
+    told = {"seconds": seconds + time.monotonic() - began, "chosen": f"{name}, {tried[name].chosen}"}
     return tried[name], told
 
 
@@ -156,7 +152,7 @@ class Means:
         self.tokenizer, self.table = tokenizer, table
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        return np.stack([self.table[ids].mean(0) if len(ids) else self.table[0] for ids in _ids(self.tokenizer, texts)])
+        return np.stack([self.table[ids].mean(0) if ids else self.table[0] for ids in _ids(self.tokenizer, texts)])
 
 
 def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -165,21 +161,25 @@ def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return [row.ids for row in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
-def _tables(folder: Path, home: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The table of the model, (V, D), and the states of each token by itself, (V, WIDTH) by their principal axes."""
+def _tables(folder: Path, home: Path) -> tuple[np.ndarray, np.ndarray, float]:
+    """The table of the model, (V, D); the states of each token by itself, (V, WIDTH) by their principal axes; and the
+    seconds that these took when they were made, if that was before."""
     import torch
     from sklearn.decomposition import PCA
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(str(folder)).eval()
     own = model.get_input_embeddings().weight.detach().numpy()
-    file = home.with_suffix(".npy")
-    if not file.is_file():
-        tokenizer = open_tokenizer(folder)
-        around = tokenizer.encode("").ids  # of an empty text: the special tokens
-        ids = torch.tensor([[around[0], token, around[-1]] for token in range(len(own))])
-        with torch.inference_mode():
-            states = torch.cat([model(input_ids=piece).last_hidden_state.mean(1) for piece in ids.split(512)])
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.save(file, PCA(WIDTH, random_state=0).fit_transform(states.numpy()).astype(np.float32))
-    return own, np.load(file)
+    file = home.with_suffix(".npz")
+    if file.is_file():
+        kept = np.load(file)
+        return own, kept["alone"], float(kept["seconds"])
+    began = time.monotonic()
+    around = open_tokenizer(folder).encode("").ids  # of an empty text: the special tokens
+    ids = torch.tensor([[around[0], token, around[-1]] for token in range(len(own))])
+    with torch.inference_mode():
+        states = torch.cat([model(input_ids=piece).last_hidden_state.mean(1) for piece in ids.split(512)])
+    alone = PCA(WIDTH, random_state=0).fit_transform(states.numpy()).astype(np.float32)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, alone=alone, seconds=time.monotonic() - began)
+    return own, alone, 0.0

@@ -98,13 +98,17 @@ def other_ways(search: Search, winner: Candidate | None) -> list[dict[str, Any]]
 
 
 def missed(search: Search, winner: Candidate | None) -> Miss | None:
-    """What comes nearest to a budget that is not kept: the one chosen on dev, of what was trained, or of all."""
+    """What comes nearest to a budget that is not kept: the one chosen on dev, of what was trained, or of all; None
+    where something fits and nothing was trained.
+    """
     budget = search.job.budget
     if winner is not None:
         key = judged_by(search)
         return nearest({winner.shape.name: winner.entry["numbers"]}, budget, teacher_quality(search, key), key)
     numbers = {c.shape.name: c.entry["numbers"] for c in search.candidates}
     trained = {c.shape.name: numbers[c.shape.name] for c in search.candidates if c.outputs}
+    if not trained and any(c.fits for c in search.candidates):
+        return None
     quality = teacher_quality(search)
     return nearest(trained, budget, quality) or nearest(numbers, budget, quality)
 
@@ -231,7 +235,12 @@ def verdict(search: Search, winner: Candidate | None) -> tuple[str, str]:
             "(--teacher-epochs), on more data, or check the labels.",
         )
     if miss is None:
-        return "not_met", "No candidate was trained."
+        fit = [c.entry for c in search.candidates if c.fits]
+        hint = " Give a longer --time-limit." if search.clock.limit is not None else ""
+        return (
+            "not_met",
+            f"No candidate was trained, though {len(fit)} fit the budget. {fit[0]['name']}: {fit[0]['reason']}.{hint}",
+        )
     named = {c.shape.name: c.entry for c in search.candidates}
     said = broken_words(search.job.budget, named[miss.name], miss.broken)
     return "not_met", (

@@ -1,7 +1,10 @@
-"""What the benchmarks of pruning and tuning would run, and what the evidence says of results."""
+"""What the benchmarks of pruning, tuning and search would run, and what the evidence says of results."""
 
 from __future__ import annotations
 
+import ast
+import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,16 +16,20 @@ from folders import LABELS, data_files, model_folder
 from smidgen.data import load_data
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage
+from smidgen.runtime import load
 
 pytest.importorskip("jinja2")
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
+import budgets
 import cuts
 import evidence
 import ledger
+import outside
+import races
 import tunings
-from common import GRAPHS, part
-from pages import _words, prune, runtime, tune
+from common import GRAPHS, make, part
+from pages import _words, prune, runtime, search, tune
 
 
 def test_every_way_can_be_planned(tmp_path: Path) -> None:
@@ -52,6 +59,56 @@ def test_every_tuning_can_be_planned(tmp_path: Path) -> None:
         for each in {repr(one): one for one in stages}.values():
             planned = plan(Recipe(bare, Files(**files), each), splits)
             assert planned.stages[-1].leaves == "float"
+
+
+def test_every_candidate_of_the_race_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = data_files(tmp_path)
+    splits = load_data(**files)
+    bare = str(model_folder(tmp_path / "bare", blocks=6))
+    monkeypatch.setattr(races, "MODEL", bare)
+    job, found = races.space(0, files)
+    assert len({repr(body.steps) for body in found.values()}) == len(found)
+    for body in found.values():
+        assert plan(races.taught(job, races.resolve(bare), body, 1 / 9, 0), splits).stages[-1].leaves == "float"
+
+
+def test_a_race_counts_what_it_trained_and_nothing_twice() -> None:
+    """Of candidates the quality of which is their number, and the seconds their share."""
+    asked: list[tuple[str, float]] = []
+
+    def train(name: str, share: float, until: float) -> races.Trained:
+        asked.append((name, share))
+        return races.Trained(float(name), share)
+
+    train.bodies = dict.fromkeys(map(str, range(27)))  # type: ignore[attr-defined]
+    found = races.raced(train, 2)  # type: ignore[arg-type]
+    assert found["best"] == "26" and found["dev"] == 26
+    assert found["trainings"] == len(set(asked)) == 27 + 9 + 3 + 2
+    assert found["seconds"] == pytest.approx(27 / 27 + 9 / 9 + 3 / 3 + 2)
+
+
+def test_a_stranger_says_what_smidgen_says(tmp_path: Path) -> None:
+    files, tuned = data_files(tmp_path), str(model_folder(tmp_path / "tuned", labels=LABELS))
+    folder = make(tmp_path / "stages", load_data(**files), "int8", GRAPHS, files, tuned)[-1].artefact.path
+    texts = ["what a film", "no", "a great great film"]
+    told = tmp_path / "texts.json"
+    told.write_text(json.dumps({"texts": texts, "threads": 1}), encoding="utf-8")
+    script = [sys.executable, str(Path(outside.__file__)), str(folder), str(told)]
+    said = subprocess.run(script, input="[0, 2]\n[1]\n", capture_output=True, text=True, check=True).stdout
+    first, second, end = map(json.loads, said.splitlines())
+    assert (len(first), len(second)) == (2, 1) and min(first) > 0
+    model = load(folder)
+    assert end["labels"] == [model.predict([text])[0]["label"] for text in texts]
+    assert end["bytes"] == model.size_bytes
+
+
+def test_a_stranger_imports_nothing_of_ours() -> None:
+    tree = ast.parse(Path(outside.__file__).read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert names - {"json", "sys", "time", "pathlib", "typing", "collections", "__future__"} == {
+        *("numpy", "onnxruntime", "tokenizers"),
+    }
 
 
 def test_a_part_of_a_file_has_its_rows_and_its_head(tmp_path: Path) -> None:
@@ -254,3 +311,78 @@ def test_what_is_said_of_rivals() -> None:
     assert "| m | int8 | 1 | 24 | 100 | 25% |" in runtime.limit(
         found | {"peak_gigaops": {"int8": 400.0}, "rows": [limit]}
     )
+
+
+def between(low: float, high: float) -> dict[str, float]:
+    return {"value": (low + high) / 2, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(
+    ("points", "times", "said"),
+    [
+        (between(0.01, 0.03), between(0.9, 1.1), "won"),  # better, and no slower
+        (between(-0.01, 0.01), between(1.1, 1.2), "won"),  # faster, and no worse
+        (between(0.01, 0.03), between(0.5, 0.6), "better and slower"),
+        (between(-0.03, -0.01), between(2, 3), "faster and worse"),
+        (between(-0.03, -0.01), between(0.9, 1.1), "lost"),
+        (between(-0.01, 0.01), between(0.5, 0.6), "lost"),
+        (between(-0.01, 0.01), between(0.9, 1.1), "not resolved"),
+    ],
+)
+def test_two_models_are_judged_by_both_intervals(points: Any, times: Any, said: str) -> None:
+    assert budgets.verdict(points, times) == said
+
+
+def test_what_is_said_of_a_search() -> None:
+    model = {"quality": number(0.9), "kept": number(0.96), "ms": 1.0, "speedup": number(60.0)}
+    against = [
+        {"hand": hand, "points": number(0.02), "times": number(2.0), "verdict": verdict}
+        for hand, verdict in (("MiniLM-6", "won"), ("TF-IDF", "better and slower"))
+    ]
+    run_ = {
+        "budget": "middle",
+        "asked": 60,
+        "winner": "a student",
+        "size_mb": 18.0,
+        "seconds": 500.0,
+        "against": against,
+    }
+    found = {
+        "what": "SST-2",
+        "limit": "20m",
+        "n": 100,
+        "train": 900,
+        "unlabeled": 0,
+        "teacher": model | {"ms": 60.0},
+        "hands": [model | {"name": "MiniLM-6", "chosen": "epoch 3 of 4", "seconds": 400.0}],
+        "runs": [model | run_, {"budget": "tight", "asked": 300, "reason": "Nothing fits."}],
+        "wanted": "better or faster",
+    }
+    text = search.budgets(MADE | found, "Three budgets")
+    assert "**1 won, 1 better and slower**, does not hold" in text and "Not met: tight, 300x: Nothing fits." in text
+    assert "| middle, 60x | TF-IDF | +2.0 (+1.0 to +3.0) | 2.00x (1.99 to 2.01) | better and slower |" in text
+    race = {"finalists": 2, "trainings": 41, "seconds": 200.0, "of_the_time": 0.19, "best": "CNN", "place": 2}
+    race |= {"behind_on_dev": 0.002, "behind": number(0.004)}
+    full = {"seconds": 1000.0, "best": "3 blocks", "dev": 0.9, "test": 0.89}
+    runs = [{"seed": 0, "whole": full, "races": [race], "candidates": {"CNN": {"dev": 0.9, "seconds": 30.0}}}]
+    marks = {"behind": 0.005, "of_the_time": 0.2}
+    text = search.halving(MADE | {"what": "SST-2", "runs": runs, "wanted": marks})
+    assert "**0.4** points behind on test, holds; **19%** of the time, holds." in text
+    pair = {"small": "CNN", "of": "MPNet", "share": 0.99, "passed": 0.42, "mean_ms": 9.0, "size_mb": 120.0} | model
+    pair |= {"dev": {"passed": 0.4}}
+    pairs = [pair | {"guard": 0.95, "speedup": number(times)} for times in (7.0, 6.0)]
+    refused = [{"small": "CNN", "of": "T", "share": 0.99, "guard": 0.95, "why": "the large model does not keep it"}]
+    told = {"what": "w", "n": 9, "dev": 8, "alone": {}, "refused": refused, "wanted": {"kept": 0.99, "speedup": 5.0}}
+    text = search.cascade(MADE | told | {"runs": pairs, "claimed": 1})
+    assert "**96.0%** kept (95.0% to 97.0%), does not hold; **6.0x**, holds." in text
+    assert "| **CNN first** | 99.0% of MPNet, in 95% of draws | 40% | 42% |" in text
+    ms = {who: {"p50": 1.0, "p95": 2.0} for who in ("smidgen", "outside")}
+    one = {
+        "folder": "f",
+        "ms": ms,
+        "over": {"p95": number(0.93)},
+        "bytes": {"smidgen": 1000, "outside": 1000},
+        "different": 1,
+    }
+    text = search.outside(MADE | {"what": "w", "n": 9, "calls": 99, "wanted": "the same", "runs": [one]})
+    assert "p95 **7.0%** apart, holds; **0** bytes, holds; **1** labels differ, does not hold." in text

@@ -104,6 +104,21 @@ def test_a_miss_says_what_would_fit() -> None:
     )
 
 
+def test_what_fits_and_had_no_time_is_no_miss() -> None:
+    """A budget that could be kept is not said to be too tight."""
+    fits, slow = candidate("int8", 1.0, 1.5, trained=False), candidate("float32", 2.0, 3.0, trained=False)
+    fits.entry |= {"name": "1 block, int8", "reason": "its training would not end in time"}
+    slow.entry["status"] = "infeasible"
+    search = found([fits, slow])
+    search.clock.limit = 60.0
+    assert missed(search, None) is None
+    assert verdict(search, None) == (
+        "not_met",
+        "No candidate was trained, though 1 fit the budget. 1 block, int8: its training would not end in time. Give a "
+        "longer --time-limit.",
+    )
+
+
 def test_a_winner_that_fails_in_the_end_says_what_would_fit() -> None:
     only = candidate("int8", 1.0, 1.5)
     search = found([only], quality="0.95")
