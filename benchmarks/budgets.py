@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import byhand
-from common import MODEL, ahead
+from common import MODEL, ahead, one_by_one, said
 
 from smidgen import api
 from smidgen.artefact import write_atomic
@@ -42,8 +42,7 @@ def limits(teacher: TorchModel, splits: Data, home: Path) -> dict[str, float]:
     """Milliseconds of each budget, measured once, so that a search that was stopped goes on with the same."""
     file = home / "limits.json"
     if not file.is_file():
-        rows = entries.timed_texts(splits.dev)
-        found = latency({TEACHER: lambda row: teacher.predict([row[0]])}, rows, calls=100)[TEACHER].p50_ms
+        found = latency({TEACHER: one_by_one(teacher)}, list(splits.dev.texts), calls=100)[TEACHER].p50_ms
         write_atomic(file, json.dumps({name: float(f"{found / times:.2g}") for name, times in SPEEDUPS.items()}))
     return dict(json.loads(file.read_text(encoding="utf-8")))
 
@@ -92,15 +91,16 @@ def compared(
     assert test is not None and test.labels is not None
     winners = {name: load(home / name / "winner") for name, report in reports.items() if report["winner"]}
     everyone = {TEACHER: teacher, **hands, **winners}
-    found, _ = entries.time_all(everyone, entries.timed_texts(test), calls)
-    said = {name: model.outputs(test.texts) for name, model in everyone.items()}
-    right = {name: task.correct(outputs, test.labels) for name, outputs in said.items()}
+    found = latency({name: one_by_one(model) for name, model in everyone.items()}, list(test.texts), calls)
+    answers = {name: model.outputs(test.texts) for name, model in everyone.items() if model is not teacher}
+    answers[TEACHER] = said(home.parent, teacher, test)
+    right = {name: task.correct(outputs, test.labels) for name, outputs in answers.items()}
 
     def numbers(name: str) -> dict[str, Any]:
-        share = kept(task, said[name], said[TEACHER], test.labels)
+        share = kept(task, answers[name], answers[TEACHER], test.labels)
         mean = name in winners and "cascade" in (reports[name]["winner"]["recipe"] or {})
         return {
-            "quality": entries.quality_data(task, said[name], test),
+            "quality": entries.quality_data(task, answers[name], test),
             "kept": {"value": share.value, "low": share.low, "high": share.high},
             "ms": found[name].mean_ms if mean else found[name].p50_ms,
             "speedup": entries.speedup_data(found[name], found[TEACHER], mean),

@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from smidgen.measure.quality import interval
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Use
 from smidgen.runner import Done, run
+from smidgen.splits import Split
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".bench"
@@ -91,6 +92,30 @@ def make(
     done = run(plan(recipe, splits), root)
     print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
     return done
+
+
+def one_by_one(model: Any) -> Callable[[str], Any]:
+    """From a text to its label, as it is timed."""
+    return lambda text: model.predict([text])
+
+
+def said(home: Path, model: Any, split: Split) -> np.ndarray:
+    """What a model in a folder of its own says of a split."""
+    kind = type(model).__name__.lower()
+    name = f"{model.folder.name}-{kind}-{split.fingerprint[:16]}"
+    return remembered(home / "said", name, lambda: model.outputs(split.texts))
+
+
+def remembered(folder: Path, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array that is made once, since a base-size model takes minutes."""
+    file = folder / f"{name}.npy"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f"draft-{file.name}")
+        np.save(draft, make())
+        draft.rename(file)
+    found: np.ndarray = np.load(file)
+    return found
 
 
 def ahead(better: np.ndarray, worse: np.ndarray) -> dict[str, Any]:

@@ -29,7 +29,7 @@ import common
 import distil
 import numpy as np
 from budgets import LIMIT, SPEEDUPS, by_hand, compared, limits, searched
-from common import GRAPHS, MODEL, WORK, data, keep
+from common import GRAPHS, MODEL, WORK, data, keep, one_by_one, remembered, said
 from outside import timed
 from races import ROWS, one, settings
 
@@ -76,7 +76,7 @@ def cascade() -> None:
     assert isinstance(task, Classify) and test is not None and test.labels is not None
     opened: dict[str, Any] = {TEACHER: TorchModel(teacher_folder, task)}
     opened |= {name: load(folder) for name, folder in folders.items()}
-    on_dev = {name: said(model, splits.dev) for name, model in opened.items()}
+    on_dev = {name: said(ROOT, model, splits.dev) for name, model in opened.items()}
     made: dict[str, tuple[dict[str, Any], Choice]] = {}
     refused: list[dict[str, Any]] = []
     for small, (of, share, guard) in itertools.product(SMALL, ASKED):
@@ -89,8 +89,8 @@ def cascade() -> None:
         folder = ROOT / "cascades" / identity(about)
         build(folder, [folders[small], folders[LARGE]], [choice], {"task": task.to_data()})
         opened[str(folder)], made[str(folder)] = load(folder), (about, choice)
-    reference = said(opened[TEACHER], test)
-    found = latency({name: call(model) for name, model in opened.items()}, list(test.texts), CALLS)
+    reference = said(ROOT, opened[TEACHER], test)
+    found = latency({name: one_by_one(model) for name, model in opened.items()}, list(test.texts), CALLS)
     speeds = {name: entries.speedup_data(each, found[TEACHER], mean=True) for name, each in found.items()}
     rows = []
     for name, (about, choice) in made.items():
@@ -122,7 +122,7 @@ def cascade() -> None:
         "claimed": rows.index(max(fast, key=lambda row: (row["share"], row["dev"]["speedup"]))) if fast else None,
         "alone": {
             name: {"mean_ms": found[name].mean_ms, "speedup": speeds[name]}
-            | measured(task, said(opened[name], test), reference, test)
+            | measured(task, said(ROOT, opened[name], test), reference, test)
             for name in (TEACHER, LARGE, *SMALL)
         },
         "runs": rows,
@@ -170,34 +170,11 @@ def make(splits: Data, name: str, stages: Sequence[Stage], files: Mapping[str, A
     return common.make(ROOT / "stages", splits, name, stages, dict(files), MODEL)
 
 
-def call(model: Any) -> Callable[[str], Any]:
-    return lambda text: model.predict([text])
-
-
-def said(model: Any, split: Split) -> np.ndarray:
-    """What a model says of a split."""
-    kind = type(model).__name__.lower()
-    return remembered(f"{model.folder.name}-{kind}-{split.fingerprint[:16]}", lambda: model.outputs(split.texts))
-
-
 def answered(model: Cascade, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """What a cascade says, and which model said it."""
-    levels = identity(levels_data(model.levels))
-    name = f"{model.folder.name}-{levels}-{split.fingerprint[:16]}"
-    both = remembered(name, lambda: np.column_stack(model.answered(model.rows(split.texts))))
+    name = f"{model.folder.name}-{identity(levels_data(model.levels))}-{split.fingerprint[:16]}"
+    both = remembered(ROOT / "said", name, lambda: np.column_stack(model.answered(model.rows(split.texts))))
     return both[:, :-1], both[:, -1]
-
-
-def remembered(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """An array that is made once, since a base-size model takes minutes."""
-    file = ROOT / "said" / f"{name}.npy"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f"draft-{file.name}")
-        np.save(draft, make())
-        draft.rename(file)
-    found: np.ndarray = np.load(file)
-    return found
 
 
 # A stranger's clock.
@@ -231,7 +208,10 @@ def beside(name: str, folder: Path, test: Split) -> dict[str, Any]:
     order = np.random.default_rng(0).permutation(ROUNDS * BLOCK) % len(test)
     taken: dict[str, list[list[float]]] = {"smidgen": [], "outside": []}
     with Stranger(folder, test.texts, model.threads) as stranger:
-        ways = {"smidgen": lambda rows: timed(call(model), [test.texts[i] for i in rows]), "outside": stranger.timed}
+        ways = {
+            "smidgen": lambda rows: timed(one_by_one(model), [test.texts[i] for i in rows]),
+            "outside": stranger.timed,
+        }
         for turn, rows in enumerate(order.reshape(ROUNDS, BLOCK).tolist()):
             for who in sorted(ways, reverse=bool(turn % 2)):
                 taken[who].append(ways[who](rows))

@@ -75,7 +75,7 @@ def feasible(search: Search) -> None:
     late: list[str] = []
     search.prepare(untrained(job, candidate.shape) for candidate in search.candidates)
     with watch.bar("building", len(search.candidates)) as bar:
-        for i, candidate in enumerate(search.candidates):
+        for i, candidate in enumerate(reversed(search.candidates)):  # what there is no time for is the largest
             if search.clock.now() > until:
                 late.append(candidate.shape.name)
                 continue
@@ -90,7 +90,7 @@ def feasible(search: Search) -> None:
             made |= {candidate.shape.body.name for one in done if not one.reused}
             bar.to(i + 1, candidate.shape.name)
     search.candidates = [c for c in search.candidates if c.folder is not None]
-    search.notes += _left_out(refused)
+    search.notes += _left_out(refused[::-1])
     if late:
         search.notes.append(f"The time limit left no time to build {len(late)} shapes: {'; '.join(late)}.")
     graphs = sum(c.shape.body.name in made for c in search.candidates)
