@@ -75,7 +75,7 @@ def feasible(search: Search) -> None:
     late: list[str] = []
     search.prepare(untrained(job, candidate.shape) for candidate in search.candidates)
     with watch.bar("building", len(search.candidates)) as bar:
-        for i, candidate in enumerate(reversed(search.candidates)):  # what there is no time for is the largest
+        for i, candidate in enumerate(_by_haste(search.candidates)):
             if search.clock.now() > until:
                 late.append(candidate.shape.name)
                 continue
@@ -92,7 +92,8 @@ def feasible(search: Search) -> None:
     search.candidates = [c for c in search.candidates if c.folder is not None]
     search.notes += _left_out(refused[::-1])
     if late:
-        search.notes.append(f"The time limit left no time to build {len(late)} shapes: {'; '.join(late)}.")
+        what = "1 shape" if len(late) == 1 else f"{len(late)} shapes"
+        search.notes.append(f"The time limit left no time to build {what}: {'; '.join(late)}.")
     graphs = sum(c.shape.body.name in made for c in search.candidates)
     search.pace.build = (search.clock.now() - begun) / graphs if graphs else 0.0
     folders = {c.shape.name: c.folder for c in search.candidates if c.folder is not None}
@@ -102,6 +103,12 @@ def feasible(search: Search) -> None:
         broken = over(job.budget, candidate.entry["numbers"], None, "dev_quality")
         if broken:
             candidate.entry |= {"status": "infeasible", "reason": broken_words(job.budget, candidate.entry, broken)}
+
+
+def _by_haste(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """What is trained already first, then the smallest, so that what there is no time for is large."""
+    own = [candidate for candidate in candidates if not candidate.shape.body.steps]
+    return own + [candidate for candidate in reversed(candidates) if candidate.shape.body.steps]
 
 
 def _possible(job: Job, model: Source, found: Sequence[Body]) -> tuple[list[Body], Plan, list[str]]:

@@ -118,8 +118,8 @@ def _labels(task: Task, winner: Any) -> dict[str, Any]:
 
 def _run_by(report: Mapping[str, Any], winner: Any) -> Iterator[dict[str, Any]]:
     """On a machine like that of the report the winner is run as it was there; elsewhere `serve.json` does not hold."""
-    said, then = report["winner"].get("serving"), report["environment"]
-    if said and all(then.get(key) == value for key, value in machine().items()):
+    said = report["winner"].get("serving")
+    if said and all(report["environment"].get(key) == value for key, value in machine().items()):
         found = winner.serving.to_data()
         yield _claim("engine, precision and threads", served(said), served(found), found == said)
 

@@ -511,6 +511,7 @@ def test_a_teacher_in_torch_and_a_winner_that_is_verified(root: Path, tmp_path: 
         "budget": {"latency": None, "size_mb": 1.0, "quality": None},
         "teacher": {"path": None, "numbers": {"latency": None, "throughput": None}},
         "model": {"reference": teacher},
+        "environment": {},
     }
     (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
     claims = {one["claim"]: one for one in verification.verify(tmp_path)}

@@ -78,17 +78,17 @@ def test_a_shape_that_cannot_be_built_is_left_out(tmp_path: Path, monkeypatch: p
     assert search.notes[-1] == "Left out: 2 blocks and 1 block. it is too small."
 
 
-def test_what_there_is_no_time_to_build_is_the_largest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_there_is_no_time_to_build_is_large_and_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = begun(tmp_path, depths=(1, 2, 3), finishes=("int8",))
     seconds = iter(range(0, 1000, 10))
-    search.clock = Clock(started=0.0, limit=75.0, now=lambda: next(seconds))  # a third of it is for building
+    search.clock = Clock(started=0.0, limit=120.0, now=lambda: next(seconds))  # a third of it is for building
     done = SimpleNamespace(artefact=SimpleNamespace(path=tmp_path), reused=True)
     monkeypatch.setattr(Search, "make", lambda *_: [done])
     measured = {f"{name}, int8": {"size_mb": 1.0} for name in ("1 block", "2 blocks", "3 blocks")}
     monkeypatch.setattr(feasibility, "_measure_shapes", lambda *_: measured)
     feasible(search)
-    assert [candidate.shape.name for candidate in search.candidates] == ["1 block, int8"]
-    assert "The time limit left no time to build 2 shapes: 2 blocks, int8; 3 blocks, int8." in search.notes
+    assert [candidate.shape.name for candidate in search.candidates] == ["3 blocks, int8", "1 block, int8"]
+    assert "The time limit left no time to build 1 shape: 2 blocks, int8." in search.notes
 
 
 def test_each_reason_is_told_once_by_what_its_shapes_share() -> None:
