@@ -5,7 +5,8 @@ number of heads the best so many stay, and the rest of the price goes into the b
 by trying all (Kwon et al. 2022, arXiv:2204.09656). Where a sublayer's first head or unit costs much more than the next,
 as it does in milliseconds, it may pay to empty the sublayer: those whose absence leaves more to keep are emptied, one
 by one, as long as the scores say that it helps. They cannot see that the parts of a sublayer stand in for each other,
-and that without all of them a model may be worth nothing; so each number of emptied sublayers is a choice of its own.
+and that without all of them a model may be worth nothing; so each number of emptied sublayers is a choice of its own,
+and so is a head in each block, where the price has room for that.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Kept:
 
 
 def choices(heads: Each, units: Each, costs: Costs, limit: float, multiple: int = 1) -> list[Kept]:
-    """Parts to keep so that `costs.predict(kept.shape) <= limit`: with no sublayer emptied for its price, with one,
-    with two, as long as the scores rise. An empty list where nothing fits.
+    """Parts to keep so that `costs.predict(kept.shape) <= limit`: with a head in each block, if that fits; with no
+    sublayer emptied for its price, with one, with two, as long as the scores rise. An empty list where nothing fits.
 
     Args:
         heads, units: scores of each block, 0 or more; an empty array where the block has none.
@@ -44,12 +45,14 @@ def choices(heads: Each, units: Each, costs: Costs, limit: float, multiple: int 
 
     In each block the best group of units stays, and where there are none the best head: a block cannot be empty.
     """
-    emptied = {
-        (kind, b) for kind, each in enumerate((heads, units)) for b, scores in enumerate(each) if not len(scores)
-    }
-    best = _under(heads, units, costs, limit, multiple, emptied)
-    found = [] if best is None else [best]
-    while found:
+    gone = {(kind, b) for kind, each in enumerate((heads, units)) for b, scores in enumerate(each) if not len(scores)}
+    best = _under(heads, units, costs, limit, multiple, gone)
+    if best is None:
+        return []
+    full = _under(heads, units, costs, limit, multiple, gone, full=True)
+    found = [best] if full is None or full.shape == best.shape else [full, best]
+    emptied = set(gone)
+    while True:
         tried = []
         for sublayer in ((kind, b) for kind in (0, 1) for b in range(len(heads))):
             if sublayer not in emptied and (1 - sublayer[0], sublayer[1]) not in emptied:
@@ -57,16 +60,17 @@ def choices(heads: Each, units: Each, costs: Costs, limit: float, multiple: int 
                 if kept is not None and kept.score > found[-1].score * (1 + 1e-9):
                     tried.append((kept.score, sublayer, kept))
         if not tried:
-            break
+            return found
         _, sublayer, best = max(tried, key=lambda each: each[0])
         emptied.add(sublayer)
         found.append(best)
-    return found
 
 
-def _under(heads: Each, units: Each, costs: Costs, limit: float, multiple: int, emptied: set[Sublayer]) -> Kept | None:
-    """The same with the sublayers that are emptied given."""
-    attention = _Line(heads, costs.heads, 1, emptied, 0)
+def _under(
+    heads: Each, units: Each, costs: Costs, limit: float, multiple: int, emptied: set[Sublayer], full: bool = False
+) -> Kept | None:
+    """The same with the sublayers that are emptied given; full: the others keep a head too."""
+    attention = _Line(heads, costs.heads, 1, emptied, 0, full)
     feed = _Line(units, costs.widths, multiple, emptied, 1)
     left = limit * (1 + 1e-12) - costs.fixed - attention.costs[attention.least :]
     many = np.searchsorted(feed.costs, left, side="right") - 1  # the most groups of units beside so many heads
@@ -84,13 +88,21 @@ class _Line:
     least           the first so many stay whatever the price
     """
 
-    def __init__(self, parts: Sequence[np.ndarray], row: Row, size: int, emptied: set[Sublayer], kind: int) -> None:
+    def __init__(
+        self,
+        parts: Sequence[np.ndarray],
+        row: Row,
+        size: int,
+        emptied: set[Sublayer],
+        kind: int,
+        full: bool = False,
+    ) -> None:
         self.parts = parts
         groups = []
         for block, scores in enumerate(parts):
             if (kind, block) not in emptied:
                 order = np.argsort(-scores, kind="stable")
-                must = kind == 1 or (1, block) in emptied  # its best group
+                must = kind == 1 or full or (1, block) in emptied  # its best group
                 for start in range(0, len(order), size):
                     members = order[start : start + size]
                     mean = float(scores[members].mean())

@@ -71,6 +71,15 @@ def test_a_sublayer_is_emptied_where_its_first_part_costs_most() -> None:
     assert first.shape == [(1, 4), (0, 4)] and first.score < found.score, "the heads in the order of their scores"
 
 
+def test_a_head_in_each_block_is_a_choice_where_it_fits() -> None:
+    heads, units = [np.array([9.0, 8.0]), np.array([0.1, 0.0])], [np.ones(4), np.ones(4)]
+    limit = LINEAR.predict([(2, 2), (0, 2)])
+    found = [each.shape for each in choices(heads, units, LINEAR, limit)]
+    assert found == [[(1, 3), (1, 1)], [(2, 3), (0, 1)]]
+    small = choices(heads, units, LINEAR, LINEAR.predict([(1, 1), (0, 1)]))
+    assert [each.shape for each in small] == [[(1, 1), (0, 1)]], "the price has no room for two"
+
+
 def test_a_feed_forward_is_emptied_too_and_then_a_head_stays() -> None:
     heads, units = [np.array([9.0, 8.0]), np.array([3.0, 2.0])], [np.full(4, 0.01), np.ones(4)]
     limit = STEEP.predict([(2, 0), (2, 4)])
