@@ -62,7 +62,7 @@ bench-runtime: setup
 	$(VENV)/bin/python benchmarks/runtime.py
 	$(VENV)/bin/python benchmarks/evidence.py
 
-# The figures of benchmarks/search.json: about two hours on two cores; what is there already is not made again.
+# The figures of benchmarks/search.json: hours on two cores; what is there already is not made again.
 bench-search: setup
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(VENV)/bin/python benchmarks/search.py

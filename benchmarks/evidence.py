@@ -7,14 +7,8 @@ from importlib import import_module
 
 from common import ROOT
 
-FILES = (
-    "core",
-    "distil",
-    "prune",
-    "tune",
-    "runtime",
-    "search",
-)  # in this order; benchmarks/pages has the words for each
+# In this order; benchmarks/pages has the words for each.
+FILES = ("core", "distil", "prune", "tune", "runtime", "search")
 
 
 def main() -> None:

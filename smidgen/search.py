@@ -236,10 +236,13 @@ def verdict(search: Search, winner: Candidate | None) -> tuple[str, str]:
         )
     if miss is None:
         fit = [c.entry for c in search.candidates if c.fits]
+        if not fit:
+            return "not_met", "No candidate was trained."
         hint = " Give a longer --time-limit." if search.clock.limit is not None else ""
         return (
             "not_met",
-            f"No candidate was trained, though {len(fit)} fit the budget. {fit[0]['name']}: {fit[0]['reason']}.{hint}",
+            f"No candidate was trained, though {len(fit)} fitted the budget. "
+            f"{fit[0]['name']}: {fit[0]['reason']}.{hint}",
         )
     named = {c.shape.name: c.entry for c in search.candidates}
     said = broken_words(search.job.budget, named[miss.name], miss.broken)

@@ -114,9 +114,10 @@ def test_what_fits_and_had_no_time_is_no_miss() -> None:
     assert missed(search, None) is None
     assert verdict(search, None) == (
         "not_met",
-        "No candidate was trained, though 1 fit the budget. 1 block, int8: its training would not end in time. Give a "
-        "longer --time-limit.",
+        "No candidate was trained, though 1 fitted the budget. 1 block, int8: its training would not end in time. "
+        "Give a longer --time-limit.",
     )
+    assert verdict(found([]), None) == ("not_met", "No candidate was trained."), "nothing could be built"
 
 
 def test_a_winner_that_fails_in_the_end_says_what_would_fit() -> None:

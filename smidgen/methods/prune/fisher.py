@@ -3,7 +3,8 @@
 Idea       With a gate on each head and inner unit and g_i(x) the gradient of an example's loss by gate i, the Fisher
            information F_ij = sum_x g_i(x) g_j(x) says what shutting some of them costs: (1 - m)' F (1 - m) / 2. Search:
            the diagonal alone, sum_x g_i(x)^2, is what a part is worth, and the most worth stays that the price allows.
-           A whole sublayer may go for its price; with how many, the loss on some rows decides, of models cut and tuned.
+           Whole sublayers may go for their price, or each block may keep a head: of models cut and tuned so, the one
+           with the least loss on some rows is taken.
            Rearrangement: inside a block, a part that goes is exchanged for one that stays while that lowers
            sum_x (sum of g_i(x) over what goes)^2 (Kwon et al. 2022, arXiv:2204.09656). Tuning: from the bottom up, by
            least squares, so that each sublayer says what the uncut one says: `factors` on what stays, as there, or all
@@ -14,8 +15,9 @@ Takes      A float model of a family with an anatomy, trained for its task, and 
 Leaves     A float model with fewer heads and units, not as many in each block, the factors inside its weights; `found`
            in its record has the shape, the price that was foretold and the one that was measured.
 Beside     Nothing, as a stage of its own; or tune.full or distil.* in the same stage.
-Fails      Beyond about twice the speed, where training after it, or with it, does better. `price: int8` and `float32`
-           are milliseconds of this machine: a table of them is measured first, in about a minute.
+Fails      Where the price has no room for a head in each block; well before, training after it, or with it, does
+           better. `price: int8` and `float32` are milliseconds of this machine: a table of them is measured first, in
+           about a minute.
 """
 
 from __future__ import annotations
@@ -88,23 +90,23 @@ class Fisher(Method[None]):
         assert fit, "the limit is above the floor"
         if self.rearrange:
             fit = [Kept(rearranged(heads, kept.heads), rearranged(units, kept.units), kept.score) for kept in fit]
-        losses = [self._tried(ctx, kept) for kept in fit] if len(fit) > 1 else [0.0]
-        kept = fit[int(np.argmin(losses))]
+        losses = [self._tried(ctx, kept) for kept in fit] if len(fit) > 1 else []
+        kept = fit[int(np.argmin(losses))] if losses else fit[0]
         if kept.shape == shape:
             raise NoEffect(f"prune.fisher: speedup {self.speedup} cuts nothing. Ask for more, or a lower multiple.")
         uncut = copy.deepcopy(model)
-        fitted = self._cut(model, kept, self._sample(ctx, FITTED), ctx.edit)
+        fitted = self._cut(model, uncut, kept, self._sample(ctx, FITTED), ctx.edit)
         measured = meter.measure({"before": uncut, "after": model})
         ctx.found["prune.fisher"] = told(meter.unit, costs, shape, shape_of(model), measured) | {
             "fitted": fitted,
-            "tried": [{"after": kept.shape, "loss": loss} for kept, loss in zip(fit, losses, strict=True) if loss],
+            "tried": [{"after": each.shape, "loss": loss} for each, loss in zip(fit, losses, strict=False)],
         }
 
     def _tried(self, ctx: Context, kept: Kept) -> float:
         """The loss a row of a copy that is cut and tuned."""
+        assert ctx.model is not None
         trial, sample = copy.deepcopy(ctx.model), self._sample(ctx, TRIED)
-        assert trial is not None
-        self._cut(trial, kept, sample, functools.partial(apply, trial))
+        self._cut(trial, ctx.model, kept, sample, functools.partial(apply, trial))
         with torch.no_grad():
             losses = torch.cat([batch.losses(trial).double() for batch in sample()])
         return float(agreed(losses.mean()))
@@ -115,13 +117,14 @@ class Fisher(Method[None]):
     def _cut(
         self,
         model: PreTrainedModel,
+        uncut: PreTrainedModel,
         kept: Kept,
         sample: Callable[[], Iterable[Batch]],
         edit: Callable[[Edit], object],
     ) -> int:
-        """Cut and tune the model, in place; how many sublayers were fitted."""
+        """Cut and tune the model, in place; how many sublayers were fitted. `uncut` stays as it is."""
         of_heads, of_units = ([each.astype(float) for each in flags] for flags in (kept.heads, kept.units))
-        uncut, fitted = copy.deepcopy(model) if self.tune == "weights" else model, 0
+        fitted = 0
         if self.tune == "factors":
             of_heads, of_units, fitted = refit(model, sample, kept.heads, kept.units)
         cut(model, shared(of_heads), shared(of_units), edit)
