@@ -163,9 +163,10 @@ def calls(methods: Mapping[str, Any] | None) -> list[str]:
 
 
 def way(told: Mapping[str, Any]) -> str:
-    """How a graph is run: `openvino bfloat16, 2 threads`."""
-    threads = told.get("threads")
-    return f"{told.get('engine')} {told.get('precision')}, {count(threads)} thread{'s' if threads != 1 else ''}"
+    """How a graph is run: `openvino bfloat16, 2 threads`; float32 goes without saying."""
+    threads, precision = told.get("threads"), told.get("precision")
+    named = told.get("engine") if precision == "float32" else f"{told.get('engine')} {precision}"
+    return f"{named}, {count(threads)} thread{'s' if threads != 1 else ''}"
 
 
 def served(serving: Mapping[str, Any] | None) -> str:
@@ -178,7 +179,7 @@ def served(serving: Mapping[str, Any] | None) -> str:
 
 
 def tried(ways: Sequence[Mapping[str, Any]] | None) -> str:
-    """What was timed, and what was left out and why: `onnxruntime float32, 1 thread 1.43 ms; ...`."""
+    """What was timed, and what was left out and why: `onnxruntime, 1 thread 1.43 ms; ...`."""
     each = ((way(one), ms(one.get("ms")), one.get("reason")) for one in ways or ())
     return "; ".join(f"{name} left out: {why}" if why else f"{name} {took}" for name, took, why in each)
 

@@ -192,7 +192,12 @@ def test_speed_and_quality_are_told_beside_students_and_marks(tmp_path: Path, mo
     )
     assert [row.split(" | ")[1] for row in rows[1:]] == ["3 blocks", "2.4x", "3 blocks", "3.6x", "9x"]
     assert "refused, seed 0: too fast" in rows[-1]
-    assert "fisher 2.4x" in (tmp_path / "docs" / "picture.svg").read_text(encoding="utf-8")
+    drawn = (tmp_path / "docs" / "picture.svg").read_text(encoding="utf-8")
+    assert "fisher 2.4x" in drawn and "not in the picture" not in text
+    runs[4]["kept"] = number(0.6)
+    text = prune.by_speed(found, "Speed", "picture.svg")
+    assert "Kept less than 90%, and is not in the picture: fisher, 1.3x." in text
+    assert "fisher 1.3x" in drawn and "fisher 1.3x" not in (tmp_path / "docs" / "picture.svg").read_text("utf-8")
 
 
 def test_attention_and_claims_are_told() -> None:

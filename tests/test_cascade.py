@@ -147,7 +147,7 @@ def test_the_interface_is_that_of_a_model(root: Path, folder: Path) -> None:
         model.predict("a film", top_k=0)
     with pytest.raises(InputError, match="text 1: got int"):
         model.predict(["a", 1])
-    assert str(model.serving).startswith("small: onnxruntime float32, 1 thread;")
+    assert str(model.serving).startswith("small: onnxruntime, 1 thread;")
     assert set(model.serving.to_data()) == {"small", "large"}
 
 

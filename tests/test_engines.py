@@ -466,7 +466,7 @@ def test_bench_finds_the_fastest_and_says_how_folders_are_run(own, monkeypatch):
     found = bench(tune=True)
     engine = "openvino" if engines.installed("openvino") else "onnxruntime"
     assert kept(own).latency.engine == engine
-    assert f"; {engine} float32, 1 thread; batches of 1,024 tokens, 1 at once: {engine} float32" in found["conditions"]
+    assert f"; {engine}, 1 thread; batches of 1,024 tokens, 1 at once: {engine}, 1 thread" in found["conditions"]
     assert {trial["engine"] for trial in found["trials"][str(own)]} == {"onnxruntime", engine}
     assert found["entries"][0]["serving"]["batch_tokens"] == 1024
     assert "trials" not in (other := bench(engine="onnxruntime"))

@@ -180,12 +180,12 @@ def test_a_p_value_in_words() -> None:
 def test_how_a_model_is_run_in_words() -> None:
     one = {"engine": "onnxruntime", "precision": "float32", "threads": 1, "calls": 2}
     many = {"engine": "openvino", "precision": "bfloat16", "threads": 2, "calls": 1}
-    assert words.served({"latency": one, "throughput": one}) == "onnxruntime float32, 1 thread"
-    both = "onnxruntime float32, 1 thread; several texts: openvino bfloat16, 2 threads"
+    assert words.served({"latency": one, "throughput": one}) == "onnxruntime, 1 thread"
+    both = "onnxruntime, 1 thread; several texts: openvino bfloat16, 2 threads"
     assert words.served({"latency": one, "throughput": many}) == both
     cascade = {"small": {"latency": one, "throughput": one}, "large": {"latency": many, "throughput": many}}
-    assert words.served(cascade) == "small: onnxruntime float32, 1 thread; large: openvino bfloat16, 2 threads"
+    assert words.served(cascade) == "small: onnxruntime, 1 thread; large: openvino bfloat16, 2 threads"
     assert words.served(None) == words.tried(None) == ""
     told = words.tried([one | {"ms": 1.5, "reason": ""}, many | {"ms": None, "reason": "it crashed"}])
-    wanted = "onnxruntime float32, 1 thread 1.50 ms; openvino bfloat16, 2 threads left out: it crashed"
+    wanted = "onnxruntime, 1 thread 1.50 ms; openvino bfloat16, 2 threads left out: it crashed"
     assert told.replace(words.NBSP, " ") == wanted

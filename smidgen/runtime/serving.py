@@ -39,7 +39,7 @@ class Serving:
         return asdict(self)
 
     def __str__(self) -> str:
-        """`onnxruntime float32, 1 thread; batches of 1,024 tokens, 2 at once: onnxruntime float32, 1 thread`."""
+        """`onnxruntime, 1 thread; batches of 1,024 tokens, 2 at once: onnxruntime, 1 thread`."""
         one, many = self.latency, self.throughput
         return f"{one}; batches of {self.batch_tokens:,} tokens, {many.calls} at once: {many}"
 

@@ -41,8 +41,9 @@ class Way:
         return asdict(self)
 
     def __str__(self) -> str:
-        """`openvino bfloat16, 2 threads`."""
-        return f"{self.engine} {self.precision}, {self.threads} thread{'s' * (self.threads > 1)}"
+        """`openvino bfloat16, 2 threads`; float32 goes without saying: an int8 graph would be taken for one in it."""
+        named = self.engine if self.precision == "float32" else f"{self.engine} {self.precision}"
+        return f"{named}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
 class Session(Protocol):
