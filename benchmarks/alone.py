@@ -104,7 +104,7 @@ def _tune(job: Job, way: Way, out: Path) -> None:
     for name in PARTS:
         shutil.rmtree(out / name, ignore_errors=True)
     history = made.artefact.record["history"]
-    told = {"before_mb": before, "epochs": watch.seconds, "examples": history["examples"]}
+    told = {"before_mb": before, "epochs": watch.seconds, "examples": history["examples"], "device": common.device()}
     write_atomic(out / RUN, json.dumps(made.numbers | told, indent=1))
 
 

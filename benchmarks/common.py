@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from smidgen.data import Data
 from smidgen.measure.environment import environment
@@ -24,6 +25,7 @@ from smidgen.measure.quality import interval
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Use
 from smidgen.runner import Done, run
+from smidgen.runtime.machine import cpu
 from smidgen.splits import Split
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,15 +109,27 @@ def said(home: Path, model: Any, split: Split) -> np.ndarray:
 
 
 def remembered(folder: Path, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """An array that is made once, since a base-size model takes minutes."""
+    """An array that is made once, since a base-size model takes minutes; beside it, on what it was made."""
     file = folder / f"{name}.npy"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         draft = file.with_name(f"draft-{file.name}")
-        np.save(draft, make())
+        np.save(draft, make(), allow_pickle=True)
+        file.with_suffix(".device").write_text(device(), encoding="utf-8")
         draft.rename(file)
-    found: np.ndarray = np.load(file)
+    found: np.ndarray = np.load(file, allow_pickle=True)
     return found
+
+
+def made_on(folder: Path, name: str) -> str:
+    """The device of what is remembered; "" of what was made before that was noted."""
+    file = folder / f"{name}.device"
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def device() -> str:
+    """What a model is trained on here."""
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else cpu()
 
 
 def ahead(better: np.ndarray, worse: np.ndarray) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import WORK, ahead, data, part
+from common import WORK, ahead, data, made_on, part, remembered
 
+from smidgen.artefact import identity
 from smidgen.data import Data, load_data
 from smidgen.distances import soft_targets
 from smidgen.measure.peers import TorchModel
@@ -161,13 +162,16 @@ CLAIMS = (
 )  # fmt: skip
 
 
+SAID = WORK / "ledger" / "said"
+
+
 class Bench:
     """Makes the ways, each once, and tells on which test sentences their students are right."""
 
     def __init__(self, make: Callable[..., Any], model: str, seeds: Sequence[int], dev: int | None = None) -> None:
         """`dev`: how many of its rows are asked after each epoch; None = all."""
         self.make, self.model, self.seeds, self.dev = make, model, tuple(seeds), dev
-        self.known: dict[tuple[str, int], np.ndarray] = {}
+        self.devices: set[str] = set()  # on which what was asked for was made
         self.splits: dict[tuple[int, int], tuple[Data, dict[str, str]]] = {}
 
     def judged(self, claim: Claim) -> dict[str, Any]:
@@ -197,14 +201,15 @@ class Bench:
             rows.append(splits.task.correct(self.outputs(way, seed), splits.test.labels))
         return np.stack(rows)
 
-    def outputs(self, way: Way, seed: int) -> np.ndarray:
-        """Logits of the way's last model on the test sentences, (n, classes)."""
-        key = repr(way), seed
-        if key not in self.known:
-            splits, _ = self.data(way.labelled, seed)
-            assert splits.test is not None
-            self.known[key] = TorchModel(self.folder(way, seed), splits.task).outputs(splits.test.texts)
-        return self.known[key]
+    def outputs(self, way: Way, seed: int, part: str = "test") -> np.ndarray:
+        """Logits of the way's last model on the sentences of test, or those that it learnt from, (n, classes). They are kept, so that
+        seeds may be made apart, on several machines."""
+        splits, _ = self.data(way.labelled, seed)
+        name = identity([repr(way), seed, self.model, self.dev, part])
+        texts = getattr(splits, part).texts
+        found = remembered(SAID, name, lambda: TorchModel(self.folder(way, seed), splits.task).outputs(texts))
+        self.devices.add(made_on(SAID, name))
+        return found
 
     def folder(self, way: Way, seed: int) -> Path:
         """Of the way's last stage, which is run unless it is there."""

@@ -19,19 +19,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import GRAPHS, MODEL, WORK
+from common import GRAPHS, MODEL, WORK, made_on, remembered
 
-from smidgen.data import Split, load_data
+from smidgen.artefact import identity
+from smidgen.data import Data, Split, load_data
 from smidgen.measure import entries
 from smidgen.measure.memory import memory
 from smidgen.measure.quality import kept
 from smidgen.measure.speed import latency
-from smidgen.recipe import Stage, Training, Use
+from smidgen.recipe import Stage, Training, Use, to_data
 from smidgen.runtime import load
 from smidgen.runtime.folder import deployed_bytes
 from smidgen.source import resolve
 from smidgen.tokens import open_tokenizer, write_tokenizer
 
+SAID = WORK / "articles" / "said"
 LENGTHS = (128, 512, 2048)
 ROWS = {"train": 160, "dev": 100, "test": 250}
 LEARNT_ON = 256  # tokens of an article, in training
@@ -55,25 +57,27 @@ def other(kind: str) -> tuple[Stage, ...]:
 
 
 def attentions(make: Callable[..., Any], seeds: Sequence[int]) -> dict[str, Any]:
+    """Answers are kept, so that seeds may be made apart; speed and memory are of the first seed's graphs."""
     model = lengthened(LENGTHS[-1])
     rows: list[dict[str, Any]] = []
+    devices: set[str] = set()
+    kinds: dict[str, tuple[Stage, ...]] = {"full": (), **{kind: other(kind) for kind in KINDS}}
     cost: dict[tuple[str, int], dict[str, Any]] = {}
     for seed in seeds:
         files = written(seed) | {"max_length": LENGTHS[-1]}
         splits = load_data(**{name: path for name, path in files.items() if name != "max_length"})
         assert splits.test is not None and splits.test.labels is not None
-        teacher = str(make(splits, "teacher", [TEACHER], files, model, seed)[0].artefact.path)
-        stages = {"full": (), **{kind: other(kind) for kind in KINDS}}
-        folders = {
-            kind: make(splits, kind, (*way, *GRAPHS), files, teacher, seed)[-1].artefact.path
-            for kind, way in stages.items()
-        }
-        cost = cost or costs(folders, splits.test)
-        models = {kind: load(folder) for kind, folder in folders.items()}
+        folder = functools.cache(functools.partial(_graph, make, splits, files, model, seed))
+        if not rows:
+            cost = costs({kind: folder(kind) for kind in kinds}, splits.test)
         for length in LENGTHS:
             texts = [cut_at(text, length) for text in splits.test.texts]
-            outputs = {kind: model.outputs(texts) for kind, model in models.items()}
-            for kind, folder in folders.items():
+            outputs = {}
+            for kind, stages in kinds.items():
+                name = identity([[to_data(stage) for stage in (TEACHER, *stages)], seed, length])
+                outputs[kind] = remembered(SAID, name, functools.partial(_said, folder, kind, texts))
+                devices.add(made_on(SAID, name))
+            for kind in kinds:
                 share = kept(splits.task, outputs[kind], outputs["full"], splits.test.labels)
                 rows.append(
                     {
@@ -84,7 +88,6 @@ def attentions(make: Callable[..., Any], seeds: Sequence[int]) -> dict[str, Any]
                         "tokens": length,
                         "quality": entries.quality_data(splits.task, outputs[kind], splits.test),
                         "kept": {"value": share.value, "low": share.low, "high": share.high},
-                        "size_mb": deployed_bytes(folder) / 1e6,
                         **cost[kind, length],
                     }
                 )
@@ -96,7 +99,20 @@ def attentions(make: Callable[..., Any], seeds: Sequence[int]) -> dict[str, Any]
         "learnt_on": LEARNT_ON,
         "longer": longer(splits.test),
         "runs": rows,
+        "trained_on": sorted(devices),
     }
+
+
+def _said(folder: Callable[[str], Path], kind: str, texts: Sequence[str]) -> np.ndarray:
+    return load(folder(kind)).outputs(texts)
+
+
+def _graph(make: Callable[..., Any], splits: Data, files: dict[str, Any], model: str, seed: int, kind: str) -> Path:
+    """Of a kind of attention, the folder of the int8 graph."""
+    teacher = str(make(splits, "teacher", [TEACHER], files, model, seed)[0].artefact.path)
+    way = other(kind) if kind in KINDS else ()
+    folder: Path = make(splits, kind, (*way, *GRAPHS), files, teacher, seed)[-1].artefact.path
+    return folder
 
 
 def costs(folders: dict[str, Path], split: Split) -> dict[tuple[str, int], dict[str, Any]]:
@@ -112,6 +128,7 @@ def costs(folders: dict[str, Path], split: Split) -> dict[tuple[str, int], dict[
                 "speedup": entries.speedup_data(times[kind], times["full"]),
                 "p50_ms": times[kind].p50_ms,
                 "memory_mb": memory(folder, texts[:4], batch_tokens=length).to_data(),
+                "size_mb": deployed_bytes(folder) / 1e6,
             }
             print(kind, length, found[kind, length], flush=True)
     return found

@@ -24,6 +24,7 @@ from typing import Any
 
 import common
 import numpy as np
+import torch
 from common import MODEL, WORK, ahead, data, keep, mpnet, part
 
 from smidgen.data import Data, load_data
@@ -40,7 +41,7 @@ ROOT = WORK / "precisions"
 ROWS = 4000  # of train
 CALLS = 300  # timed, of each graph
 STEPS = 12  # timed, in each precision
-BATCH, LENGTH = 16, 32  # of a timed step
+SHAPES = {"cpu": (16, 32), "cuda": (64, 128)}  # of a timed step: texts, tokens
 
 make = functools.partial(common.make, ROOT / "stages")
 
@@ -68,41 +69,50 @@ def training(seeds: Sequence[int] = SEEDS, rows: int = ROWS, models: Sequence[st
             print(runs[-1], flush=True)
         right.append(correct)
     exact, half = (np.stack([pair[i] for pair in right]) for i in (0, 1))
+    where = common.device() if torch.cuda.is_available() else ""
+    texts, tokens = SHAPES["cuda" if where else "cpu"]
     result = {
-        "what": f"SST-2, MiniLM-6, {rows:,} sentences, two epochs; steps of {BATCH} texts of {LENGTH} tokens, AdamW included",
+        "what": f"SST-2, MiniLM-6, {rows:,} sentences, two epochs; steps of {texts} texts of {tokens} tokens, AdamW included",
         "n": len(splits.test),
         "runs": runs,
         "gained": ahead(half, exact),
         "steps": [{"model": name, **in_turn({"MiniLM-6": MODEL, "MPNet": ""}[name] or mpnet())} for name in models],
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "trained_on": [common.device()],
     }
-    keep(FILE, "training", result, list(seeds))
+    keep(FILE, "training, GPU" if where else "training", result, list(seeds))
 
 
 def in_turn(reference: str, steps: int = STEPS) -> dict[str, Any]:
-    """Steps in float32 and in bfloat16 by turns, in seconds of processor time, and their ratio."""
-    import torch
-
+    """Steps in float32 and in bfloat16 by turns, and their ratio: seconds of processor time, or of the clock on a GPU."""
     from smidgen.halves import autocast
     from smidgen.loop import make_optimizer
     from smidgen.source import load_model, resolve
     from smidgen.tasks import Classify
 
     torch.manual_seed(0)
-    model = load_model(resolve(reference), Classify(("bad", "good")), 0).train()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(resolve(reference), Classify(("bad", "good")), 0).to(device).train()
     model.set_attn_implementation("eager")
     optimizer = make_optimizer(model, torch.nn.ModuleList(), Training())
-    ids, labels = torch.randint(1000, 20000, (BATCH, LENGTH)), torch.randint(0, 2, (BATCH,))
+    shape = SHAPES[device.type]
+    ids, labels = torch.randint(1000, 20000, shape, device=device), torch.randint(0, 2, shape[:1], device=device)
+
+    def now() -> float:
+        if device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
     def step(dtype: Any) -> float:
-        started = time.process_time()
-        with autocast(torch.device("cpu"), dtype):
+        started = now()
+        with autocast(device, dtype):
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         torch.nn.functional.cross_entropy(logits.float(), labels).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return time.process_time() - started
+        return now() - started
 
     pairs = [(step(torch.float32), step(torch.bfloat16)) for _ in range(steps + 1)][1:]
     ratios = np.array([exact / half for exact, half in pairs])

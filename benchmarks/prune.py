@@ -222,6 +222,7 @@ def ledger(seeds: Sequence[int] = SEEDS) -> None:
         "what": "SST-2, MiniLM-6, in torch float32; differences of test accuracy over seeds",
         "rows": rows,
         "heads": speed_of_heads(bench),
+        "trained_on": sorted(bench.devices),
     }
     keep(FILE, "ledger", result, list(seeds))
 

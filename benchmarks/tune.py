@@ -1,6 +1,7 @@
 """`make bench-tune`: what tuning a small part keeps, what it costs, and many tasks over one base.
 
-table       MiniLM-6 on parts of SST-2, MRPC, tweets and WNUT-17: every method beside full tuning
+table       MiniLM-6 on parts of SST-2, MRPC, tweets and WNUT-17: every method beside full tuning, for as long as a thread can afford
+longer      the same with epochs enough for all of them
 base        a base-size model on two of them, with what its frozen blocks give kept on disk
 cache       seconds an epoch with three quarters of the blocks frozen, with and without that
 bundle      ten tasks over MiniLM-6 in one bundle: memory and time, beside folders of their own and beside PEFT
@@ -37,7 +38,7 @@ FILE = "tune.json"
 LITTLE = 0.005  # of the base's numbers
 
 
-def table(seeds: Sequence[int] = SEEDS) -> None:
+def table(seeds: Sequence[int] = SEEDS, section: str = "table", change: Callable[[Way], Way] = lambda way: way) -> None:
     what = f"MiniLM-6 (6 blocks x 384); labelled rows: {_told(tunings.ROWS)}"
     wanted = [
         {"claim": "a way that trains at most 0.5 % of the numbers keeps 97 %", "share": LITTLE, "of": "", "kept": 0.97},
@@ -45,12 +46,18 @@ def table(seeds: Sequence[int] = SEEDS) -> None:
     ]
     runs: list[dict[str, Any]] = []
     for number, seed in enumerate(seeds, 1):
-        ways = {name: (way, tuple(tunings.ROWS)) for name, way in tunings.TABLE.items()}
-        ways |= {name: (way, tunings.CHEAP) for name, way in tunings.REST.items()}
+        ways = {name: (change(way), tuple(tunings.ROWS)) for name, way in tunings.TABLE.items()}
+        ways |= {name: (change(way), tunings.CHEAP) for name, way in tunings.REST.items()}
         runs += side_by_side(ways, tunings.ROWS, MODEL, seed)
-        fusion = {tunings.FULL: ways[tunings.FULL], tunings.FUSION: (tunings.fusion(MODEL, seed), tunings.CHEAP)}
+        fused = change(tunings.fusion(MODEL, seed, ways["adapter"][0]))
+        fusion = {tunings.FULL: ways[tunings.FULL], tunings.FUSION: (fused, tunings.CHEAP)}
         runs += [run for run in side_by_side(fusion, tunings.ROWS, MODEL, seed) if run["way"] == tunings.FUSION]
-        keep(FILE, "table", {"what": what, "runs": runs, "wanted": wanted}, list(seeds[:number]))
+        result = {"what": what, "runs": runs, "wanted": wanted, "trained_on": _devices(runs)}
+        keep(FILE, section, result, list(seeds[:number]))
+
+
+def longer(seeds: Sequence[int] = SEEDS) -> None:
+    table(seeds, "longer", tunings.longer)
 
 
 def base(seeds: Sequence[int] = SEEDS) -> None:
@@ -59,7 +66,8 @@ def base(seeds: Sequence[int] = SEEDS) -> None:
     for number, seed in enumerate(seeds, 1):
         ways = {name: (way, tuple(tunings.BASE_ROWS)) for name, way in tunings.BASE.items()}
         runs += side_by_side(ways, tunings.BASE_ROWS, mpnet(), seed)
-        keep(FILE, "base", {"what": what, "runs": runs, "wanted": []}, list(seeds[:number]))
+        result = {"what": what, "runs": runs, "wanted": [], "trained_on": _devices(runs)}
+        keep(FILE, "base", result, list(seeds[:number]))
 
 
 def side_by_side(
@@ -130,6 +138,7 @@ def ledger(seeds: Sequence[int] = SEEDS) -> None:
         "what": "SST-2, MiniLM-6, in torch float32; differences of test accuracy over seeds",
         "rows": [*rows, tunings.overfitting(bench)],
         "speed": tunings.speed(bench),
+        "trained_on": sorted(bench.devices),
     }
     keep(FILE, "ledger", result, list(seeds))
 
@@ -152,12 +161,17 @@ def _ratio(over: Sequence[float], of: Sequence[float]) -> dict[str, float]:
     return {"value": float(np.mean(each)), "low": min(each), "high": max(each)}
 
 
+def _devices(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted({run.get("device", "") for run in runs})
+
+
 def _told(rows: Mapping[str, int]) -> str:
     return ", ".join(f"{task} {count}" for task, count in rows.items())
 
 
 SECTIONS: dict[str, Callable[..., None]] = {
     "table": table,
+    "longer": longer,
     "base": base,
     "cache": cache,
     "bundle": bundle,

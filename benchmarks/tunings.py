@@ -16,7 +16,6 @@ import numpy as np
 from common import ahead
 from ledger import Bench, Claim, Way
 
-from smidgen.measure.peers import TorchModel
 from smidgen.recipe import Stage, Training
 from smidgen.tuning import HABITS, way_of
 from smidgen.tuning import Way as Tuning
@@ -55,10 +54,19 @@ REST = {
 FUSION = "fusion of the tasks' adapters"
 
 
-def fusion(model: str, seed: int) -> Tuning:
-    """Of the adapters that the same seed has left."""
+def fusion(model: str, seed: int, adapter: Tuning) -> Tuning:
+    """Of the tasks' adapters that the same seed has left."""
     jobs = [alone.job(name, rows, seed, model) for name, rows in ROWS.items()]
-    return way("fusion", 3, adapters=tuple(str(alone.folder_of(job, TABLE["adapter"])) for job in jobs))
+    return way("fusion", 3, adapters=tuple(str(alone.folder_of(job, adapter)) for job in jobs))
+
+
+# Epochs enough for every way: few trained numbers learn slowly. The weights that are left are the ones that were best on dev.
+
+EPOCHS = 16
+
+
+def longer(given: Tuning) -> Tuning:
+    return replace(given, training=replace(given.training, epochs=max(given.training.epochs, EPOCHS)))
 
 
 # A base-size model, with what its frozen blocks give kept on disk wherever a way allows it.
@@ -202,9 +210,8 @@ def speed(bench: Bench) -> dict[str, Any]:
 
 def _right(bench: Bench, way: Way, seed: int, part: str) -> np.ndarray:
     """(n,) bool, of the sentences that it learnt from or of test."""
-    split = getattr(bench.data(way.labelled, seed)[0], part)
-    task = bench.data(way.labelled, seed)[0].task
-    right: np.ndarray = task.correct(TorchModel(bench.folder(way, seed), task).outputs(split.texts), split.labels)
+    splits, _ = bench.data(way.labelled, seed)
+    right: np.ndarray = splits.task.correct(bench.outputs(way, seed, part), getattr(splits, part).labels)
     return right
 
 

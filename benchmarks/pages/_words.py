@@ -33,8 +33,10 @@ def holds(it_does: bool) -> str:
 
 def foot(found: dict[str, Any]) -> str:
     e = found["environment"]
+    elsewhere = [name for name in found.get("trained_on", ()) if name and name != e["cpu"]]
+    trained = f"trained on {', '.join(elsewhere)}, " if elsewhere else ""
     return (
-        f"<sub>`{found['command']}`, {found['made'][:10]}, commit {str(e['commit'])[:12]}, {e['cpu']}, {e['cores']} cores, "
+        f"<sub>`{found['command']}`, {found['made'][:10]}, commit {str(e['commit'])[:12]}, {trained}{e['cpu']}, {e['cores']} cores, "
         f"torch {e['versions'].get('torch')}, transformers {e['versions'].get('transformers')}, ONNX Runtime "
         f"{e['versions'].get('onnxruntime')}, seeds {found['seeds']}</sub>\n"
     )

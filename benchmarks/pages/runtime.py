@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from pages._words import foot, holds, interval, points, times
@@ -138,7 +139,7 @@ def memory(found: dict[str, Any]) -> str:
     )
 
 
-def training(found: dict[str, Any]) -> str:
+def training(found: dict[str, Any], title: str = "") -> str:
     rows = [
         f"| {r['seed']} | {r['precision']} | {interval(r['quality'])} | {r['seconds']:.0f} |" for r in found["runs"]
     ]
@@ -147,7 +148,7 @@ def training(found: dict[str, Any]) -> str:
     word = "does not hold" if gained["high"] < 0 else "holds" if gained["low"] > -0.005 else "not resolved"
     return "\n".join(
         [
-            "## Training in 16 bits",
+            f"## Training in 16 bits{title}",
             "",
             f"Claim: mixed precision trains to the same quality (half a point at most below). Measured, points ahead: **{points(gained)}**, {word}. "
             f"Steps in bfloat16 are as fast as in float32: {steps}. {found['what']}, threads: {found['threads']}.",
@@ -197,5 +198,6 @@ SECTIONS = {
     "strings": strings,
     "memory": memory,
     "training": training,
+    "training, GPU": partial(training, title=" on a GPU"),
     "calibrators": calibrators,
 }
