@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 import torch
+from torch import nn
 
 from smidgen.batch import Batch, agreed
 from smidgen.clock import of_machine
@@ -85,6 +86,7 @@ class Fisher(Method[None]):
         meter = ctx.sight.meter(self.price)
         costs = meter.costs(model)
         limit = self._limit(costs, shape)
+        nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")  # with the copies that are tried
         heads, units = slopes(model, ctx.sight.sample(self.rows))
         fit = choices(squares(heads), squares(units), costs, limit, self.multiple)
         assert fit, "the limit is above the floor"
@@ -96,7 +98,8 @@ class Fisher(Method[None]):
             raise NoEffect(f"prune.fisher: speedup {self.speedup} cuts nothing. Ask for more, or a lower multiple.")
         uncut = copy.deepcopy(model)
         fitted = self._cut(model, uncut, kept, self._sample(ctx, FITTED), ctx.edit)
-        measured = meter.measure({"before": uncut, "after": model})
+        both = {"before": uncut, "after": model}
+        measured = meter.measure({name: nn.Module.to(each, "cpu") for name, each in both.items()})
         ctx.found["prune.fisher"] = told(meter.unit, costs, shape, shape_of(model), measured) | {
             "fitted": fitted,
             "tried": [{"after": each.shape, "loss": loss} for each, loss in zip(fit, losses, strict=False)],
