@@ -49,14 +49,15 @@ def table(seeds: Sequence[int] = SEEDS, section: str = "table", change: Callable
         ways = {name: (change(way), tuple(tunings.ROWS)) for name, way in tunings.TABLE.items()}
         ways |= {name: (change(way), tunings.CHEAP) for name, way in tunings.REST.items()}
         runs += side_by_side(ways, tunings.ROWS, MODEL, seed)
-        fused = change(tunings.fusion(MODEL, seed, ways["adapter"][0]))
-        fusion = {tunings.FULL: ways[tunings.FULL], tunings.FUSION: (fused, tunings.CHEAP)}
-        runs += [run for run in side_by_side(fusion, tunings.ROWS, MODEL, seed) if run["way"] == tunings.FUSION]
+        if section == "table":
+            fusion = {tunings.FULL: ways[tunings.FULL], tunings.FUSION: (tunings.fusion(MODEL, seed), tunings.CHEAP)}
+            runs += [run for run in side_by_side(fusion, tunings.ROWS, MODEL, seed) if run["way"] == tunings.FUSION]
         result = {"what": what, "runs": runs, "wanted": wanted, "trained_on": _devices(runs)}
         keep(FILE, section, result, list(seeds[:number]))
 
 
 def longer(seeds: Sequence[int] = SEEDS) -> None:
+    """Without fusion, which is made of the adapters that have been left."""
     table(seeds, "longer", tunings.longer)
 
 

@@ -54,10 +54,10 @@ REST = {
 FUSION = "fusion of the tasks' adapters"
 
 
-def fusion(model: str, seed: int, adapter: Tuning) -> Tuning:
-    """Of the tasks' adapters that the same seed has left."""
+def fusion(model: str, seed: int) -> Tuning:
+    """Of the adapters that the same seed has left."""
     jobs = [alone.job(name, rows, seed, model) for name, rows in ROWS.items()]
-    return way("fusion", 3, adapters=tuple(str(alone.folder_of(job, adapter)) for job in jobs))
+    return way("fusion", 3, adapters=tuple(str(alone.folder_of(job, TABLE["adapter"])) for job in jobs))
 
 
 # Epochs enough for every way: few trained numbers learn slowly. The weights that are left are the ones that were best on dev.
