@@ -1,7 +1,7 @@
 """What the budget allows, found before anything is trained: every shape with untrained weights, built and timed.
 
 Latency and size do not depend on what the weights are. What a family cannot do, the plan or the method says, and it is
-left out.
+left out. Of a family the smallest shape is built first: where it is far over a limit, larger ones are not built.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from smidgen.source import Source, need_anatomy, resolve
 from smidgen.watch import Watch
 
 FOR_BUILDING = 1 / 3  # of the time, at most
+FAR = 1.3  # times over a limit: more of its kind is over it too, though a glance at a latency is not exact
 # A head of another kind, as of pretraining, is dropped without a word.
 ANSWERING = ("classify", "several", "tag", "answer")
 
@@ -73,11 +74,16 @@ def feasible(search: Search) -> None:
     begun, made, refused = search.clock.now(), set[str](), list[tuple[Shape, str]]()
     until = begun + FOR_BUILDING * search.clock.left
     late: list[str] = []
+    far: dict[tuple[str, str, str], str] = {}  # of a kind, how far over the budget less of it is
+    beyond: list[str] = []
     search.prepare(untrained(job, candidate.shape) for candidate in search.candidates)
     with watch.bar("building", len(search.candidates)) as bar:
         for i, candidate in enumerate(_by_haste(search.candidates)):
             if search.clock.now() > until:
                 late.append(candidate.shape.name)
+                continue
+            if _kind(candidate.shape) in far:
+                beyond.append(f"{candidate.shape.name} ({far[_kind(candidate.shape)]})")
                 continue
             try:
                 done = search.make(untrained(job, candidate.shape))
@@ -88,12 +94,16 @@ def feasible(search: Search) -> None:
                 continue
             candidate.folder = done[-1].artefact.path
             made |= {candidate.shape.body.name for one in done if not one.reused}
+            if candidate.shape.body.steps and (words := _far_over(search, candidate)):
+                far[_kind(candidate.shape)] = words
             bar.to(i + 1, candidate.shape.name)
     search.candidates = [c for c in search.candidates if c.folder is not None]
     search.notes += _left_out(refused[::-1])
     if late:
         what = "1 shape" if len(late) == 1 else f"{len(late)} shapes"
         search.notes.append(f"The time limit left no time to build {what}: {'; '.join(late)}.")
+    if beyond:
+        search.notes.append(f"Not built, since less of the same is over the budget by far: {'; '.join(beyond[::-1])}.")
     graphs = sum(c.shape.body.name in made for c in search.candidates)
     search.pace.build = (search.clock.now() - begun) / graphs if graphs else 0.0
     folders = {c.shape.name: c.folder for c in search.candidates if c.folder is not None}
@@ -103,6 +113,30 @@ def feasible(search: Search) -> None:
         broken = over(job.budget, candidate.entry["numbers"], None, "dev_quality")
         if broken:
             candidate.entry |= {"status": "infeasible", "reason": broken_words(job.budget, candidate.entry, broken)}
+
+
+def _kind(shape: Shape) -> tuple[str, str, str]:
+    """Shapes of one kind differ in how much of it they have."""
+    return shape.body.family, shape.body.model, shape.finish
+
+
+def _far_over(search: Search, candidate: Candidate) -> str:
+    """What is far over the budget, in words; "" where nothing is. Kept on disk, so that another run builds the same."""
+    budget, folder = search.job.budget, candidate.folder
+    assert folder is not None
+    if budget.latency_ms is None and budget.size_mb is None:
+        return ""
+    memo = search.root / f"glance-{folder.name}.json"
+    if not memo.is_file():
+        rows = entries.timed_texts(search.data.dev, search.job.seed)
+        glance = {"latency": entries.glance(load(folder), rows), "size_mb": deployed_bytes(folder) / 1e6}
+        write_atomic(memo, json.dumps(glance))
+    numbers = json.loads(memo.read_text(encoding="utf-8"))
+    broken = {name: times for name, times in over(budget, numbers, None, "dev_quality").items() if times > FAR}
+    if not broken:
+        return ""
+    entry = {"numbers": candidate.entry["numbers"] | numbers}
+    return f"{candidate.shape.name}: {broken_words(budget, entry, broken).rstrip('.')}"
 
 
 def _by_haste(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from smidgen.candidates import Search
 from smidgen.errors import InputError, RecipeError
 from smidgen.feasibility import feasible, start
 from smidgen.halving import Clock
+from smidgen.measure import entries
 from smidgen.recipe import Files
 from smidgen.shapes import SCARCE, Body, Job, Shape
 from smidgen.watch import Silent
@@ -89,6 +91,32 @@ def test_what_there_is_no_time_to_build_is_large_and_untrained(tmp_path: Path, m
     feasible(search)
     assert [candidate.shape.name for candidate in search.candidates] == ["3 blocks, int8", "1 block, int8"]
     assert "The time limit left no time to build 1 shape: 2 blocks, int8." in search.notes
+
+
+@pytest.mark.parametrize(("ms", "built"), [(1.2, ["3 blocks", "2 blocks", "1 block"]), (1.4, ["3 blocks", "1 block"])])
+def test_more_of_what_is_far_over_the_budget_is_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ms: float, built: list[str]
+) -> None:
+    job = Job(
+        str(model_folder(tmp_path / "model", blocks=3)), questions(tmp_path), read(latency="p50=1ms"), task="answer"
+    )
+    search = start(replace(job, depths=(1, 2, 3), finishes=("int8",)), tmp_path / "out", Silent())
+    search.root.mkdir(parents=True)
+
+    def make(self: Search, recipe: Any) -> Any:
+        folder = tmp_path / str(len(recipe.stages[0].methods))
+        return [SimpleNamespace(artefact=SimpleNamespace(path=folder), reused=True)]
+
+    monkeypatch.setattr(Search, "make", make)
+    monkeypatch.setattr(feasibility, "load", lambda folder: None)
+    monkeypatch.setattr(feasibility, "deployed_bytes", lambda folder: 10)
+    monkeypatch.setattr(entries, "glance", lambda model, rows: {"p50_ms": ms})
+    monkeypatch.setattr(feasibility, "_measure_shapes", lambda search, folders: {name: {} for name in folders})
+    feasible(search)
+    assert [candidate.shape.name for candidate in search.candidates] == [f"{name}, int8" for name in built]
+    why = f"2 blocks, int8 (1 block, int8: p50 is {ms:.2f} ms, the budget is 1 ms)"
+    said = f"Not built, since less of the same is over the budget by far: {why}."
+    assert (said in search.notes) == (len(built) < 3)
 
 
 def test_each_reason_is_told_once_by_what_its_shapes_share() -> None:

@@ -70,6 +70,11 @@ def time_all(
     return latency(single, list(rows), calls=calls), {name: found.to_data() for name, found in fast.items()}
 
 
+def glance(model: Predictor, rows: Sequence[Row]) -> dict[str, Any]:
+    """A latency of few calls, that says whether a model is far too slow."""
+    return latency_data(latency({"": _one(model)}, list(rows), calls=40)[""], getattr(model, "threads", 1))
+
+
 def latency_data(found: Latency, threads: int) -> dict[str, Any]:
     """A latency as `report.json` has it."""
     return {
