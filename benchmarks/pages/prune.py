@@ -174,6 +174,10 @@ def attention(found: dict[str, Any]) -> str:
             f"{found['what']}. Learnt on articles cut at {found['learnt_on']} tokens; of the test articles are cut {cut}. n = {found['n']}, "
             f"{len(found['seeds'])} seed(s); intervals are of the first.",
             "",
+            *(
+                f"Refused with seed {one['seed']}, {one['attention']}: {one['why']}\n"
+                for one in found.get("refused", ())
+            ),
             "| attention | tokens | accuracy | kept | interval | ms | times as fast | MB of the process (of the model) |",
             "|---|--:|--:|--:|--:|--:|--:|--:|",
             *rows,
