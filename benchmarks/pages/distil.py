@@ -40,30 +40,6 @@ def students(found: dict[str, Any]) -> str:
 WAYS = ("distilled", "labels alone")
 
 
-def more(found: dict[str, Any]) -> str:
-    rows = []
-    for name in dict.fromkeys(run["student"] for run in found["runs"]):
-        group = [run for run in found["runs"] if run["student"] == name]
-        shares = [run["kept"]["value"] for run in group]
-        rows.append(
-            f"| {name} | {len(group)} | {mean([r['test']['value'] for r in group], '{:.3f}')} | {mean(shares, '{:.1%}')} | {min(shares):.1%} | "
-            f"{shared(group[0]['kept'])} |"
-        )
-    return "\n".join(
-        [
-            "## The same students, trained for longer",
-            "",
-            f"{found['what']}. Teacher: {interval(found['teacher'])}, n = {found['n']}. Sizes and speeds are those of the table above.",
-            "",
-            "| student | seeds | test accuracy | kept, mean | least | interval of the first seed |",
-            "|---|--:|--:|--:|--:|--:|",
-            *rows,
-            "",
-            foot(found),
-        ]
-    )
-
-
 def half_depth(found: dict[str, Any]) -> str:
     rows = [
         f"| {r['seed']} | {r['how']} | {interval(r['teacher'])} | {interval(r['test'])} | {shared(r['kept'])} |"
@@ -86,4 +62,4 @@ def half_depth(found: dict[str, Any]) -> str:
     )
 
 
-SECTIONS = {"students": students, "more": more, "tag": half_depth, "answer": half_depth, "ledger": ledger}
+SECTIONS = {"students": students, "tag": half_depth, "answer": half_depth, "ledger": ledger}
