@@ -75,7 +75,7 @@ def feasible(search: Search) -> None:
     until = begun + FOR_BUILDING * search.clock.left
     late: list[str] = []
     far: dict[tuple[str, str, str], str] = {}  # of a kind, how far over the budget less of it is
-    beyond: list[str] = []
+    beyond: dict[str, list[str]] = {}
     search.prepare(untrained(job, candidate.shape) for candidate in search.candidates)
     with watch.bar("building", len(search.candidates)) as bar:
         for i, candidate in enumerate(_by_haste(search.candidates)):
@@ -83,7 +83,7 @@ def feasible(search: Search) -> None:
                 late.append(candidate.shape.name)
                 continue
             if _kind(candidate.shape) in far:
-                beyond.append(f"{candidate.shape.name} ({far[_kind(candidate.shape)]})")
+                beyond.setdefault(far[_kind(candidate.shape)], []).append(candidate.shape.body.name)
                 continue
             try:
                 done = search.make(untrained(job, candidate.shape))
@@ -102,8 +102,7 @@ def feasible(search: Search) -> None:
     if late:
         what = "1 shape" if len(late) == 1 else f"{len(late)} shapes"
         search.notes.append(f"The time limit left no time to build {what}: {'; '.join(late)}.")
-    if beyond:
-        search.notes.append(f"Not built, since less of the same is over the budget by far: {'; '.join(beyond[::-1])}.")
+    search.notes += [f"{why}, by far. So not built: {', '.join(more)}." for why, more in beyond.items()]
     graphs = sum(c.shape.body.name in made for c in search.candidates)
     search.pace.build = (search.clock.now() - begun) / graphs if graphs else 0.0
     folders = {c.shape.name: c.folder for c in search.candidates if c.folder is not None}
