@@ -46,7 +46,9 @@ def tune(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method; again for more.")
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Left out: the method's habit, 3 to 10.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Left out: the method's habit, 3 to 10, and up to 16 where rows are few.")
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", "--lr", help="Left out: the method's habit, 1e-4 to 1e-2.")
     ] = None,
