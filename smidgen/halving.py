@@ -7,7 +7,7 @@ training is begun anew in each rung, since its schedule is made for its length.
 
 With a time limit the rungs take at most half of the time that there is to train, each an equal part. What trained says
 how long its whole training would take; by that, candidates are dropped that no longer fit, and finalists are trained
-for less.
+for less. What time is left behind the finalists goes to those that were dropped for their time alone.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Race:
     whole: dict[str, float] = field(default_factory=dict)  # seconds
     scores: dict[str, float] = field(default_factory=dict)  # on dev, of the longest training
     out: dict[str, str] = field(default_factory=dict)  # why
+    late: set[str] = field(default_factory=set)  # dropped for their time alone
     prepare: Callable[[Sequence[str], float, float], None] = lambda names, share, until: None  # many at once
 
     def halve(self, names: Sequence[str], finalists: int, rank: Callable[[str, float], float]) -> list[str]:
@@ -94,6 +95,7 @@ class Race:
             tried = affordable(left, costs, until - self.clock.now())
             for name in (name for name in left if name not in tried):
                 self.out[name] = "there was no time to try it for longer" if number else "there was no time to try it"
+                self.late.add(name)
             self.prepare(tried, rung.share, until)
             scored = [name for name in tried if self.try_for(name, rung.share, until)]
             if not scored:
@@ -109,6 +111,7 @@ class Race:
 
     def try_for(self, name: str, share: float, until: float) -> bool:
         """Train it for a share of its steps; False, and the reason is kept, where that came to nothing."""
+        self.late.add(name)
         if self.clock.now() > until:
             self.out[name] = "there was no time to try it"
             return False
@@ -119,9 +122,11 @@ class Race:
             return False
         except (InputError, NoEffect) as refusal:
             self.out[name] = f"{REFUSED}{refusal}"
+            self.late.discard(name)
             return False
         self.scores[name], self.whole[name] = found.score, found.seconds / share
         self.out.pop(name, None)
+        self.late.discard(name)
         return True
 
     def finish(self, name: str, after: float = 0.0) -> float:

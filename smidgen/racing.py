@@ -74,6 +74,9 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
         search.watch.say(f"Comparing {len(names)} of them on dev, by short trainings")
     last = race.halve(names, job.finalists, _rank(search))
     trained = _finish_all(search, race, [*(set(bodies_) - set(names)), *last])
+    if not only_quality(job.budget):
+        slowest_first = sorted(race.late - set(trained), key=lambda name: -min(c.ms for c in search.of(name)))
+        trained |= _finish_all(search, race, slowest_first)
     _more_seeds(search, race, trained)
     search.compared = len({*race.scores, *trained})
     if search.trials is not None:

@@ -141,6 +141,15 @@ def test_the_limit_is_kept_and_the_time_is_used(limit: float, count: int) -> Non
         assert shares[0] > 0
 
 
+def test_what_was_dropped_for_its_time_alone_may_be_trained_in_what_is_left() -> None:
+    world = World({"large": 400.0, "refused": 9.0, "a": 9.0, "b": 9.0, "c": 9.0}, limit=200.0)
+    world.refused = {"refused"}
+    finalists = world.halve()
+    assert finalists == ["c", "b"] and world.race.late == {"large"}
+    assert [world.race.finish(name) for name in finalists] == [1.0, 1.0]
+    assert world.race.finish("large") == 1 / 3 and world.time < 200
+
+
 def test_a_finalist_is_shortened_to_what_fits() -> None:
     world = World({"a": 100.0}, limit=60.0)
     assert world.race.finish("a") == 0.5  # foretold from its first steps
