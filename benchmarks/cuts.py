@@ -37,9 +37,9 @@ def learnt(*uses: Use, epochs: float = 2.0, name: str = "student") -> Stage:
     return Stage(name, (*uses, logits), teacher="model", train=Training(epochs=epochs, learning_rate=2e-4))
 
 
-def gates(speedup: float) -> Stage:
+def gates(speedup: float, *more: str) -> Stage:
     """CoFi's losses and gates (arXiv:2204.00408)."""
-    cut = Use("prune.gates", {"parts": ("heads", "units", "sublayers"), "speedup": speedup, "price": "int8"})
+    cut = Use("prune.gates", {"parts": ("heads", "units", "sublayers", *more), "speedup": speedup, "price": "int8"})
     answers = Use("distil.logits", {"loss_kind": "kl", "temperature": 2.0, "weight": 0.1})
     inside = Use("distil.hidden", {"mapping": "dynamic", "projection": "always", "weight": 0.9})
     train = Training(epochs=2, learning_rate=1e-4)
@@ -58,6 +58,7 @@ TABLE: dict[tuple[str, str], tuple[Stage, ...]] = {
     **{("fisher", f"{speed}x"): (fisher(speed),) for speed in (1.3, 1.7, 2.4, 3.6)},
     **{("fisher, distilled", f"{speed}x"): (fisher(speed), learnt()) for speed in (2.4, 3.6)},
     **{("gates, distilled", f"{speed}x"): (gates(speed), learnt()) for speed in (2.4, 3.6, 4.8)},
+    ("gates, hidden size too, distilled", "3.6x"): (gates(3.6, "hidden"), learnt()),
     ("theseus", "3 blocks"): (theseus(3), learnt(epochs=1.0)),
     ("lowrank, distilled", "rank 128"): (learnt(Use("replace.lowrank", {"rank": 128}), epochs=1.0),),
     ("vocabulary", "train's"): (Stage("cut", (Use("prune.vocab"),), data="train"),),
