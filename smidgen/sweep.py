@@ -25,7 +25,7 @@ from smidgen.measure.quality import kept
 from smidgen.recipe import to_data
 from smidgen.schema import TUNE, lacking
 from smidgen.tunecard import page
-from smidgen.tuning import FOLDER, Job, Tuned, Tuner, Way, begin, clear, fitted, known, leave, way_of
+from smidgen.tuning import FOLDER, Job, Tuned, Tuner, Way, begin, clear, known, leave, long_enough, way_of
 from smidgen.watch import Watch
 from smidgen.words import ranged
 
@@ -92,7 +92,7 @@ def sweep(
     """
     clock = Clock(time.monotonic(), time_limit_s)
     tuner = begin(job, out, watch, way_of("full", None, epochs, None, batch_size))
-    tried = [Entry(fitted(way, len(tuner.data.train))) for way in ways(tuner.base.blocks, epochs, batch_size)]
+    tried = [Entry(long_enough(way, len(tuner.data.train))) for way in ways(tuner.base.blocks, epochs, batch_size)]
     train_all(tuner, tried, clock)
     if not any(entry.tuned for entry in tried):
         told = "; ".join(f"{entry.way.name}: {entry.reason}" for entry in tried)

@@ -154,6 +154,14 @@ def test_the_limit_is_kept_within_a_tenth(limit: int, virtual: Virtual, tmp_path
         assert any("time limit left no" in note for note in report["notes"])
 
 
+def test_time_that_is_left_goes_to_what_was_dropped_for_its_time(virtual: Virtual, tmp_path: Path) -> None:
+    """In 500 s no student ends in the part of the short trainings: the teacher's own shape would be all there is."""
+    report = outcome.carry_out(job(tmp_path, "500s"), virtual.out)
+    trained = {one["name"] for one in report["candidates"] if one["status"] in ("trained", "winner")}
+    assert {name for name in trained if not name.startswith("4 blocks, ")}
+    assert virtual.time <= 550
+
+
 def test_without_a_limit_all_is_trained_in_full(virtual: Virtual, tmp_path: Path) -> None:
     report = outcome.carry_out(job(tmp_path), virtual.out)
     assert not any("time limit" in note for note in report["notes"])

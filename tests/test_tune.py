@@ -154,14 +154,14 @@ def test_a_head_alone_is_a_delta_too(place: Path) -> None:
 def test_every_method_of_tuning_is_found_by_walking() -> None:
     assert {f"tune.{short}" for short in tuning.known()} == {name for name in names() if name.startswith("tune.")}
     assert tuning.way_of("adapter") == tuning.way_of("tune.adapter")
-    assert tuning.fitted(tuning.way_of("lora"), 2000).training.epochs == 8  # 500 steps of 32
-    assert tuning.fitted(tuning.way_of("lora"), 500).training.epochs == 16
+    assert tuning.long_enough(tuning.way_of("lora"), 2000).training.epochs == 8  # 500 steps of 32
+    assert tuning.long_enough(tuning.way_of("lora"), 500).training.epochs == 16
     for way, rows in (
         (tuning.way_of("lora"), 20_000),
         (tuning.way_of("lora", None, 2), 500),
         (tuning.way_of("full"), 500),
     ):
-        assert tuning.fitted(way, rows) == way
+        assert tuning.long_enough(way, rows) == way
     assert tuning.way_of("bitfit", {}, 2, None, 8).training == Training(epochs=2, learning_rate=1e-3, batch_size=8)
     assert [use.method for use in tuning.way_of("bitfit").methods] == ["tune.full", "tune.bitfit"]
     assert [use.method for use in tuning.way_of("full").methods] == ["tune.full"]
