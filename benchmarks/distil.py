@@ -20,7 +20,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,28 @@ SENTENCES = 30_000  # of film reviews, labelled by the teacher
 BARE = "train+unlabeled"
 LONG = Training(epochs=2, learning_rate=2e-4)
 SMALL = Training(epochs=6, learning_rate=2e-3, batch_size=64)
+OWN = Training(epochs=2, learning_rate=1e-4)
 WAYS = ("distilled", "labels alone")
-STUDENTS: dict[str, tuple[tuple[Use, ...], Training]] = {
-    "CNN of one width": ((Use("student.cnn", {"widths": [3], "channels": 128}),), SMALL),
-    "CNN": ((Use("student.cnn"),), SMALL),
-    "static": ((Use("student.static"),), SMALL),
-    "MiniLM, 3 blocks": ((Use("prune.layers", {"keep": 3}),), LONG),
-    "MiniLM, 6 blocks": ((), LONG),
+
+
+@dataclass(frozen=True)
+class Student:
+    """What becomes of a model before it learns, how long it learns, and what it learns beside the teacher's logits."""
+
+    shape: tuple[Use, ...]
+    training: Training
+    beside: tuple[Use, ...] = ()
+    own: bool = False  # made from the teacher, and not from MiniLM-6
+
+
+STUDENTS = {
+    "CNN of one width": Student((Use("student.cnn", {"widths": [3], "channels": 128}),), SMALL),
+    "CNN": Student((Use("student.cnn"),), SMALL),
+    "static": Student((Use("student.static"),), SMALL),
+    "MiniLM, 3 blocks": Student((Use("prune.layers", {"keep": 3}),), LONG),
+    "MiniLM, 4 blocks": Student((Use("prune.layers", {"keep": 4}),), LONG),
+    "MiniLM, 6 blocks": Student((), LONG),
+    "MPNet, 3 blocks": Student((Use("prune.layers", {"keep": 3}),), OWN, (Use("distil.hidden"),), own=True),
 }
 
 
@@ -74,9 +89,9 @@ def students(seeds: Sequence[int] = SEEDS) -> None:
     rows: list[dict[str, Any]] = []
     right: dict[tuple[str, str], list[np.ndarray]] = {}  # by student and way, a row of test sentences a seed
     timed: dict[str, Any] = {"teacher": teacher}
-    for name, (shape, training) in STUDENTS.items():
+    for name, shape in STUDENTS.items():
         for how in WAYS:
-            student = student_stage(shape, training, how)
+            student = student_stage(shape, how)
             for seed in seeds:
                 head = [base] if how == "distilled" else []
                 stages = [*head, student, *GRAPHS]
@@ -100,7 +115,7 @@ def students(seeds: Sequence[int] = SEEDS) -> None:
                     timed.setdefault(name, load(folder))
     found, speed = entries.time_all(timed, entries.timed_texts(splits.test), calls=300)
     result = {
-        "what": "SST-2, students of MPNet (12 x 768), int8 graphs; the teacher in torch float32; batch 1, text in to label out",
+        "what": "SST-2, students of MPNet (12 x 768), from MiniLM-6 or its own blocks, int8 graphs; the teacher in torch float32; batch 1, text in to label out",
         "n": len(splits.test),
         "teacher": entries.quality_data(splits.task, teacher_outputs, splits.test),
         "bare": SENTENCES,
@@ -147,12 +162,14 @@ def base_teacher() -> Stage:
     return Stage("teacher", (Use("tune.full"),), source=mpnet(), seed=0, train=TEACHER)
 
 
-def student_stage(shape: tuple[Use, ...], training: Training, how: str) -> Stage:
+def student_stage(student: Student, how: str) -> Stage:
+    shape, training = student.shape, student.training
     if how == "distilled":
-        method = Use("distil.logits", {"loss_kind": "mse"})
-        return Stage("student", (*shape, method), source=MODEL, teacher="teacher", data=BARE, train=training)
+        methods = (*shape, Use("distil.logits", {"loss_kind": "mse"}), *student.beside)
+        source = "teacher" if student.own else MODEL
+        return Stage("student", methods, source=source, teacher="teacher", data=BARE, train=training)
     epochs = Training(epochs=2 if training is not SMALL else 10, learning_rate=training.learning_rate / 2)
-    return Stage("student", (*shape, Use("tune.full")), source=MODEL, train=epochs)
+    return Stage("student", (*shape, Use("tune.full")), source=mpnet() if student.own else MODEL, train=epochs)
 
 
 def films() -> str:

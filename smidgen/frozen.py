@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from smidgen.artefact import identity
 from smidgen.edits import kinds
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError
-from smidgen.hearing import hearing
+from smidgen.hearing import Handed, below, hearing, instead, passing, starting
 from smidgen.method import Method, name_of
 from smidgen.shards import Found, Shard, claim, lacking, locate, open_shards, publish
 from smidgen.source import takes_types
@@ -47,8 +47,6 @@ UNSEEN = {  # what a config says that no state depends on
     *("architectures", "id2label", "label2id", "problem_type", "smidgen_tasks", "_name_or_path", "dtype"),
     *("transformers_version", "model_type", "skeleton", "edits"),
 }
-
-Handed = Mapping[int, Tensor]  # states (B, L, H) by level
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +71,7 @@ def frozen_below(model: PreTrainedModel) -> int:
     if not supported(model.config.model_type):
         return -1
     parts = anatomy(model)
-    if any(p.requires_grad for _, p in _weights_below(parts)) or not all(map(_still, _below(parts))):
+    if any(p.requires_grad for _, p in _weights_below(parts)) or not all(map(_still, below(parts))):
         return -1
     return next((i for i, block in enumerate(parts.blocks) if not _still(block.module)), len(parts.blocks))
 
@@ -82,7 +80,7 @@ def rest(model: PreTrainedModel) -> None:
     """Put what is frozen from the embeddings up into evaluation mode."""
     if (depth := frozen_below(model)) >= 0:
         parts = anatomy(model)
-        for module in (*_below(parts), *(block.module for block in parts.blocks[:depth])):
+        for module in (*below(parts), *(block.module for block in parts.blocks[:depth])):
             module.eval()
 
 
@@ -192,13 +190,7 @@ def handing(model: PreTrainedModel, kept: Kept | None, rows: np.ndarray, length:
         return
     parameter = next(model.parameters())
     states = {k: v.to(parameter.device, parameter.dtype) for k, v in kept.states(rows, length).items()}
-    parts = anatomy(model)
-    first, *between = _below(parts)
-    forwards = {first: _gives(states[kept.levels[0]], False)} | {module: _passes(False) for module in between}
-    for i, block in enumerate(parts.blocks[: kept.levels[-1]]):
-        given = states.get(i + 1)
-        forwards[block.module] = _passes(block.in_tuple) if given is None else _gives(given, block.in_tuple)
-    with _instead(forwards):
+    with starting(anatomy(model), states):
         yield
 
 
@@ -209,7 +201,7 @@ def fingerprints(model: PreTrainedModel, levels: Collection[int]) -> dict[int, s
     edits = [edit for edit in config.get("edits") or () if not getattr(kinds()[edit["edit"]], "above", False)]
     said = [parts.family, edits, {k: v for k, v in config.items() if k not in UNSEEN}]
     told = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
-    _tell(told, _weights_below(parts), _below(parts))
+    _tell(told, _weights_below(parts), below(parts))
     found = {0: told.hexdigest()}
     for i, block in enumerate(parts.blocks[: max(levels)]):
         _tell(told, block.module.named_parameters(), [block.module])
@@ -233,11 +225,6 @@ def _still(module: nn.Module) -> bool:
         m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) or is_parametrized(m) for m in module.modules()
     )
     return not acted and not any(p.requires_grad for p in module.parameters())
-
-
-def _below(parts: Anatomy) -> list[nn.Module]:
-    """What makes the input of the first block, in order."""
-    return [module for module in (parts.embeddings, parts.project) if module is not None]
 
 
 def _weights_below(parts: Anatomy) -> list[tuple[str, nn.Parameter]]:
@@ -281,14 +268,14 @@ def _compute(
     """
     parts, uses_types = anatomy(model), takes_types(model)
     found: list[dict[int, np.ndarray]] = [{} for _ in levels]
-    idle = {block.module: _passes(block.in_tuple) for block in parts.blocks[levels[-1] :]}
+    idle = {block.module: passing(block.in_tuple) for block in parts.blocks[levels[-1] :]}
     by_length = rows[np.argsort(encoded.lengths[rows], kind="stable")]
     for start in range(0, len(by_length), BATCH):
         picked = by_length[start : start + BATCH]
         batch = {k: torch.from_numpy(v).to(model.device) for k, v in encoded.batch(picked, pad).items()}
         if not uses_types:
             del batch["token_type_ids"]
-        with autocast(), _instead(idle), hearing(parts, levels) as heard:
+        with autocast(), instead(idle), hearing(parts, levels) as heard:
             model(**batch)
         for level, kept in zip(levels, found, strict=True):
             values = heard[level].to(KINDS[kind])
@@ -297,29 +284,6 @@ def _compute(
             written = _written(values)
             kept |= {int(row): written[b, : encoded.lengths[row]] for b, row in enumerate(picked)}
     return [[kept[int(row)] for row in rows] for kept in found]
-
-
-@contextmanager
-def _instead(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """These modules run these functions; afterwards what they ran before."""
-    before = {module: vars(module).get("forward") for module in forwards}
-    try:
-        for module, forward in forwards.items():
-            module.forward = forward
-        yield
-    finally:
-        for module, own in before.items():
-            vars(module).pop("forward", None)
-            if own is not None:
-                module.forward = own
-
-
-def _gives(states: Tensor, in_tuple: bool) -> Callable[..., Any]:
-    return lambda *args, **kwargs: (states,) if in_tuple else states
-
-
-def _passes(in_tuple: bool) -> Callable[..., Any]:
-    return lambda hidden_states, *args, **kwargs: (hidden_states,) if in_tuple else hidden_states
 
 
 def _written(values: Tensor) -> np.ndarray:

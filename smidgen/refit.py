@@ -15,7 +15,7 @@ Park, Choi and Kang 2024, arXiv:2308.03449).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from smidgen.anatomy import Block, anatomy
 from smidgen.batch import Batch, agreed
 from smidgen.gates import Gates
+from smidgen.hearing import starting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,25 +36,25 @@ FREE = 0.1  # the same for weights: there are many more of them
 
 
 def refit(
-    model: PreTrainedModel, batches: Callable[[], Iterable[Batch]], heads: list[np.ndarray], units: list[np.ndarray]
+    model: PreTrainedModel, rows: Sequence[Batch], heads: list[np.ndarray], units: list[np.ndarray]
 ) -> tuple[list[np.ndarray], list[np.ndarray], int]:
     """Factors of all heads and units, float64 a block, 0 where nothing is kept; and how many sublayers were fitted.
 
     Args:
-        batches: gives the rows to fit on, anew at each call.
+        rows: what to fit on.
         heads, units: bool a block, what is kept.
 
     Ends at the first sublayer with a factor beyond LARGEST; it and those after it keep factors of 1.
     """
     found = [each.astype(np.float64) for each in heads], [each.astype(np.float64) for each in units]
-    fitted = 0
+    fitted, whole, cut = 0, Reads(model, rows), Reads(model, rows)
     with Gates(model) as gates, torch.no_grad():
         for index, block in enumerate(gates.blocks):
             for kind, factors in zip(("heads", "units"), found, strict=True):
                 if not factors[index].any():
                     continue
                 kept = np.flatnonzero(factors[index])
-                solved = solve(*equations(model, block, kind, kept, batches(), gates, found))
+                solved = solve(*equations(whole, cut, block, kind, kept, gates, found))
                 if not (abs(solved) <= LARGEST).all():
                     return *found, fitted
                 factors[index][kept] = solved
@@ -62,11 +63,11 @@ def refit(
 
 
 def equations(
-    model: PreTrainedModel,
+    whole: Reads,
+    cut: Reads,
     block: Block,
     kind: str,
     kept: np.ndarray,
-    batches: Iterable[Batch],
     gates: Gates,
     factors: tuple[list[np.ndarray], list[np.ndarray]],
 ) -> tuple[Tensor, Tensor]:
@@ -77,16 +78,16 @@ def equations(
     inside = weight[:, columns]
     products = torch.zeros(len(columns), len(columns), dtype=torch.float64, device=weight.device)
     against = torch.zeros(len(columns), dtype=torch.float64, device=weight.device)
-    for batch in batches:
+    for i in range(len(cut.rows)):
         gates.heads[:], gates.units[:] = ([None] * len(gates.blocks) for _ in range(2))
-        whole, beside = _reads(model, block, kind, batch)
-        wanted = whole @ weight.T + beside
+        read, beside = whole.of(i, block, kind)
+        wanted = read @ weight.T + beside
         gates.heads[:], gates.units[:] = ([torch.from_numpy(each).to(weight) for each in both] for both in factors)
         getattr(gates, kind)[block.index] = None
-        cut, beside = _reads(model, block, kind, batch)
-        cut = cut[:, columns]
-        products += (cut.T @ cut).double()
-        against += (cut * ((wanted - beside) @ inside)).sum(0).double()
+        read, beside = cut.of(i, block, kind)
+        read = read[:, columns]
+        products += (read.T @ read).double()
+        against += (read * ((wanted - beside) @ inside)).sum(0).double()
     products *= (inside.T @ inside).double()
     count = len(kept)
     return products.view(count, size, count, size).sum((1, 3)), against.view(count, size).sum(1)
@@ -101,35 +102,33 @@ def solve(products: Tensor, against: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def reweigh(model: PreTrainedModel, uncut: PreTrainedModel, batches: Callable[[], Iterable[Batch]]) -> int:
+def reweigh(model: PreTrainedModel, uncut: PreTrainedModel, rows: Sequence[Batch]) -> int:
     """Fit the last Linear of each sublayer of a cut model anew, in place, its bias too; how many were fitted.
 
     Args:
         uncut: the model before the cut, which stays as it is.
-        batches: gives the rows to fit on, anew at each call.
+        rows: what to fit on.
     """
-    fitted = 0
+    fitted, whole, cut = 0, Reads(uncut, rows), Reads(model, rows)
     for block, before in zip(anatomy(model).blocks, anatomy(uncut).blocks, strict=True):
         for kind, left in (("heads", block.heads), ("units", block.width)):
             if left:
-                _reweigh(model, block, uncut, before, kind, batches())
+                _reweigh(cut, block, whole, before, kind)
                 fitted += 1
     return fitted
 
 
-def _reweigh(
-    model: PreTrainedModel, block: Block, uncut: PreTrainedModel, before: Block, kind: str, batches: Iterable[Batch]
-) -> None:
+def _reweigh(cut: Reads, block: Block, uncut: Reads, before: Block, kind: str) -> None:
     """sum over tokens |x + W a + c - x' - W' a' - c'|^2 + damping |W - W_now|^2, at its least."""
     linear, whole = (block.out, before.out) if kind == "heads" else (block.down, before.down)
     has_bias, columns = linear.bias is not None, linear.in_features
     size = columns + has_bias
     products = torch.zeros(size, size, dtype=torch.float64, device=linear.weight.device)
     against = torch.zeros(size, linear.out_features, dtype=torch.float64, device=linear.weight.device)
-    for batch in batches:
-        read, beside = _reads(uncut, before, kind, batch)
+    for i in range(len(cut.rows)):
+        read, beside = uncut.of(i, before, kind)
         wanted = whole(read) + beside
-        read, beside = _reads(model, block, kind, batch)
+        read, beside = cut.of(i, block, kind)
         off = wanted - linear(read) - beside
         if has_bias:
             read = torch.cat([read, read.new_ones(len(read), 1)], 1)
@@ -146,39 +145,51 @@ class _Enough(Exception):
     """What a forward is for has been seen."""
 
 
-def _reads(model: PreTrainedModel, block: Block, kind: str, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Of the real tokens of a batch, what the sublayer's last Linear reads, (T, columns), and what is added to what it
-    says, (T, hidden): the block's input, or, of a feed-forward, what the attention made of it. Nothing after it runs.
+class Reads:
+    """What the sublayers of a model read of some rows, from the bottom up: each forward starts where the last one did,
+    so that all of them together cost a few forwards, and not one a sublayer. What is below may not change on the way.
     """
-    seen: dict[str, Tensor] = {}
 
-    def input_of(name: str) -> Callable[..., None]:
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            seen[name] = args[0] if args else kwargs["hidden_states"]
-            if name == "read":
-                raise _Enough
+    def __init__(self, model: PreTrainedModel, rows: Sequence[Batch]) -> None:
+        self.model, self.rows, self._parts = model, rows, anatomy(model)
+        self._from: list[dict[int, Tensor]] = [{} for _ in rows]  # the input of the block that was read last
 
-        return note
+    def of(self, index: int, block: Block, kind: str) -> tuple[Tensor, Tensor]:
+        """Of the real tokens of a batch, what the sublayer's last Linear reads, (T, columns), and what is added to what
+        it says, (T, hidden): the block's input, or, of a feed-forward, what the attention made of it.
+        """
+        seen: dict[str, Tensor] = {}
 
-    def output(module: nn.Module, args: tuple[Any, ...], said: Tensor) -> None:
-        seen["attended"] = said
+        def input_of(name: str) -> Callable[..., None]:
+            def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                seen[name] = args[0] if args else kwargs["hidden_states"]
+                if name == "read":
+                    raise _Enough
 
-    last = block.out if kind == "heads" else block.down
-    handles = [
-        block.module.register_forward_pre_hook(input_of("input"), with_kwargs=True),
-        block.up.register_forward_pre_hook(input_of("up"), with_kwargs=True),
-        block.out.register_forward_hook(output),
-        last.register_forward_pre_hook(input_of("read"), with_kwargs=True),
-    ]
-    try:
-        model(**batch.inputs)
-    except _Enough:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    beside = seen["input"]
-    if kind == "units":
-        beside = beside + seen["attended"] if block.feed_norm is not None else seen["up"]
-    real = batch.inputs["attention_mask"].bool()
-    return seen["read"][real], beside[real]
+            return note
+
+        def output(module: nn.Module, args: tuple[Any, ...], said: Tensor) -> None:
+            seen["attended"] = said
+
+        last = block.out if kind == "heads" else block.down
+        handles = [
+            block.module.register_forward_pre_hook(input_of("input"), with_kwargs=True),
+            block.up.register_forward_pre_hook(input_of("up"), with_kwargs=True),
+            block.out.register_forward_hook(output),
+            last.register_forward_pre_hook(input_of("read"), with_kwargs=True),
+        ]
+        inputs = self.rows[index].inputs
+        try:
+            with starting(self._parts, self._from[index]):
+                self.model(**inputs)
+        except _Enough:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        self._from[index] = {block.index: seen["input"]}
+        beside = seen["input"]
+        if kind == "units":
+            beside = beside + seen["attended"] if block.feed_norm is not None else seen["up"]
+        real = inputs["attention_mask"].bool()
+        return seen["read"][real], beside[real]

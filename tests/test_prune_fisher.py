@@ -176,7 +176,7 @@ def test_the_model_that_is_cut_is_the_one_with_factors(family: str) -> None:
     for edit in ctx.edits:
         heads = isinstance(edit, KeepHeads)
         kept[not heads][edit.block] = np.isin(np.arange(4 if heads else 64), edit.heads if heads else edit.units)
-    heads, units, fitted = refit(whole, rows, *kept)
+    heads, units, fitted = refit(whole, list(rows()), *kept)
     with Gates(whole) as gates:
         gates.heads, gates.units = ([torch.from_numpy(each).float() for each in both] for both in (heads, units))
         torch.testing.assert_close(model(**inputs).logits, whole(**inputs).logits, rtol=1e-4, atol=1e-4)

@@ -16,7 +16,7 @@ from smidgen.batch import Batch
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.gates import Gates
-from smidgen.refit import DAMPING, FREE, LARGEST, equations, refit, reweigh, solve
+from smidgen.refit import DAMPING, FREE, LARGEST, Reads, equations, refit, reweigh, solve
 from smidgen.surgery import apply
 from smidgen.tasks import Classify
 
@@ -33,6 +33,9 @@ def rows(size: int = 4, pad_to: int | None = None) -> Iterator[Batch]:
         here = slice(start, start + size)
         kept = {name: value[here, : pad_to or max(LENGTHS[here])] for name, value in inputs.items()}
         yield Batch(Classify(("a", "b", "c")), kept, torch.zeros(len(LENGTHS[here]), dtype=torch.long))
+
+
+ROWS = list(rows())
 
 
 def sums(model: nn.Module, gates: Gates, factors: tuple[list[np.ndarray], list[np.ndarray]] | None) -> list[Tensor]:
@@ -64,7 +67,7 @@ def norms(blocks: tuple[Block, ...]) -> list[nn.Module]:
 def test_each_sublayer_is_fitted_to_what_the_uncut_one_adds_up_to(family: str) -> None:
     """The last one, against numpy's least squares on the sums before its norm, an equation a token and hidden unit."""
     model = tiny(family).double()
-    fitted = refit(model, rows, HEADS, UNITS)[:2]
+    fitted = refit(model, ROWS, HEADS, UNITS)[:2]
     assert [f.astype(bool).tolist() for f in fitted[0]] == [f.tolist() for f in HEADS]
     with Gates(model) as gates:
         whole = sums(model, gates, None)[3]
@@ -96,7 +99,7 @@ def test_the_equations_say_how_far_the_sublayer_is_off(family: str) -> None:
     for kind, kept in (("heads", np.flatnonzero(HEADS[0])), ("units", np.flatnonzero(UNITS[0]))):
         with Gates(model) as gates:
             block = gates.blocks[0]
-            products, against = equations(model, block, kind, kept, rows(), gates, factors)
+            products, against = equations(Reads(model, ROWS), Reads(model, ROWS), block, kind, kept, gates, factors)
             cuts = []
             for scale in (1.0, 0.4):
                 own = getattr(gates, kind)
@@ -136,9 +139,9 @@ def stream(model: nn.Module, block: Block, kind: str) -> Tensor:
 @EACH
 def test_neither_batches_nor_padding_change_the_factors(family: str) -> None:
     model = tiny(family).double()
-    whole = refit(model, rows, HEADS, UNITS)
-    for other in (lambda: rows(1), lambda: rows(3), lambda: rows(4, pad_to=30)):
-        heads, units, _ = refit(model, other, HEADS, UNITS)
+    whole = refit(model, ROWS, HEADS, UNITS)
+    for other in (rows(1), rows(3), rows(4, pad_to=30)):
+        heads, units, _ = refit(model, list(other), HEADS, UNITS)
         for one, same in zip([*whole[0], *whole[1]], [*heads, *units], strict=True):
             np.testing.assert_allclose(one, same, rtol=1e-6, atol=1e-8)
     assert whole[2] == 4
@@ -146,7 +149,7 @@ def test_neither_batches_nor_padding_change_the_factors(family: str) -> None:
 
 def test_an_uncut_model_keeps_factors_of_one() -> None:
     model = tiny("bert").double()
-    heads, units, fitted = refit(model, rows, [np.ones(4, bool)] * 2, [np.ones(64, bool)] * 2)
+    heads, units, fitted = refit(model, ROWS, [np.ones(4, bool)] * 2, [np.ones(64, bool)] * 2)
     for each in (*heads, *units):
         np.testing.assert_allclose(each, 1, atol=1e-8)
     assert fitted == 4
@@ -154,7 +157,7 @@ def test_an_uncut_model_keeps_factors_of_one() -> None:
 
 def test_sublayers_without_parts_are_passed_over() -> None:
     model = tiny("bert").double()
-    heads, units, fitted = refit(model, rows, [np.zeros(4, bool), HEADS[1]], [UNITS[0], np.zeros(64, bool)])
+    heads, units, fitted = refit(model, ROWS, [np.zeros(4, bool), HEADS[1]], [UNITS[0], np.zeros(64, bool)])
     assert fitted == 2 and not heads[0].any() and not units[1].any()
 
 
@@ -166,7 +169,7 @@ def test_a_factor_that_is_too_large_ends_it(monkeypatch: pytest.MonkeyPatch) -> 
         return calls[-1] + (LARGEST if len(calls) == 2 else 0)
 
     monkeypatch.setattr("smidgen.refit.solve", wild)
-    heads, units, fitted = refit(model, rows, HEADS, UNITS)
+    heads, units, fitted = refit(model, ROWS, HEADS, UNITS)
     assert (fitted, len(calls)) == (1, 2)
     assert heads[0][HEADS[0]].tolist() == calls[0].tolist()
     assert units[0].tolist() == UNITS[0].tolist() and heads[1].tolist() == HEADS[1].tolist()
@@ -174,8 +177,22 @@ def test_a_factor_that_is_too_large_ends_it(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_fitting_leaves_no_hook() -> None:
     model = tiny("bert").double()
-    refit(model, rows, HEADS, UNITS)
+    refit(model, ROWS, HEADS, UNITS)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+def test_each_forward_starts_where_the_last_one_did() -> None:
+    """The lower feed-forward runs for its own look and for the first look above it, and no more for the last."""
+    model = tiny("bert").double()
+    blocks, ran = anatomy(model).blocks, [0, 0]
+    for i, block in enumerate(blocks):
+        block.up.register_forward_pre_hook(lambda *_, i=i: ran.__setitem__(i, ran[i] + 1))
+    reads = Reads(model, ROWS)
+    for block in blocks:
+        for kind in ("heads", "units"):
+            for i in range(len(ROWS)):
+                reads.of(i, block, kind)
+    assert ran == [2 * len(ROWS), len(ROWS)]
 
 
 # All weights in the place of factors.
@@ -198,7 +215,7 @@ def test_weights_are_those_of_least_squares(family: str) -> None:
     linear = anatomy(fewer).blocks[1].down  # type: ignore[arg-type]
     bias = linear.bias is not None
     before = torch.cat([linear.weight.T, linear.bias[None]] if bias else [linear.weight.T]).numpy().copy()
-    assert reweigh(fewer, model, rows) == 4  # type: ignore[arg-type]
+    assert reweigh(fewer, model, ROWS) == 4  # type: ignore[arg-type]
     found = torch.cat([linear.weight.T, linear.bias[None]] if bias else [linear.weight.T]).numpy()
 
     def seen() -> tuple[np.ndarray, np.ndarray]:
@@ -228,8 +245,8 @@ def test_weights_are_those_of_least_squares(family: str) -> None:
 def test_weights_come_nearer_than_factors(family: str) -> None:
     model = tiny(family).double()
     fewer = cut(model)
-    reweigh(fewer, model, rows)  # type: ignore[arg-type]
-    heads, units, _ = refit(model, rows, HEADS, UNITS)  # type: ignore[arg-type]
+    reweigh(fewer, model, ROWS)  # type: ignore[arg-type]
+    heads, units, _ = refit(model, ROWS, HEADS, UNITS)  # type: ignore[arg-type]
     whole = stream(model, anatomy(model).blocks[1], "units")  # type: ignore[arg-type]
     free = (stream(fewer, anatomy(fewer).blocks[1], "units") - whole).square().sum()  # type: ignore[arg-type]
     with Gates(model) as gates:  # type: ignore[arg-type]
@@ -243,9 +260,9 @@ def test_neither_batches_nor_padding_change_the_weights_and_the_uncut_model_stay
     model = tiny("bert").double()
     before = copy.deepcopy(model.state_dict())
     found = []
-    for some in (rows, lambda: rows(1), lambda: rows(4, pad_to=30)):
+    for some in (rows(), rows(1), rows(4, pad_to=30)):
         fewer = cut(model)
-        reweigh(fewer, model, some)  # type: ignore[arg-type]
+        reweigh(fewer, model, list(some))  # type: ignore[arg-type]
         found.append(fewer.state_dict())
     for other in found[1:]:
         for name, value in found[0].items():
@@ -257,8 +274,8 @@ def test_neither_batches_nor_padding_change_the_weights_and_the_uncut_model_stay
 def test_weights_of_what_was_not_cut_stay_and_empty_sublayers_are_passed_over() -> None:
     model = tiny("bert").double()
     same = copy.deepcopy(model)
-    assert reweigh(same, model, rows) == 4  # type: ignore[arg-type]
+    assert reweigh(same, model, ROWS) == 4  # type: ignore[arg-type]
     for name, value in model.state_dict().items():
         torch.testing.assert_close(same.state_dict()[name], value, rtol=1e-6, atol=1e-8)
     apply(same, KeepHeads(0, ()))  # type: ignore[arg-type]
-    assert reweigh(same, model, rows) == 3  # type: ignore[arg-type]
+    assert reweigh(same, model, ROWS) == 3  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -111,18 +111,18 @@ class Fisher(Method[None]):
         trial, sample = copy.deepcopy(ctx.model), self._sample(ctx, TRIED)
         self._cut(trial, ctx.model, kept, sample, functools.partial(apply, trial))
         with torch.no_grad():
-            losses = torch.cat([batch.losses(trial).double() for batch in sample()])
+            losses = torch.cat([batch.losses(trial).double() for batch in sample])
         return float(agreed(losses.mean()))
 
-    def _sample(self, ctx: Context, most: int) -> Callable[[], Iterable[Batch]]:
-        return functools.partial(ctx.sight.sample, min(self.rows, most))
+    def _sample(self, ctx: Context, most: int) -> Sequence[Batch]:
+        return list(ctx.sight.sample(min(self.rows, most)))
 
     def _cut(
         self,
         model: PreTrainedModel,
         uncut: PreTrainedModel,
         kept: Kept,
-        sample: Callable[[], Iterable[Batch]],
+        sample: Sequence[Batch],
         edit: Callable[[Edit], object],
     ) -> int:
         """Cut and tune the model, in place; how many sublayers were fitted. `uncut` stays as it is."""
