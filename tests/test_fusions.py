@@ -19,6 +19,7 @@ from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import RecipeError
 from smidgen.fusions import FUSIONS, fused
+from smidgen.grafts import build
 from smidgen.graph import export, single_output
 from smidgen.integer import KINDS, count, dynamic, parts
 from smidgen.planner import plan
@@ -43,10 +44,12 @@ TYPES = ("bert", "electra")
 
 
 def model_of(kind: str) -> Any:
-    """A family's classifier, or `tag`, `answer`, `uneven-FAMILY` or `hollow`."""
+    """A family's classifier, or `tag`, `answer`, `uneven-FAMILY`, `prefix-FAMILY` or `hollow`."""
     if kind in OTHERS:
         return tiny("bert", head=OTHERS[kind], labels=2)
-    model = tiny("bert" if kind == "hollow" else kind.removeprefix("uneven-"), blocks=3 if "-" in kind else 2)
+    model = tiny("bert" if kind == "hollow" else kind.rpartition("-")[2], blocks=3 if "-" in kind else 2)
+    if kind.startswith("prefix-"):
+        build(model, "prefix", {"length": 5}).attach(model)
     if kind == "hollow":
         apply(model, KeepHeads(0, ()))
         apply(model, KeepWidth(1, ()))
@@ -103,7 +106,7 @@ def near(found: list[np.ndarray], wanted: list[np.ndarray]) -> bool:
 def test_each_fusion_finds_its_place_and_says_the_same(family: str) -> None:
     wanted = answers(unfused(family))
     assert min(np.ptp(np.concatenate(wanted), 0)) > 1e-2, "the answers differ from row to row"
-    for name in FUSIONS:
+    for name in ("padding", "attention", "first_token"):
         model = graph_of(family)
         times = ALONE[family] if name == "first_token" else FIRED[family][name]
         assert fused(model, set(FUSIONS) - {name}) == {name: times}
@@ -128,6 +131,18 @@ def test_uneven_blocks_keep_their_own_heads(family: str) -> None:
     assert fused(model) == {"padding": 1, "attention": 3, "first_token": 4}
     heads = [node.attributes["q_num_heads"].value for node in model.graph if node.op_type == "Attention"]
     assert heads == [2, 1, 3] and near(answers(model), answers(unfused(f"uneven-{family}")))
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_a_prefix_asks_nothing(family: str) -> None:
+    """Its places bring keys and values; of the last block only the first token asks."""
+    model, wanted = graph_of(f"prefix-{family}"), answers(unfused(f"prefix-{family}"))
+    assert fused(model) == {"padding": 1, "attention": 3, "queries": 3, "first_token": 4}
+    assert near(answers(model), wanted)
+    assert not any(node.op_type == "Pad" and len(node.outputs[0].shape) == 3 for node in model.graph)
+    attentions = [node for node in model.graph if node.op_type == "Attention"]
+    lengths = [[str(value.shape[1]) for value in node.inputs[:2]] for node in attentions]
+    assert all(key == f"{query} + 5" for query, key in lengths[:2]) and lengths[2][0] == "1", lengths
 
 
 def test_what_has_been_emptied_stays_so() -> None:
@@ -246,5 +261,5 @@ def test_products_keep_their_names_and_become_integers() -> None:
 
 def test_a_fusion_that_there_is_not(tmp_path: Path) -> None:
     stages = (Stage("onnx", (Use("export.onnx", {"without": ["atention"]}),)),)
-    with pytest.raises(RecipeError, match="without: got 'atention', wanted one of padding, attention, first_token"):
+    with pytest.raises(RecipeError, match="without: got 'atention', wanted one of padding, attention, queries, first_token"):
         plan(Recipe(str(model_folder(tmp_path / "model", labels=LABELS)), Files(**data_files(tmp_path)), stages))

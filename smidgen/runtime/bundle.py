@@ -15,7 +15,7 @@ from smidgen.artefact import open_artefact
 from smidgen.encoded import Encoded, join
 from smidgen.errors import InputError, ModelError, did_you_mean
 from smidgen.runtime import portable
-from smidgen.runtime.batches import batches
+from smidgen.runtime.batches import CALL, batches
 from smidgen.runtime.engines import DEFAULT, Session, Way, session
 from smidgen.runtime.folder import closed, deployed_bytes, graph_file, own_graphs
 from smidgen.runtime.inputs import as_questions, as_rows, as_words
@@ -25,7 +25,7 @@ from smidgen.runtime.tokenizer import TextEncoder
 from smidgen.tasks import Classify, Several, Tag, Task, from_data
 from smidgen.tasks.several import mixed
 
-ROWS = 24  # of a batch at most: each brings numbers of its task along, 2.4 MB for adapters of width 48 in MiniLM-6
+ROWS = 16  # of a batch at most: each brings numbers of its task along, 2.4 MB for adapters of width 48 in MiniLM-6
 TopK = int | Literal["unset"] | None
 Answering = Callable[[list[np.ndarray]], list[Any]]  # from the logits of each row to an answer a text
 
@@ -178,7 +178,7 @@ class Bundle:
         found: list[list[Any]] = [[None] * len(encoded) for _, encoded in read]
         first = np.cumsum([0, *(len(encoded) for _, encoded in read)])
         lengths = rows.lengths
-        for batch in batches(lengths, batch_tokens, ROWS):
+        for batch in batches(lengths, batch_tokens, ROWS, CALL):
             members = [read[owner[row]][0] for row in batch]
             feed = rows.batch(batch, members[0].encoder.pad_id)
             feed["tasks"] = np.array([member.told["number"] for member in members])

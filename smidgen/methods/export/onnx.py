@@ -33,7 +33,7 @@ from smidgen.tokens import encode, length_limit, pad_id
 @dataclass(frozen=True)
 class Onnx(Method[None]):
     tolerance: float = 1e-4  # largest difference of a logit between graph and model
-    without: tuple[str, ...] = ()  # fusions to leave out, of padding, attention, first_token
+    without: tuple[str, ...] = ()  # fusions to leave out, of padding, attention, queries, first_token
 
     leaves: ClassVar[str] = "onnx"
     version: ClassVar[int] = 2
