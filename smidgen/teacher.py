@@ -6,13 +6,14 @@ in each step, for what is too big for a disk or depends on inputs made anew. `Me
 A folder per (teacher, tokenizer, length, taps) holds shards (`smidgen.shards`) of up to `SHARD` examples with, for each
 tap, one float16 array: `logits` (n, C), or a ragged one, (tokens, H) or (tokens, heads, head_size), for what has a row
 per token, as logits have where each token is decided. Rows are found by example key, so shuffling, new rows and other
-students cost nothing.
+students cost nothing; neither do fewer taps than were asked for before.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,16 +174,22 @@ def label(
     """
     asked = tuple(sorted(taps))
     assert not too_big(asked), f"{asked}: ask online"
-    print_ = fingerprint(teacher, asked, max_length, str(precision).removeprefix("torch."))
-    folder = root / f"labels-{print_}"
-    about = {"fingerprint": print_, "teacher": teacher.id, "taps": list(asked), "max_length": max_length}
-    claim(folder, about, "labels")
-    request = _Request(teacher, task, asked, max_length, precision, folder, far)
-    shards = request.shards()
     keys, encoded = split.keys, None
     if task.name == "answer":  # a row is a window
         encoded = encode(task, teacher.path, split.texts, split.pairs, max_length)
         keys = row_keys(encoded, keys)
+    in_what = str(precision).removeprefix("torch.")
+
+    def there(taps: Iterable[str]) -> Path:
+        return root / f"labels-{fingerprint(teacher, taps, max_length, in_what)}"
+
+    known = (asked, *_wider(root, teacher, asked, max_length, in_what))
+    taken = min(known, key=lambda taps: len(lacking(open_shards(there(taps)), keys)))
+    folder, print_ = there(taken), fingerprint(teacher, taken, max_length, in_what)
+    about = {"fingerprint": print_, "teacher": teacher.id, "taps": list(taken), "max_length": max_length}
+    claim(folder, about, "labels")
+    request = _Request(teacher, task, taken, max_length, precision, folder, far)
+    shards = request.shards()
     if parts := _parts(shards, keys):
         rows_of = split.take if encoded is None else encoded.take
         work = [(keys[part], rows_of(part)) for part in parts]
@@ -194,6 +201,17 @@ def label(
             list(executor.map(request.make, groups[first:] + groups[:first]))
         shards = request.shards()
     return Labels(shards, *locate(shards, keys), asked, frozenset(tap for tap in asked if per_token(tap, task)))
+
+
+def _wider(
+    root: Path, teacher: Source, asked: tuple[str, ...], max_length: int, precision: str
+) -> Iterator[tuple[str, ...]]:
+    """More taps than these that there are labels of already, made in the same way."""
+    for file in sorted(root.glob("labels-*/about.json")):
+        about = json.loads(file.read_text(encoding="utf-8"))
+        taps = tuple(about["taps"])
+        if set(asked) < set(taps) and about["fingerprint"] == fingerprint(teacher, taps, max_length, precision):
+            yield taps
 
 
 def row_keys(encoded: Encoded, keys: np.ndarray) -> np.ndarray:

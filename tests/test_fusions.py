@@ -261,5 +261,7 @@ def test_products_keep_their_names_and_become_integers() -> None:
 
 def test_a_fusion_that_there_is_not(tmp_path: Path) -> None:
     stages = (Stage("onnx", (Use("export.onnx", {"without": ["atention"]}),)),)
-    with pytest.raises(RecipeError, match="without: got 'atention', wanted one of padding, attention, queries, first_token"):
+    with pytest.raises(
+        RecipeError, match="without: got 'atention', wanted one of padding, attention, queries, first_token"
+    ):
         plan(Recipe(str(model_folder(tmp_path / "model", labels=LABELS)), Files(**data_files(tmp_path)), stages))

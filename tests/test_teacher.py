@@ -140,6 +140,31 @@ def test_only_new_rows_are_computed(
     label(source, TASK, split_of(TEXTS[10:20]), TAPS, LENGTH, tmp_path)
 
 
+def test_fewer_taps_are_read_from_what_is_there(source: Source, tmp_path: Path, asked: list[int]) -> None:
+    """The folder that lacks the fewest rows serves; what it lacks is made with all its taps."""
+    whole = label(source, TASK, split_of(TEXTS[:30]), TAPS, LENGTH, tmp_path)
+    few = label(source, TASK, split_of(TEXTS[10:40]), FLAT, LENGTH, tmp_path)
+    assert asked == [30, 10] and len(list(tmp_path.glob("labels-*"))) == 1
+    found = few.rows(np.arange(20), LENGTH)
+    assert sorted(found) == sorted(FLAT)
+    assert all((found[tap] == whole.rows(np.arange(10, 30), LENGTH)[tap]).all() for tap in FLAT)
+    label(source, TASK, split_of(TEXTS), TAPS, LENGTH, tmp_path)
+    label(source, TASK, split_of(TEXTS), FLAT, LENGTH, tmp_path)
+    assert asked == [30, 10, 10]
+
+
+def test_more_taps_of_other_lengths_teachers_and_numbers_do_not_serve(
+    source: Source, tmp_path: Path, asked: list[int]
+) -> None:
+    other = resolve(str(model_folder(tmp_path / "other", labels=LABELS, seed=4)))
+    root, split = tmp_path / "labels", split_of(TEXTS[:5])
+    label(source, TASK, split, TAPS, LENGTH, root)
+    label(source, TASK, split, FLAT, LENGTH + 1, root)
+    label(other, TASK, split, FLAT, LENGTH, root)
+    label(source, TASK, split, FLAT, LENGTH, root, precision=torch.bfloat16)
+    assert asked == [5, 5, 5, 5]
+
+
 def test_a_text_that_comes_twice_is_labelled_once(source: Source, tmp_path: Path, asked: list[int]) -> None:
     labels = label(source, TASK, split_of([*TEXTS[:10], *TEXTS[:10]]), TAPS, LENGTH, tmp_path)
     assert asked == [10]
