@@ -20,7 +20,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,28 +52,34 @@ SENTENCES = 30_000  # of film reviews, labelled by the teacher
 BARE = "train+unlabeled"
 LONG = Training(epochs=2, learning_rate=2e-4)
 SMALL = Training(epochs=6, learning_rate=2e-3, batch_size=64)
-OWN = Training(epochs=2, learning_rate=1e-4)
+AGAIN = Training(epochs=1, learning_rate=1e-4)
 WAYS = ("distilled", "labels alone")
 
 
-@dataclass(frozen=True)
-class Student:
-    """What becomes of a model before it learns, how long it learns, and what it learns beside the teacher's logits."""
+def learn(how: str, training: Training, *shape: Use, source: str | None = MODEL, name: str = "student") -> Stage:
+    """A model takes a shape and learns, from the teacher's logits or from labels alone, on a stage before it or a source."""
+    if how == "distilled":
+        logits = Use("distil.logits", {"loss_kind": "mse"})
+        return Stage(name, (*shape, logits), source=source, teacher="teacher", data=BARE, train=training)
+    epochs = Training(epochs=2 if training is not SMALL else 10, learning_rate=training.learning_rate / 2)
+    return Stage(name, (*shape, Use("tune.full")), source=source, train=epochs)
 
-    shape: tuple[Use, ...]
-    training: Training
-    beside: tuple[Use, ...] = ()
-    own: bool = False  # made from the teacher, and not from MiniLM-6
+
+def cut(speedup: float, source: str | None = None) -> Stage:
+    """Heads and units, to so many times the speed in int8, without training."""
+    fisher = Use("prune.fisher", {"speedup": speedup, "price": "int8", "rows": 1024})
+    return Stage("cut", (fisher,), source=source, data="train")
 
 
-STUDENTS = {
-    "CNN of one width": Student((Use("student.cnn", {"widths": [3], "channels": 128}),), SMALL),
-    "CNN": Student((Use("student.cnn"),), SMALL),
-    "static": Student((Use("student.static"),), SMALL),
-    "MiniLM, 3 blocks": Student((Use("prune.layers", {"keep": 3}),), LONG),
-    "MiniLM, 4 blocks": Student((Use("prune.layers", {"keep": 4}),), LONG),
-    "MiniLM, 6 blocks": Student((), LONG),
-    "MPNet, 3 blocks": Student((Use("prune.layers", {"keep": 3}),), OWN, (Use("distil.hidden"),), own=True),
+STUDENTS: dict[str, Callable[[str], list[Stage]]] = {  # the stages after the teacher
+    "CNN of one width": lambda how: [learn(how, SMALL, Use("student.cnn", {"widths": [3], "channels": 128}))],
+    "CNN": lambda how: [learn(how, SMALL, Use("student.cnn"))],
+    "static": lambda how: [learn(how, SMALL, Use("student.static"))],
+    "MiniLM, 3 blocks": lambda how: [learn(how, LONG, Use("prune.layers", {"keep": 3}))],
+    "MiniLM, 4 blocks": lambda how: [learn(how, LONG, Use("prune.layers", {"keep": 4}))],
+    "MiniLM, 6 blocks, cut": lambda how: [learn(how, LONG), cut(1.9), learn(how, AGAIN, source=None, name="again")],
+    "MiniLM, 6 blocks": lambda how: [learn(how, LONG)],
+    "MPNet, cut": lambda how: [cut(3.6, "teacher"), learn(how, AGAIN, source=None)],
 }
 
 
@@ -89,13 +95,10 @@ def students(seeds: Sequence[int] = SEEDS) -> None:
     rows: list[dict[str, Any]] = []
     right: dict[tuple[str, str], list[np.ndarray]] = {}  # by student and way, a row of test sentences a seed
     timed: dict[str, Any] = {"teacher": teacher}
-    for name, shape in STUDENTS.items():
+    for name, student in STUDENTS.items():
         for how in WAYS:
-            student = student_stage(shape, how)
             for seed in seeds:
-                head = [base] if how == "distilled" else []
-                stages = [*head, student, *GRAPHS]
-                done = make(splits, f"{name}, {how}", stages, files, MODEL, seed)
+                done = make(splits, f"{name}, {how}", [base, *student(how), *GRAPHS], files, MODEL, seed)
                 folder = done[-1].artefact.path
                 outputs = load(folder).outputs(splits.test.texts)
                 share = kept(splits.task, outputs, teacher_outputs, splits.test.labels)
@@ -160,16 +163,6 @@ class Said:
 
 def base_teacher() -> Stage:
     return Stage("teacher", (Use("tune.full"),), source=mpnet(), seed=0, train=TEACHER)
-
-
-def student_stage(student: Student, how: str) -> Stage:
-    shape, training = student.shape, student.training
-    if how == "distilled":
-        methods = (*shape, Use("distil.logits", {"loss_kind": "mse"}), *student.beside)
-        source = "teacher" if student.own else MODEL
-        return Stage("student", methods, source=source, teacher="teacher", data=BARE, train=training)
-    epochs = Training(epochs=2 if training is not SMALL else 10, learning_rate=training.learning_rate / 2)
-    return Stage("student", (*shape, Use("tune.full")), source=mpnet() if student.own else MODEL, train=epochs)
 
 
 def films() -> str:

@@ -67,7 +67,7 @@ MODELS: dict[str, tuple[Path, tuple[Stage, ...]]] = {  # where its stages are, a
     "MiniLM-6, cut unevenly": (prune.ROOT / "stages", (prune.TEACHER, CUT)),
     "3 blocks": (
         distil.ROOT,
-        (distil.base_teacher(), distil.student_stage(distil.STUDENTS["MiniLM, 3 blocks"], "distilled")),
+        (distil.base_teacher(), *distil.STUDENTS["MiniLM, 3 blocks"]("distilled")),
     ),
     "BiLSTM": (ROOT, (prune.TEACHER, BILSTM)),
     "MPNet": (distil.ROOT, (distil.base_teacher(),)),
@@ -344,7 +344,7 @@ def same_strings() -> None:
     splits = load_data(**files)
     students = []
     for name in ("CNN of one width", "static"):
-        stages = (distil.base_teacher(), distil.student_stage(distil.STUDENTS[name], "distilled"), *GRAPHS)
+        stages = (distil.base_teacher(), *distil.STUDENTS[name]("distilled"), *GRAPHS)
         students.append(common.make(distil.ROOT, splits, name, stages, files, MODEL)[-1].artefact.path)
     found = strings.section(resolve(MODEL).path, students, strings.COUNT, 0)
     keep(FILE, "strings", found, [0])

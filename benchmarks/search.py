@@ -154,7 +154,7 @@ def models(files: Mapping[str, Any], splits: Data) -> tuple[Path, dict[str, Path
     done = make(splits, LARGE, [base, *GRAPHS], files)
     folders = {LARGE: done[-1].artefact.path}
     for name in SMALL:
-        stages = [base, distil.student_stage(distil.STUDENTS[name], "distilled"), *GRAPHS]
+        stages = [base, *distil.STUDENTS[name]("distilled"), *GRAPHS]
         folders[name] = make(splits, name, stages, files)[-1].artefact.path
     return done[0].artefact.path, folders
 
