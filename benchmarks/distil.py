@@ -76,7 +76,6 @@ STUDENTS: dict[str, Callable[[str], list[Stage]]] = {  # the stages after the te
     "CNN": lambda how: [learn(how, SMALL, Use("student.cnn"))],
     "static": lambda how: [learn(how, SMALL, Use("student.static"))],
     "MiniLM, 3 blocks": lambda how: [learn(how, LONG, Use("prune.layers", {"keep": 3}))],
-    "MiniLM, 4 blocks": lambda how: [learn(how, LONG, Use("prune.layers", {"keep": 4}))],
     "MiniLM, 6 blocks, cut": lambda how: [learn(how, LONG), cut(1.9), learn(how, AGAIN, source=None, name="again")],
     "MiniLM, 6 blocks": lambda how: [learn(how, LONG)],
     "MPNet, cut": lambda how: [cut(3.6, "teacher"), learn(how, AGAIN, source=None)],
