@@ -54,6 +54,8 @@ LONG = Training(epochs=2, learning_rate=2e-4)
 SMALL = Training(epochs=6, learning_rate=2e-3, batch_size=64)
 AGAIN = Training(epochs=1, learning_rate=1e-4)
 WAYS = ("distilled", "labels alone")
+MARKS = ((0.97, 20), (0.95, 60), (0.90, 400))  # some student keeps so much at so many times the speed
+LONGEST = ("MPNet, cut",)  # an hour of one thread a seed: the first alone
 
 
 def learn(how: str, training: Training, *shape: Use, source: str | None = MODEL, name: str = "student") -> Stage:
@@ -96,7 +98,7 @@ def students(seeds: Sequence[int] = SEEDS) -> None:
     timed: dict[str, Any] = {"teacher": teacher}
     for name, student in STUDENTS.items():
         for how in WAYS:
-            for seed in seeds:
+            for seed in seeds[:1] if name in LONGEST else seeds:
                 done = make(splits, f"{name}, {how}", [base, *student(how), *GRAPHS], files, MODEL, seed)
                 folder = done[-1].artefact.path
                 outputs = load(folder).outputs(splits.test.texts)
@@ -132,7 +134,7 @@ def students(seeds: Sequence[int] = SEEDS) -> None:
         },
         "adds": {name: ahead(*(np.stack(right[name, how]) for how in WAYS)) for name in STUDENTS},
         "runs": rows,
-        "wanted": "some student keeps 97 % at 20x, some 95 % at 60x, some 90 % at 400x",
+        "marks": MARKS,
     }
     keep(FILE, "students", result, list(seeds))
 

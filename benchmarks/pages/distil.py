@@ -8,12 +8,13 @@ from pages._words import foot, holds, interval, ledger, mean, points, shared
 
 
 def students(found: dict[str, Any]) -> str:
-    rows = []
+    rows, reached = [], {}
     for name in dict.fromkeys(run["student"] for run in found["runs"]):
         speed = found["speed"][name]["speedup"]
         ways = {how: [r for r in found["runs"] if (r["student"], r["how"]) == (name, how)] for how in WAYS}
         with_, without = (ways[how] for how in WAYS)
         shares = [r["kept"]["value"] for r in with_]
+        reached[name] = sum(shares) / len(shares), speed["value"]
         gain = sum(a["test"]["value"] - b["test"]["value"] for a, b in zip(with_, without, strict=True)) / len(with_)
         adds = points(found["adds"][name]) if "adds" in found else f"{100 * gain:+.1f}"
         rows.append(
@@ -25,7 +26,8 @@ def students(found: dict[str, Any]) -> str:
         [
             "## Students of a base-size teacher",
             "",
-            f"Wanted: {found['wanted']}. {found['what']}. Teacher: {interval(found['teacher'])}, n = {found['n']}.",
+            *(f"{_best(reached, *mark)}\n" for mark in found["marks"]),
+            f"{found['what']}. Teacher: {interval(found['teacher'])}, n = {found['n']}.",
             "",
             "| student | seeds | kept, mean | interval of the first seed | kept without distillation | distillation adds, points | "
             "times as fast as the teacher | MB |",
@@ -34,6 +36,16 @@ def students(found: dict[str, Any]) -> str:
             "",
             foot(found),
         ]
+    )
+
+
+def _best(reached: dict[str, tuple[float, float]], share: float, times: float) -> str:
+    """The mark, and who of those that are as fast keeps the most."""
+    name = max((name for name in reached if reached[name][1] >= times), key=lambda name: reached[name][0])
+    kept, speed = reached[name]
+    return (
+        f"Claim: some student keeps {100 * share:.0f} % at {times:.0f} times the speed. Measured: **{kept:.1%}** ({name}, {speed:.0f}x), "
+        f"{holds(kept >= share)}."
     )
 
 
