@@ -52,25 +52,33 @@ SENTENCES = 30_000  # of film reviews, labelled by the teacher
 BARE = "train+unlabeled"
 LONG = Training(epochs=2, learning_rate=2e-4)
 SMALL = Training(epochs=6, learning_rate=2e-3, batch_size=64)
+OWN = Training(epochs=2, learning_rate=1e-4)
 AGAIN = Training(epochs=1, learning_rate=1e-4)
 WAYS = ("distilled", "labels alone")
 MARKS = ((0.97, 20), (0.95, 60), (0.90, 400))  # some student keeps so much at so many times the speed
-LONGEST = ("MPNet, cut",)  # an hour of one thread a seed: the first alone
+LONGEST = ("MPNet, 3 blocks",)  # an hour of one thread a seed: the first alone
 
 
-def learn(how: str, training: Training, *shape: Use, source: str | None = MODEL, name: str = "student") -> Stage:
-    """A model takes a shape and learns, from the teacher's logits or from labels alone, on a stage before it or a source."""
+def learn(
+    how: str,
+    training: Training,
+    *shape: Use,
+    source: str | None = MODEL,
+    name: str = "student",
+    inside: tuple[Use, ...] = (),
+) -> Stage:
+    """A model, the stage before it where the source is None, takes a shape and learns: from the teacher's logits, and
+    from what is inside it, or from labels alone."""
     if how == "distilled":
         logits = Use("distil.logits", {"loss_kind": "mse"})
-        return Stage(name, (*shape, logits), source=source, teacher="teacher", data=BARE, train=training)
+        return Stage(name, (*shape, logits, *inside), source=source, teacher="teacher", data=BARE, train=training)
     epochs = Training(epochs=2 if training is not SMALL else 10, learning_rate=training.learning_rate / 2)
     return Stage(name, (*shape, Use("tune.full")), source=source, train=epochs)
 
 
-def cut(speedup: float, source: str | None = None) -> Stage:
+def cut(speedup: float) -> Stage:
     """Heads and units, to so many times the speed in int8, without training."""
-    fisher = Use("prune.fisher", {"speedup": speedup, "price": "int8", "rows": 1024})
-    return Stage("cut", (fisher,), source=source, data="train")
+    return Stage("cut", (Use("prune.fisher", {"speedup": speedup, "price": "int8", "rows": 1024}),), data="train")
 
 
 STUDENTS: dict[str, Callable[[str], list[Stage]]] = {  # the stages after the teacher
@@ -80,7 +88,15 @@ STUDENTS: dict[str, Callable[[str], list[Stage]]] = {  # the stages after the te
     "MiniLM, 3 blocks": lambda how: [learn(how, LONG, Use("prune.layers", {"keep": 3}))],
     "MiniLM, 6 blocks, cut": lambda how: [learn(how, LONG), cut(1.9), learn(how, AGAIN, source=None, name="again")],
     "MiniLM, 6 blocks": lambda how: [learn(how, LONG)],
-    "MPNet, cut": lambda how: [cut(3.6, "teacher"), learn(how, AGAIN, source=None)],
+    "MPNet, 3 blocks": lambda how: [
+        learn(
+            how,
+            OWN,
+            Use("prune.layers", {"keep": 3}),
+            source="teacher" if how == "distilled" else mpnet(),
+            inside=(Use("distil.hidden"),),
+        )
+    ],
 }
 
 
