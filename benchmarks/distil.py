@@ -29,13 +29,16 @@ import numpy as np
 from common import GRAPHS, MODEL, SHARED, WORK, ahead, data, keep, made_on, mpnet, remembered
 
 from smidgen.artefact import identity
+from smidgen.cascading import build
 from smidgen.data import Data, load_data
+from smidgen.deferral import SURE, Wanted, choose
 from smidgen.measure import entries
 from smidgen.measure.peers import TorchModel
 from smidgen.measure.quality import kept
 from smidgen.recipe import Stage, Training, Use, to_data
 from smidgen.runtime import load
 from smidgen.runtime.folder import GRAPH, deployed_bytes
+from smidgen.tasks import Classify
 
 SEEDS = (0, 1, 2)
 FILE = "distil.json"
@@ -56,6 +59,7 @@ OWN = Training(epochs=2, learning_rate=1e-4)
 AGAIN = Training(epochs=1, learning_rate=1e-4)
 WAYS = ("distilled", "labels alone")
 MARKS = ((0.97, 20), (0.95, 60), (0.90, 400))  # some student keeps so much at so many times the speed
+FIRST, CASCADE, ASKED = "MiniLM, 6 blocks, cut", "MiniLM, 6 blocks, cut, asking MPNet", 0.97
 LONGEST = ("MPNet, 3 blocks",)  # an hour of one thread a seed: the first alone
 
 
@@ -105,54 +109,76 @@ def students(seeds: Sequence[int] = SEEDS) -> None:
     files = data("sst2") | {"unlabeled": films()}
     splits = load_data(**files)
     assert splits.test is not None and splits.test.labels is not None
-    base = base_teacher()
-    teacher_folder = make(splits, "teacher", [base], files, MODEL)[0].artefact.path
-    teacher = TorchModel(teacher_folder, splits.task)
-    teacher_outputs = teacher.outputs(splits.test.texts)
+    base, test = base_teacher(), splits.test
+    large = make(splits, "MPNet, int8", [base, *GRAPHS], files, MODEL)
+    teacher = TorchModel(large[0].artefact.path, splits.task)
+    teacher_outputs = common.said(ROOT.parent, teacher, test)
     rows: list[dict[str, Any]] = []
     right: dict[tuple[str, str], list[np.ndarray]] = {}  # by student and way, a row of test sentences a seed
     timed: dict[str, Any] = {"teacher": teacher}
+
+    def judged(name: str, how: str, seed: int, folder: Path) -> dict[str, Any]:
+        model = load(folder)
+        outputs = model.outputs(test.texts)
+        share = kept(splits.task, outputs, teacher_outputs, test.labels)
+        right.setdefault((name, how), []).append(splits.task.correct(outputs, test.labels))
+        if how == "distilled":
+            timed.setdefault(name, model)
+        found = {
+            "student": name,
+            "how": how,
+            "seed": seed,
+            "test": entries.quality_data(splits.task, outputs, test),
+            "kept": {"value": share.value, "low": share.low, "high": share.high},
+            "size_mb": deployed_bytes(folder) / 1e6,
+        }
+        print(found, flush=True)
+        return found
+
     for name, student in STUDENTS.items():
         for how in WAYS:
             for seed in seeds[:1] if name in LONGEST else seeds:
                 done = make(splits, f"{name}, {how}", [base, *student(how), *GRAPHS], files, MODEL, seed)
                 folder = done[-1].artefact.path
-                outputs = load(folder).outputs(splits.test.texts)
-                share = kept(splits.task, outputs, teacher_outputs, splits.test.labels)
-                right.setdefault((name, how), []).append(splits.task.correct(outputs, splits.test.labels))
-                rows.append(
-                    {
-                        "student": name,
-                        "how": how,
-                        "seed": seed,
-                        "test": entries.quality_data(splits.task, outputs, splits.test),
-                        "kept": {"value": share.value, "low": share.low, "high": share.high},
-                        "size_mb": deployed_bytes(folder) / 1e6,
-                    }
-                )
-                print(rows[-1], flush=True)
-                if how == "distilled":
-                    timed.setdefault(name, load(folder))
-    found, speed = entries.time_all(timed, entries.timed_texts(splits.test), calls=300)
+                rows.append(judged(name, how, seed, folder))
+                if (name, how) == (FIRST, "distilled"):
+                    asking, passed = cascade(splits, folder, large[-1].artefact.path, teacher)
+                    rows.append(judged(CASCADE, how, seed, asking) | {"passed": passed})
+    texts = [(test.texts[i], None) for i in np.random.default_rng(0).permutation(len(test))]
+    found, speed = entries.time_all(timed, texts, calls=400)
     result = {
-        "what": "SST-2, students of MPNet (12 x 768), from MiniLM-6 or its own blocks, int8 graphs; the teacher in torch float32; batch 1, text in to label out",
-        "n": len(splits.test),
-        "teacher": entries.quality_data(splits.task, teacher_outputs, splits.test),
+        "what": "SST-2, students of MPNet (12 x 768), from MiniLM-6 or its own blocks, int8 graphs; the teacher in torch float32; "
+        "batch 1, text in to label out",
+        "n": len(test),
+        "teacher": entries.quality_data(splits.task, teacher_outputs, test),
         "bare": SENTENCES,
         "speed": {
             name: {
                 "p50_ms": latency.p50_ms,
                 "p95_ms": latency.p95_ms,
-                "speedup": entries.speedup_data(latency, found["teacher"]),
+                "speedup": entries.speedup_data(latency, found["teacher"], mean=name == CASCADE),
                 "texts_per_s_at_32": speed[name]["texts_per_s"],
             }
             for name, latency in found.items()
         },
         "adds": {name: ahead(*(np.stack(right[name, how]) for how in WAYS)) for name in STUDENTS},
         "runs": rows,
+        "cascade": {"name": CASCADE, "kept": ASKED, "guard": SURE},
         "marks": MARKS,
     }
     keep(FILE, "students", result, list(seeds))
+
+
+def cascade(splits: Data, small: Path, large: Path, teacher: TorchModel) -> tuple[Path, float]:
+    """The folder of a student that asks the teacher's int8 graph, by what dev says is needed to keep ASKED of the teacher
+    under the command's own guard; and what share of dev goes on."""
+    on_dev = [common.said(ROOT.parent, model, splits.dev) for model in (load(small), load(large), teacher)]
+    assert isinstance(splits.task, Classify) and splits.dev.labels is not None
+    choice = choose(splits.task, *on_dev[:2], splits.dev.labels, Wanted(ASKED, on_dev[2]), SURE)
+    assert choice is not None, "the teacher in int8 keeps as much"
+    folder = ROOT.parent / "cascades" / identity([small.name, large.name, ASKED, SURE])
+    build(folder, [small, large], [choice], {"task": splits.task.to_data()})
+    return folder, choice.passed
 
 
 class Said:

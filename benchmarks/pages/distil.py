@@ -15,10 +15,10 @@ def students(found: dict[str, Any]) -> str:
         with_, without = (ways[how] for how in WAYS)
         shares = [r["kept"]["value"] for r in with_]
         reached[name] = sum(shares) / len(shares), speed["value"]
-        gain = sum(a["test"]["value"] - b["test"]["value"] for a, b in zip(with_, without, strict=True)) / len(with_)
-        adds = points(found["adds"][name]) if "adds" in found else f"{100 * gain:+.1f}"
+        adds = points(found["adds"][name]) if name in found["adds"] else ""
+        alone = mean([r["kept"]["value"] for r in without], "{:.1%}")
         rows.append(
-            f"| {name} | {len(shares)} | {mean(shares, '{:.1%}')} | {shared(with_[0]['kept'])} | {mean([r['kept']['value'] for r in without], '{:.1%}')} | "
+            f"| {name} | {len(shares)} | {mean(shares, '{:.1%}')} | {shared(with_[0]['kept'])} | {alone} | "
             f"{adds} | {speed['value']:.0f}x ({speed['low']:.0f} to {speed['high']:.0f}) | "
             f"{with_[0]['size_mb']:.1f} |"
         )
@@ -34,8 +34,20 @@ def students(found: dict[str, Any]) -> str:
             "|---|--:|--:|--:|--:|--:|--:|--:|",
             *rows,
             "",
+            _cascade(found),
+            "",
             foot(found),
         ]
+    )
+
+
+def _cascade(found: dict[str, Any]) -> str:
+    name, asked = found["cascade"]["name"], found["cascade"]["kept"]
+    passed = [run["passed"] for run in found["runs"] if run["student"] == name]
+    return (
+        f"'{name}' is a cascade: what the student is not sure of goes on to the teacher's own int8 graph, {mean(passed, '{:.0%}')} of "
+        f"dev, where it is asked for {asked:.0%} of the teacher with the guard of `smidgen cascade`; its speed is by the mean over texts, "
+        "that of the others by the median."
     )
 
 
