@@ -60,8 +60,9 @@ def test_what_there_is_to_choose_from(six: Source) -> None:
 def test_depths_that_are_named_are_all_there_is_but_for_students_and_families(six: Source) -> None:
     assert named(bodies(six, [], (1, 3))) == ["3 blocks", "1 block"]
     found = bodies(six, [six], (1,))
-    assert named(found) == ["1 block", f"{six.reference}, 6 blocks", f"{six.reference}, 3 blocks"]
-    assert [len(body.made) for body in found[1:]] == [0, 1]  # the student whole, and cut
+    of_it = [f"{six.reference}, {what}" for what in ("6 blocks", "pruned to 1/2 of the work", "3 blocks")]
+    assert named(found) == ["1 block", *of_it]
+    assert [len(body.made) for body in found[1:]] == [0, 1, 1]  # the student whole, and cut in two ways
     assert named(bodies(six, [], (2, 3), ("depth", "theseus", "cnn"))) == [
         *("3 blocks", "2 blocks", "3 blocks by Theseus", "2 blocks by Theseus", "CNN"),
     ]
@@ -117,13 +118,25 @@ def test_shares_are_of_the_epochs(six: Source, job: Job) -> None:
 
 def test_a_pretrained_student_starts_from_itself(six: Source, job: Job, tmp_path: Path) -> None:
     other = resolve(str(model_folder(tmp_path / "other", "electra", blocks=2)))
-    whole, half = (body for body in bodies(six, [other], (6,)) if body.model)
-    for body in (whole, half):
+    whole, pruned, half = (body for body in bodies(six, [other], (6,)) if body.model)
+    for body in (whole, pruned, half):
         for recipe in (untrained(job, Shape(body)), distilled(job, six, Shape(body)), plain(job, six, Shape(body))):
             start = next(planned for planned in plan(recipe).stages if planned.stage.name != "teacher")
             assert start.source == other.reference
             cuts = [use for use in start.stage.methods if use.method == "prune.layers"]
             assert [use.settings["keep"] for use in cuts] == ([1] if body is half else [])
+
+
+def test_a_pretrained_student_is_taught_before_it_is_cut_and_after_it(six: Source, job: Job, tmp_path: Path) -> None:
+    other = resolve(str(model_folder(tmp_path / "other", "electra", blocks=2)))
+    pruned = next(body for body in bodies(six, [other], (6,)) if "pruned" in body.name)
+    recipe = taught(job, six, pruned)
+    assert [stage.name for stage in recipe.stages] == ["teacher", "student", "cut", "again"]
+    assert [stage.teacher for stage in recipe.stages] == [None, "teacher", None, "teacher"]
+    assert [stage.train.epochs for stage in recipe.stages[1::2]] == [4, 2]
+    alone = plan(plain(job, six, Shape(pruned))).stages
+    assert [planned.stage.name for planned in alone] == ["student", "cut", "plain", "onnx", "int8"]
+    assert alone[0].source == other.reference and not any(planned.teachers for planned in alone)
 
 
 def test_what_was_cut_by_the_loss_is_cut_from_what_was_trained(six: Source, job: Job) -> None:
