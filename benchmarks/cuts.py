@@ -81,7 +81,7 @@ BASE: dict[tuple[str, str], tuple[Stage, ...]] = {
         ("heads", f"{100 * share:.0f} % fewer"): (Stage("cut", (heads(share, rows=256, steps=2),), data="train"),)
         for share in (0.2, 0.4)
     },
-    **{("fisher", f"{speed}x"): (fisher(speed),) for speed in (1.5, 2.0)},
+    **{("fisher", f"{speed}x"): (fisher(speed),) for speed in (1.5, 1.7, 2.0)},
     ("fisher, distilled", "2.0x"): (fisher(2.0), learnt(epochs=1.0)),
     ("vocabulary", "train's"): (Stage("cut", (Use("prune.vocab"),), data="train"),),
 }
