@@ -787,6 +787,7 @@ def test_folders_may_be_named_like_stages(name: str, here: Path, monkeypatch: py
         assert command(f"{line} --train train.csv").code == 130
     for folder in ("int8", name):
         found = [one for one in begun if one.startswith(f"./{folder}, ")]
-        shapes = [f"{count}, {finish}" for count in ("2 blocks", "1 block") for finish in ("int8", "float32")]
+        bodies = ("2 blocks", "pruned to 1/2 of the work", "1 block")
+        shapes = [f"{body}, {finish}" for body in bodies for finish in ("int8", "float32")]
         assert found == [f"./{folder}, {shape}" for shape in shapes]
     assert tree(here) == before
