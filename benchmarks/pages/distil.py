@@ -14,7 +14,8 @@ def students(found: dict[str, Any]) -> str:
         ways = {how: [r for r in found["runs"] if (r["student"], r["how"]) == (name, how)] for how in WAYS}
         with_, without = (ways[how] for how in WAYS)
         shares = [r["kept"]["value"] for r in with_]
-        reached[name] = sum(shares) / len(shares), speed["value"]
+        timed = shares[:1] if name == found["cascade"]["name"] else shares  # seeds of a cascade pass on more or less
+        reached[name] = sum(timed) / len(timed), speed["value"]
         adds = points(found["adds"][name]) if name in found["adds"] else ""
         alone = mean([r["kept"]["value"] for r in without], "{:.1%}")
         rows.append(
@@ -47,7 +48,7 @@ def _cascade(found: dict[str, Any]) -> str:
     return (
         f"'{name}' is a cascade: what the student is not sure of goes on to the teacher's own int8 graph, "
         f"{', '.join(f'{each:.0%}' for each in passed)} of dev by seed, where it is asked for {asked:.0%} of the teacher with the guard of `smidgen cascade`; its speed is by the mean over texts, "
-        "that of the others by the median. Timed is the first seed; a cascade that passes more on is slower by as much."
+        "that of the others by the median. Timed, and counted for the mark, is the first seed alone; one that passes more on is slower."
     )
 
 
