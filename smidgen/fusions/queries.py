@@ -46,7 +46,7 @@ def _padded(value: ir.Value | None, more: int) -> ir.Value | None:
 def _fewer(cut: ir.Node, more: int) -> bool:
     """Have an attention of which the end is cut off answer the queries before it, if they stand apart."""
     node, output = made_by(cut.inputs[0], "Attention"), cut.outputs[0]
-    if node is None or read_by(node.outputs[0], "Slice") is not cut or len(node.inputs) > 4:
+    if node is None or read_by(node.outputs[0], "Slice") is not cut or output.is_graph_output() or len(node.inputs) > 4:
         return False
     both = made_by(node.inputs[0], "Concat")
     if both is None or len(both.inputs) != 2 or said(both, "axis") not in (1, -2):
