@@ -24,11 +24,16 @@ Sublayer = tuple[int, int]  # 0 its attention, 1 its feed-forward; the block
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """heads, units: (heads,) and (width,) bool a block; score: the sum of what is kept."""
+    """heads, units: (heads,) and (width,) bool a block; score: the sum of what is kept.
+
+    emptied: the sublayers without any part; full: whether the other attentions had to keep a head.
+    """
 
     heads: Each
     units: Each
     score: float
+    emptied: frozenset[Sublayer] = frozenset()
+    full: bool = False
 
     @property
     def shape(self) -> list[tuple[int, int]]:
@@ -46,30 +51,36 @@ def choices(heads: Each, units: Each, costs: Costs, limit: float, multiple: int 
     In each block the best group of units stays, and where there are none the best head: a block cannot be empty.
     """
     gone = {(kind, b) for kind, each in enumerate((heads, units)) for b, scores in enumerate(each) if not len(scores)}
-    best = _under(heads, units, costs, limit, multiple, gone)
+    emptied = frozenset(gone)
+    best = under(heads, units, costs, limit, multiple, emptied)
     if best is None:
         return []
-    full = _under(heads, units, costs, limit, multiple, gone, full=True)
+    full = under(heads, units, costs, limit, multiple, emptied, full=True)
     found = [best] if full is None or full.shape == best.shape else [full, best]
-    emptied = set(gone)
     while True:
         tried = []
         for sublayer in ((kind, b) for kind in (0, 1) for b in range(len(heads))):
             if sublayer not in emptied and (1 - sublayer[0], sublayer[1]) not in emptied:
-                kept = _under(heads, units, costs, limit, multiple, emptied | {sublayer})
+                kept = under(heads, units, costs, limit, multiple, emptied | {sublayer})
                 if kept is not None and kept.score > found[-1].score * (1 + 1e-9):
                     tried.append((kept.score, sublayer, kept))
         if not tried:
             return found
         _, sublayer, best = max(tried, key=lambda each: each[0])
-        emptied.add(sublayer)
+        emptied |= {sublayer}
         found.append(best)
 
 
-def _under(
-    heads: Each, units: Each, costs: Costs, limit: float, multiple: int, emptied: set[Sublayer], full: bool = False
+def under(
+    heads: Each,
+    units: Each,
+    costs: Costs,
+    limit: float,
+    multiple: int,
+    emptied: frozenset[Sublayer],
+    full: bool = False,
 ) -> Kept | None:
-    """The same with the sublayers that are emptied given; full: the others keep a head too."""
+    """The best with the sublayers that are emptied given; full: the others keep a head too. None where nothing fits."""
     attention = _Line(heads, costs.heads, 1, emptied, 0, full)
     feed = _Line(units, costs.widths, multiple, emptied, 1)
     left = limit * (1 + 1e-12) - costs.fixed - attention.costs[attention.least :]
@@ -78,7 +89,8 @@ def _under(
     first = int(total.argmax())
     if total[first] < 0:
         return None
-    return Kept(attention.take(attention.least + first), feed.take(int(many[first])), float(total[first]))
+    both = attention.take(attention.least + first), feed.take(int(many[first]))
+    return Kept(*both, float(total[first]), emptied, full)
 
 
 class _Line:
@@ -93,7 +105,7 @@ class _Line:
         parts: Sequence[np.ndarray],
         row: Row,
         size: int,
-        emptied: set[Sublayer],
+        emptied: frozenset[Sublayer],
         kind: int,
         full: bool = False,
     ) -> None:

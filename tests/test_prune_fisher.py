@@ -198,16 +198,21 @@ def test_each_step_can_be_left_out() -> None:
 
 @dataclass
 class Stopwatch:
-    """A meter whose table is wrong by a fifth, and steep at the first head."""
+    """A meter whose table is wrong by a fifth, and steep at the first head.
+
+    power: of what a model takes as a share of the uncut one's; above 1 small models are faster than the table says.
+    """
 
     unit: str = "ms"
     widths: tuple[tuple[int, float], ...] = ((0, 0.0), (64, 1.0))
+    power: float = 1.0
 
     def costs(self, model: Any) -> Costs:
         return Costs("ms", 0.1, ((0, 0.0), (1, 0.8), (4, 1.0)), self.widths)
 
     def measure(self, models: Mapping[str, Any]) -> dict[str, float]:
-        return {name: self.costs(model).predict(shape_of(model)) * 1.25 for name, model in models.items()}
+        shares = {name: self.costs(model).predict(shape_of(model)) / 4.1 for name, model in models.items()}
+        return {name: 4.1 * 1.25 * share**self.power for name, share in shares.items()}
 
 
 def test_milliseconds_steer_and_are_checked() -> None:
@@ -223,6 +228,33 @@ def test_milliseconds_steer_and_are_checked() -> None:
         rf"times less than before; {found['foretold']:.3f} ms was foretold \(-20\.0%\)\.",
         found["told"],
     )
+
+
+@pytest.mark.parametrize("power", [0.7, 1.5])
+def test_a_cut_is_as_fast_as_was_asked_where_the_table_is_wrong(power: float) -> None:
+    """At 1.7 times by the table, models are 1.7 ** power times as fast; the nearest that was measured is the one."""
+    watch = Stopwatch(power=power)
+    ctx = context(tiny("bert"), watch)
+    Fisher(speedup=1.7, price="int8", multiple=4, tune="nothing").begin(ctx)
+    found = ctx.found["prune.fisher"]
+    rounds = [(each["after"], each["speedup"]) for each in found["rounds"]]
+    assert 2 <= len(rounds) <= 4 and len({str(shape) for shape, _ in rounds}) == len(rounds)
+    for shape, speedup in rounds:
+        assert speedup == pytest.approx((4.1 / watch.costs(None).predict(shape)) ** power)
+    assert abs(rounds[0][1] / 1.7 - 1) > 0.1
+    nearest = min(rounds, key=lambda each: abs(np.log(each[1] / 1.7)))
+    assert found["after"] == [list(each) for each in nearest[0]]
+    assert found["speedup"] == pytest.approx(nearest[1]) == pytest.approx(1.7, rel=0.04)
+    assert abs(found["foretold"] * 1.25 / found["measured"] - 1) < 0.15, "the round before had put the table right"
+
+
+def test_a_table_that_is_right_is_taken_at_its_word() -> None:
+    for meter in (Stopwatch(), Macs(9)):
+        ctx = context(tiny("bert"), meter)
+        Fisher(speedup=1.5, price="int8", multiple=32, tune="nothing").begin(ctx)
+        found = ctx.found["prune.fisher"]
+        assert [each["speedup"] for each in found["rounds"]] == [pytest.approx(found["speedup"])]
+        assert found["speedup"] >= 1.5
 
 
 def test_how_many_sublayers_go_whole_is_tried() -> None:

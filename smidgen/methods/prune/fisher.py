@@ -4,7 +4,9 @@ Idea       With a gate on each head and inner unit and g_i(x) the gradient of an
            information F_ij = sum_x g_i(x) g_j(x) says what shutting some of them costs: (1 - m)' F (1 - m) / 2. Search:
            the diagonal alone, sum_x g_i(x)^2, is what a part is worth, and the most worth stays that the price allows.
            Whole sublayers may go for their price, or each block may keep a head: of models cut and tuned so, the one
-           with the least loss on some rows is taken.
+           with the least loss on some rows is taken. A table of milliseconds adds up sublayers, and a model that is cut
+           everywhere is faster than their sum: so what it leaves is measured, and sought anew under another limit
+           until it is as fast as was asked.
            Rearrangement: inside a block, a part that goes is exchanged for one that stays while that lowers
            sum_x (sum of g_i(x) over what goes)^2 (Kwon et al. 2022, arXiv:2204.09656). Tuning: from the bottom up, by
            least squares, so that each sublayer says what the uncut one says: `factors` on what stays, as there, or all
@@ -24,8 +26,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
@@ -38,9 +41,9 @@ from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, NoEffect
 from smidgen.gates import Gates
-from smidgen.keeping import Each, Kept, choices
+from smidgen.keeping import Each, Kept, choices, under
 from smidgen.method import Context, Method, Needs, at_least, one_of
-from smidgen.prices import Costs, left, shape_of
+from smidgen.prices import Costs, Meter, left, shape_of
 from smidgen.refit import refit, reweigh
 from smidgen.surgery import apply, fold
 
@@ -53,6 +56,8 @@ LEAST = 32  # rows that say anything
 TINY = 1e-6  # of a block's whole Fisher information: an exchange that gains less is none
 FITTED = 512  # rows at most that factors are fitted on: each token of them is an equation for every hidden unit
 TRIED = 256  # rows at most that a choice is tuned and judged on
+ROUNDS = 4  # times at most that a shape is measured before the model is cut to it
+NEAR = 0.03  # of the speed that was asked for: a shape that is so near is the one
 
 
 @final
@@ -65,7 +70,7 @@ class Fisher(Method[None]):
     tune: str = "weights"  # what is fitted: weights that read what stays | factors on it | nothing
     rows: int = 2048  # examples to measure on; all there are where the data has fewer
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[Needs] = Needs(examples=True)
 
     def faults(self) -> Iterator[str]:
@@ -88,22 +93,59 @@ class Fisher(Method[None]):
         limit = self._limit(costs, shape)
         nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")  # with the copies that are tried
         heads, units = slopes(model, ctx.sight.sample(self.rows))
-        fit = choices(squares(heads), squares(units), costs, limit, self.multiple)
+        worth = squares(heads), squares(units)
+        fit = choices(*worth, costs, limit, self.multiple)
         assert fit, "the limit is above the floor"
-        if self.rearrange:
-            fit = [Kept(rearranged(heads, kept.heads), rearranged(units, kept.units), kept.score) for kept in fit]
+        mend = functools.partial(exchanged, heads, units) if self.rearrange else lambda kept: kept
+        fit = [mend(kept) for kept in fit]
         losses = [self._tried(ctx, kept) for kept in fit] if len(fit) > 1 else []
         kept = fit[int(np.argmin(losses))] if losses else fit[0]
         if kept.shape == shape:
             raise NoEffect(f"prune.fisher: speedup {self.speedup} cuts nothing. Ask for more, or a lower multiple.")
+        rounds = self._rounds(meter, model, costs, kept, lambda limit: self._sought(kept, worth, costs, limit))
+        nearest = min(rounds, key=lambda each: abs(math.log(each.speedup / self.speedup)))
+        kept = mend(nearest.kept) if nearest is not rounds[0] else kept
         uncut = copy.deepcopy(model)
         fitted = self._cut(model, uncut, kept, self._sample(ctx, FITTED), ctx.edit)
         both = {"before": uncut, "after": model}
         measured = meter.measure({name: nn.Module.to(each, "cpu") for name, each in both.items()})
-        ctx.found["prune.fisher"] = told(meter.unit, costs, shape, shape_of(model), measured) | {
+        ctx.found["prune.fisher"] = told(meter.unit, nearest.foretold, shape, shape_of(model), measured) | {
             "fitted": fitted,
             "tried": [{"after": each.shape, "loss": loss} for each, loss in zip(fit, losses, strict=False)],
+            "rounds": [{"after": each.kept.shape, "speedup": each.speedup} for each in rounds],
         }
+
+    def _sought(self, kept: Kept, worth: tuple[Each, Each], costs: Costs, limit: float) -> Kept | None:
+        """A choice of the same kind under another limit."""
+        return under(*worth, costs, limit, self.multiple, kept.emptied, kept.full)
+
+    def _rounds(
+        self, meter: Meter, model: PreTrainedModel, costs: Costs, kept: Kept, sought: Callable[[float], Kept | None]
+    ) -> list[Round]:
+        """Shapes that were measured: that of `kept`, and those of what is sought under other limits until one is near.
+
+        A limit is read off the power law through the two nearest measurements, the uncut model's first of all.
+        """
+        whole = costs.predict(shape_of(model))
+        limit, off, wanted = whole / self.speedup, 1.0, math.log(self.speedup)
+        rounds: list[Round] = []
+        known = [(0.0, 0.0)]  # logarithms of a limit, as a share of the whole, and of the speedup under it
+        for _ in range(ROUNDS):
+            foretold = costs.predict(kept.shape)
+            rounds.append(Round(kept, gained(meter, model, kept), foretold * off))
+            off = whole / (foretold * rounds[-1].speedup)
+            known.append((math.log(limit / whole), math.log(rounds[-1].speedup)))
+            if abs(known[-1][1] - wanted) <= NEAR or (len(rounds) == 1 and abs(off - 1) <= NEAR):
+                break
+            (x, y), (other, there) = sorted(known, key=lambda each: abs(each[1] - wanted))[:2]
+            if y == there:
+                break
+            limit = whole * math.exp(x + (wanted - y) * (other - x) / (there - y))
+            found = sought(limit)
+            if found is None or found.shape in [shape_of(model), *(each.kept.shape for each in rounds)]:
+                break
+            kept = found
+        return rounds
 
     def _tried(self, ctx: Context, kept: Kept) -> float:
         """The loss a row of a copy that is cut and tuned."""
@@ -150,6 +192,26 @@ class Fisher(Method[None]):
         return limit
 
 
+@dataclass(frozen=True)
+class Round:
+    """A choice, how many times faster than the uncut model one of its shape is, and its price by the table, which the
+    round before had put right."""
+
+    kept: Kept
+    speedup: float
+    foretold: float
+
+
+def gained(meter: Meter, model: PreTrainedModel, kept: Kept) -> float:
+    """How many times less than the model one of the shape of `kept` costs."""
+    trial = copy.deepcopy(model)
+    heads, units = ([each.astype(float) for each in flags] for flags in (kept.heads, kept.units))
+    cut(trial, heads, units, functools.partial(apply, trial))
+    both = {"before": copy.deepcopy(model), "after": trial}
+    found = meter.measure({name: nn.Module.to(each, "cpu") for name, each in both.items()})
+    return float(agreed(torch.tensor(found["before"] / found["after"])))
+
+
 def slopes(model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Each, Each]:
     """Gradients of each row's loss by the gates: heads (rows, heads) and units (rows, width) a block, float32.
 
@@ -180,6 +242,11 @@ def squares(slopes: Each) -> Each:
 def rearranged(slopes: Each, kept: Each) -> Each:
     """As many kept in each block, exchanged one for one while that lowers sum_x (sum of what goes of g_i(x))^2."""
     return [_exchanged(each.astype(np.float64), flags) for each, flags in zip(slopes, kept, strict=True)]
+
+
+def exchanged(heads: Each, units: Each, kept: Kept) -> Kept:
+    """The choice with its parts exchanged inside each block; heads, units: their slopes."""
+    return replace(kept, heads=rearranged(heads, kept.heads), units=rearranged(units, kept.units))
 
 
 def _exchanged(slopes: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -214,13 +281,12 @@ def cut(model: PreTrainedModel, heads: Each, units: Each, edit: Callable[[Edit],
 
 def told(
     unit: str,
-    costs: Costs,
+    foretold: float,
     before: list[tuple[int, int]],
     after: list[tuple[int, int]],
     measured: dict[str, float],
 ) -> dict[str, Any]:
     """What was cut, and how far off the price was that steered it."""
-    foretold = costs.predict(after)
     error, speedup = foretold / measured["after"] - 1, measured["before"] / measured["after"]
     words = f"{left(before, after)}, at {amount(measured['after'], unit)}, {speedup:.2f} times less than before"
     if unit == "ms":
