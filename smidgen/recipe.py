@@ -53,6 +53,12 @@ class Training:
     cache: str = "auto"  # auto | float32 | off: what frozen blocks give, computed once; auto keeps it in 16 bits
     micro_tokens: int = 16384  # most padded tokens in one forward pass; larger steps are cut and accumulated
 
+    def __post_init__(self) -> None:
+        for each in fields(self):  # 8 epochs and 8.0 are one training, and have one id
+            value = getattr(self, each.name)
+            if each.type == "float" and type(value) is int:
+                object.__setattr__(self, each.name, float(value))
+
 
 @dataclass(frozen=True)
 class Files:

@@ -190,6 +190,14 @@ def test_ids_change(change: str, recipe: Recipe, tmp_path: Path) -> None:
     assert {i for i, (before, after) in enumerate(pairs) if before != after} == touched
 
 
+def test_a_recipe_and_its_text_have_the_same_ids(recipe: Recipe) -> None:
+    """YAML reads 1 epoch as 1.0; what is written in Python may be 1."""
+    whole = dataclasses.replace(QUICK, epochs=2, weight_decay=0)
+    written = stage(stage(recipe, TEACH, train=whole), POLISH, train=whole)
+    assert ids(load(dump(written))) == ids(written)
+    assert json.dumps([whole.epochs, whole.weight_decay, whole.batch_size]) == "[2.0, 0.0, 32]"
+
+
 def test_ids_change_with_a_method_that_works_differently(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     before = ids(recipe)
     monkeypatch.setattr(find("prune.layers"), "version", 2)
@@ -288,7 +296,7 @@ def test_every_fault_at_once(recipe: Recipe) -> None:
         "stage a: the name is taken. Give each stage a name of its own.",
         "stage a.data: got 'dev', wanted train, unlabeled, or some of them with + between.",
         "stage b: distil.logits needs a teacher. Write teacher: STAGE or a model.",
-        "stage b.train.epochs: got 0, wanted more than 0, and finite.",
+        "stage b.train.epochs: got 0.0, wanted more than 0, and finite.",
         "stage a: export.onnx needs a stage of its own.",
     )
 
@@ -390,14 +398,14 @@ def test_same_tokenizer(recipe: Recipe, tiny_classifier: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        ({"epochs": 0}, "epochs: got 0, wanted more than 0, and finite."),
+        ({"epochs": 0}, "epochs: got 0.0, wanted more than 0, and finite."),
         ({"epochs": float("inf")}, "epochs: got inf, wanted more than 0, and finite."),
         ({"learning_rate": float("nan")}, "learning_rate: got nan, wanted more than 0, and finite."),
         ({"batch_size": -8}, "batch_size: got -8, wanted more than 0, and finite."),
         ({"evaluations": 0}, "evaluations: got 0, wanted more than 0, and finite."),
         ({"micro_tokens": 0}, "micro_tokens: got 0, wanted more than 0, and finite."),
         ({"weight_decay": -0.1}, "weight_decay: got -0.1, wanted at least 0, and finite."),
-        ({"clip": -1}, "clip: got -1, wanted at least 0, and finite."),
+        ({"clip": -1}, "clip: got -1.0, wanted at least 0, and finite."),
         ({"patience": -1}, "patience: got -1, wanted at least 0, and finite."),
         ({"warmup": 1.0}, "warmup: got 1.0, wanted a share from 0 up to 1."),
         ({"precision": "float64"}, "precision: got 'float64', wanted one of auto, float32, bfloat16, float16. Did"),
