@@ -11,6 +11,7 @@ A table is kept in a file named by all that it depends on: geometry, lengths, pr
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -97,12 +98,10 @@ class Clock:
 
     def _time(self, models: dict[str, PreTrainedModel]) -> dict[str, float]:
         """Of each model's graph, all in one run. The models are spent."""
-        with tempfile.TemporaryDirectory() as folder:
-            calls: dict[str, Callable[[Row], object]] = {}
-            for number, name in enumerate(list(models)):
-                graph = self._graph(models.pop(name), Path(folder) / str(number))
-                calls[name] = self._served(graph)
-            runs = [latency(calls, [row], CALLS) for row in self._spread()]
+        calls: dict[str, Callable[[Row], object]] = {}
+        for name in list(models):
+            calls[name] = self._served(self._graph_of(models.pop(name)))
+        runs = [latency(calls, [row], CALLS) for row in self._spread()]
         return {name: float(np.mean([run[name].samples.min() for run in runs])) for name in calls}
 
     def _spread(self) -> list[Row]:
@@ -112,13 +111,24 @@ class Clock:
         steps = (np.arange(TEXTS) + 0.5) / TEXTS * len(order)
         return [self.rows[order[int(step)]] for step in steps]
 
+    @functools.cached_property
+    def _graphs(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory()
+
+    def _graph_of(self, model: PreTrainedModel) -> Path:
+        """A model's graph, or that of another of its shape which was exported before: weights say nothing of time."""
+        fewer_tokens(model)
+        shapes = [[name, list(value.shape)] for name, value in model.state_dict().items()]
+        folder = Path(self._graphs.name) / identity([repr(model), shapes])
+        file = folder / ("float32" if self.precision == "float32" else "int8") / "onnx" / "model.onnx"
+        return file if file.is_file() else self._graph(model, folder)
+
     def _graph(self, model: PreTrainedModel, folder: Path) -> Path:
         """A model's graph in the precision that will serve, of few tokens."""
         from smidgen.graph import export, single_output
 
         file = folder / "float32" / "onnx" / "model.onnx"
-        file.parent.mkdir(parents=True)
-        fewer_tokens(model)
+        file.parent.mkdir(parents=True, exist_ok=True)
         model.eval().cpu().set_attn_implementation("eager")
         longest = self._encoded(self.rows[:2]).batch([0], 0)
         batch = {name: np.zeros((2, values.shape[1]), np.int64) for name, values in longest.items()}

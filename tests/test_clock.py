@@ -20,6 +20,7 @@ from smidgen.clock import Clock, points, shaped, skeleton, table
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_hidden import KeepHidden
 from smidgen.edits.keep_width import KeepWidth
+from smidgen.edits.swap import Swap
 from smidgen.planner import plan
 from smidgen.prices import Costs, Macs, shape_of
 from smidgen.recipe import Files, Recipe, Stage, Use
@@ -155,6 +156,23 @@ def test_models_are_timed_as_they_would_be_served(tmp_path: Path, monkeypatch: p
     found = clock(Clock, tmp_path, "int8").measure({"cut": model})
     assert set(found) == {"cut"} and 0 < found["cut"] < 1000
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_shape_is_exported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models with other weights share a graph; other blocks that are cut, or another attention, have their own."""
+    monkeypatch.setattr(smidgen.clock, "TEXTS", 1)
+    exported, watch = [], clock(Clock, tmp_path)
+    real = Clock._graph
+    monkeypatch.setattr(Clock, "_graph", lambda self, *given: exported.append(1) or real(self, *given))
+    again, other = tiny("bert", seed=5), tiny("bert")
+    apply(other, KeepHeads(1, (1, 2)))
+    apply(other, KeepWidth(0, tuple(range(40))))
+    watch.measure({"whole": tiny("bert"), "cut": uneven("bert"), "again": again})
+    assert len(exported) == 2
+    watch.measure({"whole": again, "other": other})
+    assert len(exported) == 3
+    watch.measure({"local": apply(tiny("bert"), Swap((0, 1), "local", (2,)))})
+    assert len(exported) == 4
 
 
 @pytest.mark.parametrize("method", ["prune.fisher", "prune.gates"])

@@ -56,8 +56,8 @@ LEAST = 32  # rows that say anything
 TINY = 1e-6  # of a block's whole Fisher information: an exchange that gains less is none
 FITTED = 512  # rows at most that factors are fitted on: each token of them is an equation for every hidden unit
 TRIED = 256  # rows at most that a choice is tuned and judged on
-ROUNDS = 4  # times at most that a shape is measured before the model is cut to it
-NEAR = 0.03  # of the speed that was asked for: a shape that is so near is the one
+ROUNDS = 3  # times at most that a shape is measured before the model is cut to it
+NEAR = 0.05  # of the speed that was asked for: a shape that is so near is the one
 
 
 @final
