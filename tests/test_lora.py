@@ -31,6 +31,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "pissa": {"rank": 3, "sites": ("value", "down")},
     "dora": {"rank": 3, "sites": ("query", "down")},
     "vera": {"rank": 16, "sites": ("query", "up", "down")},
+    "loha": {"rank": 3, "alpha": 12.0, "sites": ("value", "up")},
     "ia3": {},
 }
 KIND = pytest.mark.parametrize("kind", KINDS)
@@ -93,6 +94,7 @@ def test_what_trains(kind: str, tmp_path: Path) -> None:
     state = find("tune.lora")(kind=kind, **KINDS[kind]).begin(ctx)
     opened = {name for name, p in ctx.model.named_parameters() if p.requires_grad}
     own = {"lora_A", "lora_B", "lora_magnitude_vector", "vera_lambda_b", "vera_lambda_d", "ia3_l"}
+    own |= {f"hada_w{i}_{side}" for i in (1, 2) for side in "ab"}
     outside = {name for name in opened if not own & set(name.split("."))}
     assert outside == {"classifier.weight", "classifier.bias"}
     asked = KINDS[kind].get("sites") or (("key", "value", "down") if kind == "ia3" else ("query", "value"))
@@ -135,9 +137,10 @@ def test_more_rank_than_there_is(tmp_path: Path) -> None:
         find("tune.lora")(kind="pissa", rank=40).begin(stage(tmp_path / "base", "bert"))
 
 
-def test_settings_that_would_do_nothing() -> None:
-    (fault,) = find("tune.lora")(kind="ia3", dropout=0.1).faults()
-    assert fault.startswith("dropout: got 0.1, wanted 0: ia3 has no shift")
+@pytest.mark.parametrize("kind", ["ia3", "loha"])
+def test_settings_that_would_do_nothing(kind: str) -> None:
+    (fault,) = find("tune.lora")(kind=kind, dropout=0.1).faults()
+    assert fault.startswith(f"dropout: got 0.1, wanted 0: {kind} has no shift")
 
 
 def test_a_model_is_left_alone_where_a_site_is_wrong() -> None:

@@ -5,17 +5,20 @@ Idea       W' = W + s B A, with A (rank, inputs) random, B (outputs, rank) 0 and
            start as the largest singular triples of W, and what is left of W stays frozen (Meng et al. 2024,
            arXiv:2404.02948). `dora`: the rows of W + s B A take lengths of their own, which are learnt (Liu et al.
            2024, arXiv:2402.09353). `vera`: A and B are random and the same for all, and vectors b and d are learnt,
-           W' = W + diag(b) B diag(d) A (Kopiczko et al. 2024, arXiv:2310.11454). `ia3`: no shift but factors, on what a
-           projection gives and on what `down` gets (Liu et al. 2022, arXiv:2205.05638).
+           W' = W + diag(b) B diag(d) A (Kopiczko et al. 2024, arXiv:2310.11454). `loha`: two products of rank r,
+           multiplied element by element, which makes a shift of rank r^2 (Hyeon-Woo et al. 2022, arXiv:2108.06098).
+           `ia3`: no shift but factors, on what a projection gives and on what `down` gets (Liu et al. 2022,
+           arXiv:2205.05638).
 Takes      A float model, and another method with a loss in the same stage: tune.full for labels, or any distil.*.
            `sites` none: query and value, and for ia3 key, value and down. Where one Linear makes query, key and value,
            as in ModernBERT, it is one site.
 Leaves     The same model with other weights, PEFT's layers folded in, and a delta: shifts or factors, and the head. A
-           delta of pissa has twice the rank, since what it starts from is taken off again; of vera, the products.
+           delta of pissa has twice the rank, since what it starts from is taken off again; of vera and loha, the
+           products, of loha as a shift of rank r^2.
 Beside     tune.full, distil.*, and other methods of tune that act elsewhere in the blocks.
 Fails      Wants a learning rate of 1e-4 to 1e-3, vera and ia3 1e-2. Two methods that act on one projection do not give
            what each gives alone, so that is refused. AdaLoRA is not here: it allots ranks by gradients that are gone
-           when a step is over.
+           when a step is over. Nor is LoKr: as a shift of low rank a Kronecker product takes a hundred times its bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from smidgen.method import Context, Method, Needs, Part, above, between, one_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-KINDS = ("lora", "rslora", "pissa", "dora", "vera", "ia3")
+KINDS = ("lora", "rslora", "pissa", "dora", "vera", "loha", "ia3")
+DROPLESS = ("loha", "ia3")  # PEFT has no dropout on what these read
 SITES = ("query", "key", "value", "out", "up", "down")
 
 
@@ -49,7 +53,7 @@ class Tuned:
 @final
 @dataclass(frozen=True)
 class Lora(Method[Tuned]):
-    kind: str = "lora"  # lora | rslora | pissa | dora | vera | ia3
+    kind: str = "lora"  # lora | rslora | pissa | dora | vera | loha | ia3
     rank: int = 8  # of the shifts; vera wants some 256
     alpha: float = 16.0  # a shift is scaled by alpha / rank, in rslora by alpha / sqrt(rank)
     dropout: float = 0.0  # on what a shift reads
@@ -63,8 +67,8 @@ class Lora(Method[Tuned]):
         yield from above("alpha", self.alpha, 0)
         if not 0 <= self.dropout < 1:
             yield f"dropout: got {self.dropout}, wanted a share from 0 to below 1."
-        elif self.dropout and self.kind == "ia3":
-            yield f"dropout: got {self.dropout}, wanted 0: ia3 has no shift that could drop what it reads."
+        elif self.dropout and self.kind in DROPLESS:
+            yield f"dropout: got {self.dropout}, wanted 0: {self.kind} has no shift that could drop what it reads."
         for site in self.sites:
             yield from one_of("sites", site, SITES)
 
@@ -100,7 +104,7 @@ class Lora(Method[Tuned]):
 
 def inject(model: Any, targets: Mapping[str, nn.Linear], kind: str, rank: int, alpha: float, dropout: float) -> Any:
     """PEFT's layers in the place of these modules; what else trains goes on to train. Gives PEFT's tuner."""
-    from peft import IA3Config, LoraConfig, VeraConfig
+    from peft import IA3Config, LoHaConfig, LoraConfig, VeraConfig
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
     paths = {id(module): path for path, module in model.named_modules()}
@@ -111,6 +115,8 @@ def inject(model: Any, targets: Mapping[str, nn.Linear], kind: str, rank: int, a
         config = IA3Config(target_modules=[*names.values()], feedforward_modules=inputs)
     elif kind == "vera":
         config = VeraConfig(r=rank, target_modules=[*names.values()], vera_dropout=dropout)
+    elif kind == "loha":
+        config = LoHaConfig(r=rank, alpha=alpha, target_modules=[*names.values()])  # type: ignore[arg-type]
     else:
         config = LoraConfig(
             r=rank,
@@ -164,6 +170,10 @@ def product(layer: Any) -> tuple[Tensor, Tensor]:
     if hasattr(layer, "vera_lambda_d"):
         into = layer.vera_A["default"][:, : layer.in_features] * layer.vera_lambda_d["default"].unsqueeze(1)
         back = layer.vera_B["default"][: layer.out_features] * layer.vera_lambda_b["default"].unsqueeze(1)
+    elif hasattr(layer, "hada_w1_a"):  # (A B) * (C D) is one product, of each column of A with each of C
+        a, b, c, d = (getattr(layer, f"hada_w{i}_{side}")["default"] for i in (1, 2) for side in "ab")
+        into = (b.unsqueeze(1) * d.unsqueeze(0)).flatten(0, 1)
+        back = (a.unsqueeze(2) * c.unsqueeze(1)).flatten(1) * layer.scaling["default"]
     else:
         into = layer.lora_A["default"].weight
         back = layer.lora_B["default"].weight * layer.scaling["default"]
