@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -87,6 +88,7 @@ class Search:
     portrait: dict[str, Any] | None = None  # how the winner answers test, beside the teacher
     clock: Clock = field(default_factory=Clock)
     pace: Pace = field(default_factory=Pace)
+    labelled: float = -math.inf  # when labels have to be there, if that is later than a short training's end
     trials: Trials | None = None
     compared: int = 0  # bodies with a score on dev
     too_short: str = ""  # why the time limit left no teacher
@@ -97,7 +99,7 @@ class Search:
         """Run a recipe; its stages join the lineage of the report. Raises OutOfTime where it would end too late."""
         watch = self.watch
         if until is not None and self.clock.limit is not None:
-            watch = Until(watch, until, self.clock.now, ("training", "labelling"))
+            watch = Until(watch, until, self.clock.now, ("training", "labelling"), self.labelled)
         planned, there = plan(recipe, self.data), self._until(until)
         done = run(planned, self.root, self.executor, watch, trackers=self.trackers, inside=there)
         return self._told(recipe, done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from smidgen.errors import OutOfTime
 from smidgen.watch import Bar, Watch
 
+SHARED = "labelling"
 SURE = 5  # steps after which the end of a training is foretold
 
 
@@ -19,20 +21,27 @@ def foretold(started: float, now: float, first: float, done: float, total: float
 
 @dataclass
 class Until:
-    """A Watch that stops a training which would not end in time, by raising OutOfTime."""
+    """A Watch that stops a training which would not end in time, by raising OutOfTime.
+
+    Labels are for all students: until `latest` they may be made on top of the time of the training that asks for them.
+    """
 
     watch: Watch
     until: float
     now: Callable[[], float]
     bars: Collection[str] = ("training",)
+    latest: float = -math.inf
 
     def say(self, text: str) -> None:
         self.watch.say(text)
 
     @contextmanager
     def bar(self, name: str, total: float) -> Iterator[Bar]:
+        opened = self.now()
         with self.watch.bar(name, total) as bar:
-            yield _Until(bar, name, total, self, self.now()) if name in self.bars else bar
+            yield _Until(bar, name, total, self, opened) if name in self.bars else bar
+        if name == SHARED:
+            self.until = max(self.until, min(self.until + self.now() - opened, self.latest))
 
 
 @dataclass
@@ -51,6 +60,7 @@ class _Until:
         started, first = self.first
         if done - first >= min(SURE, self.total - 2) and done > first:
             end, until = foretold(started, now, first, done, self.total), self.of.until
+            until = max(until, self.of.latest) if self.name == SHARED else until
             if end > until and done < self.total:
                 share = max(0.0, until - self.opened) / (end - self.opened) if self.name == "training" else 0.0
                 raise OutOfTime(f"its {self.name} would end {end - until:,.0f} s too late", share)

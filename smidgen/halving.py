@@ -5,7 +5,8 @@ All candidates train for a small share of their steps, the best third of them fo
 as many are left as are to be trained in full. A share below one epoch is a share of the data. Scores are of dev. A
 training is begun anew in each rung, since its schedule is made for its length.
 
-With a time limit the rungs take at most half of the time that there is to train, each an equal part. What trained says
+With a time limit the rungs take at most half of the time that there is to train, each an equal part; what a training
+takes besides its own, which is labels that all students read, comes off before it is parted. What trained says
 how long its whole training would take; by that, candidates are dropped that no longer fit, and finalists are trained
 for less. What time is left behind the finalists goes to those that were dropped for their time alone.
 """
@@ -83,21 +84,27 @@ class Race:
     scores: dict[str, float] = field(default_factory=dict)  # on dev, of the longest training
     out: dict[str, str] = field(default_factory=dict)  # why
     late: set[str] = field(default_factory=set)  # dropped for their time alone
+    shared: float = 0.0  # seconds of what was made on the way to a training, for all
     prepare: Callable[[Sequence[str], float, float], None] = lambda names, share, until: None  # many at once
 
     def halve(self, names: Sequence[str], finalists: int, rank: Callable[[str, float], float]) -> list[str]:
         """The finalists, the best first. `rank` says of a candidate and its score what is better: the higher."""
         left, plan = list(names), rungs(len(names), finalists)
         begun, time_left = self.clock.now(), self.clock.left
+
+        def end(number: int) -> float:
+            """When a rung has to be over."""
+            return begun + self.shared + FOR_RUNGS * (time_left - self.shared) * (number + 1) / len(plan)
+
         for number, rung in enumerate(plan):
-            until = begun + FOR_RUNGS * time_left * (number + 1) / len(plan)
+            until = end(number)
             costs = {name: rung.share * self.whole[name] for name in left if name in self.whole}
             tried = affordable(left, costs, until - self.clock.now())
             for name in (name for name in left if name not in tried):
                 self.out[name] = "there was no time to try it for longer" if number else "there was no time to try it"
                 self.late.add(name)
             self.prepare(tried, rung.share, until)
-            scored = [name for name in tried if self.try_for(name, rung.share, until)]
+            scored = [name for name in tried if self.try_for(name, rung.share, end(number))]
             if not scored:
                 return [name for name in left if not self._refused(name)][:finalists]
             left = best({name: rank(name, self.scores[name]) for name in scored}, rung.keep)
@@ -115,6 +122,7 @@ class Race:
         if self.clock.now() > until:
             self.out[name] = "there was no time to try it"
             return False
+        begun = self.clock.now()
         try:
             found = self.train(name, share, until)
         except OutOfTime as late:
@@ -124,6 +132,7 @@ class Race:
             self.out[name] = f"{REFUSED}{refusal}"
             self.late.discard(name)
             return False
+        self.shared += max(0.0, self.clock.now() - begun - found.seconds)
         self.scores[name], self.whole[name] = found.score, found.seconds / share
         self.out.pop(name, None)
         self.late.discard(name)

@@ -23,7 +23,7 @@ from smidgen.candidates import (
 )
 from smidgen.choosing import mean_quality
 from smidgen.errors import OutOfTime
-from smidgen.halving import SHARES, Race, Trained, percent, rungs
+from smidgen.halving import FOR_RUNGS, SHARES, Race, Trained, percent, rungs
 from smidgen.measure import entries
 from smidgen.measure.peers import TorchModel
 from smidgen.planner import plan
@@ -72,6 +72,7 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
     if rungs(len(names), job.finalists):
         search.trials = search.trials or search.open_trials()
         search.watch.say(f"Comparing {len(names)} of them on dev, by short trainings")
+    search.labelled = search.clock.now() + FOR_RUNGS * search.clock.left
     last = race.halve(names, job.finalists, _rank(search))
     trained = _finish_all(search, race, [*(set(bodies_) - set(names)), *last])
     if not only_quality(job.budget):

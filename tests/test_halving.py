@@ -34,6 +34,7 @@ class World:
         self.scores = scores or {name: float(i) for i, name in enumerate(seconds)}
         self.asked: list[tuple[str, float]] = []
         self.refused: set[str] = set()
+        self.labels = 0.0  # seconds that the first training takes besides its own, for all
         self.race = Race(self, Clock(0.0, limit, lambda: self.time))
 
     def __call__(self, name: str, share: float, until: float) -> Trained:
@@ -41,6 +42,7 @@ class World:
         if name in self.refused:
             raise InputError("no such thing here.")
         whole = share * self.seconds[name]
+        self.time, until, self.labels = self.time + self.labels, until + self.labels, 0.0
         if self.time + whole > until:
             begun, self.time = self.time, self.time + 0.05 * whole
             raise OutOfTime("its training would end too late", max(0.0, until - begun) / whole)
@@ -139,6 +141,15 @@ def test_the_limit_is_kept_and_the_time_is_used(limit: float, count: int) -> Non
     assert all(share in (0.0, *SHARES) for share in shares)
     if limit >= 60:
         assert shares[0] > 0
+
+
+def test_labels_are_for_all_and_come_off_the_time_before_it_is_parted() -> None:
+    """Five of 9 s, and labels of 60 s: half of the 90 s that are left is for all; half of 150 was for two."""
+    world = even(5, limit=150.0)
+    world.labels = 60.0
+    assert world.halve() == ["c4", "c3"] and [name for name, _ in world.asked] == [f"c{i}" for i in range(5)]
+    assert world.race.shared == 60 and world.time == 60 + 5 * 9
+    assert not world.race.late
 
 
 def test_what_was_dropped_for_its_time_alone_may_be_trained_in_what_is_left() -> None:

@@ -16,15 +16,14 @@ from folders import LABELS, model_folder, write_csv
 from tiny import batch
 
 import smidgen
-from smidgen import deadline, loop, sweep, tuning
+from smidgen import loop, sweep, tuning
 from smidgen.delta import fit, read
-from smidgen.errors import InputError, OutOfTime
+from smidgen.errors import InputError
 from smidgen.measure.memory import forget_peak, peak_mb
 from smidgen.method import names
 from smidgen.recipe import Files, Training
 from smidgen.schema import TUNE, lacking
 from smidgen.source import load_model, resolve
-from smidgen.watch import Silent
 
 ADAPTER = "--method adapter --set width=4 --epochs 1"
 NUMBERS = {"quality", "dev_quality", "trained", "bytes", "seconds", "memory_mb"}
@@ -405,48 +404,12 @@ def test_no_time_at_all_is_said(place: Path, few: None) -> None:
     assert ran.code == 2 and "no way of tuning could be trained in it (bitfit: the time was over;" in ran.err
 
 
-class Beats:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def __call__(self) -> float:
-        return self.time
-
-
-def test_a_training_that_would_end_too_late_is_stopped_early() -> None:
-    now = Beats()
-    watch = deadline.Until(Silent(), until=100.0, now=now)
-    with watch.bar("training", 101) as bar, pytest.raises(OutOfTime, match="would end 102 s too late"):
-        for step in range(1, 102):
-            now.time += 2
-            bar.to(step)
-    assert now.time == 12, "foretold from five steps"
-
-
-def test_a_training_that_ends_in_time_is_let_be_and_other_work_too() -> None:
-    now = Beats()
-    watch = deadline.Until(Silent(), until=100.0, now=now)
-    with watch.bar("training", 100) as bar:
-        for step in range(1, 101):
-            now.time += 1
-            bar.to(step)
-    with watch.bar("labelling", 10) as bar:
-        now.time = 1000
-        bar.to(10)
-
-
 def test_time_is_left_to_score_what_was_trained() -> None:
     clock = sweep.Clock(started=10.0, limit=100.0)
     assert (clock.until(), clock.until(0.5)) == (110.0, 60.0)
     clock.after = 5.0
     assert clock.until() == 100.0
     assert sweep.Clock(started=10.0).until() == float("inf")
-
-
-def test_when_a_training_ends() -> None:
-    assert deadline.foretold(started=10, now=20, first=5, done=10, total=20) == 40
 
 
 def test_depths_that_are_frozen_are_of_the_model() -> None:
