@@ -212,5 +212,6 @@ def shaped(whole: PreTrainedModel, point: Point) -> PreTrainedModel:
 def fewer_tokens(model: PreTrainedModel) -> None:
     """Cut the table of token vectors, in place: graphs are written and read the faster."""
     found: Any = model.get_input_embeddings()
+    found = getattr(found, "first", found)  # the narrow table of a factored one
     found.weight = torch.nn.Parameter(found.weight.detach()[:TOKENS].clone())
     found.num_embeddings, found.padding_idx = len(found.weight), None

@@ -211,7 +211,7 @@ class Gating(nn.Module):
         """The most that the price allows: in each sublayer as many parts as its gates have open on average, those that
         are open the most, all gates moved by the same shift until the price is met."""
         shift = self._shift()
-        stays = list(zip(*self.shape_at(shift), strict=True))
+        stays = list(zip(*self._live(self.shape_at(shift)), strict=True))
         kept, factors = {}, {}
         for (part, sublayer), counts in zip(NARROW, stays, strict=True):
             each = self._of(part)
@@ -225,6 +225,19 @@ class Gating(nn.Module):
             values = [k * settled(alphas).clamp(min=LEAST) for k in kept["hidden"]]
             factors["hidden"] = [value.to(self.multipliers) for value in values]
         return Cut(kept, factors, shift)
+
+    def _live(self, shape: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The same without parts whose gates are shut: they would cost, and say nothing. A block cannot be empty."""
+        many = []
+        for part, sublayer in NARROW:
+            opened = [settled(a) * settled(z) > 0 for a, z in zip(self._of(part), self._of(sublayer), strict=True)]
+            many.append([int(each.sum()) for each in opened])
+        found = []
+        for (heads, width), few, narrow, (_, whole) in zip(shape, *many, self.shape, strict=True):
+            units = min(width, -(-narrow // self.multiple) * self.multiple, whole)
+            live = (min(heads, few), units)
+            found.append(live if any(live) else (heads, width))
+        return found
 
     def shape_at(self, shift: float) -> list[tuple[int, int]]:
         """Heads and widths that stay where all gates are opened by `shift`. A block cannot be empty."""

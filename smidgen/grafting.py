@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smidgen.anatomy import anatomy
-from smidgen.edits.attach import NAME, Attach
+from smidgen.edits.attach import NAME, Attach, attached
 from smidgen.errors import InputError
 from smidgen.grafts import build
 from smidgen.method import Context, Part
@@ -57,8 +57,7 @@ def settle(model: PreTrainedModel, graft: Graft, ctx: Context | None = None) -> 
         apply(model, edit)
     else:
         ctx.edit(edit)
-    made = [child for name, child in model.base_model.named_children() if name.startswith(NAME)]
-    made[-1].load_state_dict(graft.state_dict())
+    attached(model.base_model)[-1].load_state_dict(graft.state_dict())
 
 
 def part(graft: Graft) -> Part:

@@ -10,7 +10,7 @@ from typing import Any
 from smidgen.artefact import Artefact, file_hash, identity, open_artefact, publish
 from smidgen.delta import TENSORS, Delta, fit, read
 from smidgen.edits import Edit
-from smidgen.edits.attach import NAME, Attach
+from smidgen.edits.attach import Attach, attached
 from smidgen.errors import ArtefactError, InputError, SmidgenError
 from smidgen.grafting import plain
 from smidgen.measure.entries import made_up, two_lists
@@ -103,7 +103,7 @@ def _draw(delta: Delta, out: Path) -> None:
 
 def _attached(model: Any) -> list[Edit]:
     """The edits that put grafts into a model, in order."""
-    found = [child for name, child in model.base_model.named_children() if name.startswith(NAME)]
+    found: list[Any] = attached(model.base_model)
     return [Attach(type(graft).__module__.rpartition(".")[2], plain(graft.settings)) for graft in found]
 
 

@@ -45,9 +45,11 @@ class Costs:
         """The cost of a model whose blocks have these heads and widths."""
         return self.fixed + sum(self.attention(heads) + self.feed_forward(width) for heads, width in shape)
 
-    def floor(self, blocks: int, units: int = 1) -> float:
-        """The cost of so many blocks that have no head and so few units: a block cannot be empty."""
-        return self.predict([(0, units)] * blocks)
+    def floor(self, shape: Shape, units: int = 1) -> float:
+        """The least that a model of this shape can be cut to: no heads and so few units in each block, and one head
+        where there are no units, since a block cannot be empty.
+        """
+        return self.predict([(0, min(units, width)) if width else (1, 0) for _, width in shape])
 
     def to_data(self) -> dict[str, Any]:
         return asdict(self)
@@ -119,6 +121,20 @@ def left(before: Shape, after: Shape) -> str:
     """What of one shape is left in another, in words."""
     (heads, units), (some, few) = ((sum(each) for each in zip(*shape, strict=True)) for shape in (before, after))
     return f"{some} of {heads} heads and {few:,} of {units:,} inner units are left"
+
+
+def held_against(unit: str, foretold: float, measured: Mapping[str, float]) -> tuple[str, dict[str, Any]]:
+    """What a cut model costs (`after`) beside what was foretold of it, in words and as numbers."""
+    error, speedup = foretold / measured["after"] - 1, measured["before"] / measured["after"]
+    words = f"at {amount(measured['after'], unit)}, {speedup:.2f} times less than before"
+    if unit == "ms":
+        words += f"; {amount(foretold, unit)} was foretold ({error:+.1%})"
+    numbers = {"foretold": foretold, "measured": measured["after"], "error": error, "speedup": speedup}
+    return words, {"unit": unit, **numbers}
+
+
+def amount(value: float, unit: str) -> str:
+    return f"{value:.3f} ms" if unit == "ms" else f"{value / 1e6:.3g} million {unit}"
 
 
 def widest(model: PreTrainedModel) -> tuple[int, int]:

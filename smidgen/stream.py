@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from smidgen.anatomy import Anatomy, anatomy
-from smidgen.edits.attach import NAME
+from smidgen.edits.attach import attached
 from smidgen.errors import ModelError
 from smidgen.hollow import Constant, Nothing
 
@@ -71,7 +71,7 @@ def _refuse(model: PreTrainedModel, parts: Anatomy) -> None:
             f"the hidden size of {parts.family} cannot be cut: its blocks work at a width of their own. Drop whole "
             "blocks with KeepBlocks, or take a model of another family."
         )
-    if any(name.startswith(NAME) for name, _ in model.base_model.named_children()):
+    if attached(model.base_model):
         raise ModelError("the hidden size cannot be cut under what Attach put beside it. Cut first, attach after.")
     plain = (nn.Linear, nn.Embedding, Constant, Nothing)
     at: list[tuple[str, Any]] = [("the table of the embeddings", model.get_input_embeddings())]

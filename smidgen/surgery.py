@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from smidgen.anatomy import anatomy
 from smidgen.edits import Edit, kinds
 from smidgen.edits._parts import rising
-from smidgen.errors import InputError, did_you_mean
+from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_width import KeepWidth
+from smidgen.errors import InputError, ModelError, did_you_mean
 from smidgen.uneven import write_down
 
 if TYPE_CHECKING:
@@ -40,6 +42,19 @@ def replay(skeleton: PreTrainedModel, edits: Iterable[Edit]) -> PreTrainedModel:
     return skeleton
 
 
+def cuttable(model: PreTrainedModel, heads: object = True, units: object = True) -> None:
+    """Nothing where heads, and inner units, of every block can be cut.
+
+    Raises:
+        ModelError: a family, or what stands in the place of a Linear, that KeepHeads or KeepWidth cannot cut.
+    """
+    for block in anatomy(model).blocks:
+        if heads:
+            KeepHeads(block.index, tuple(range(block.heads))).apply_to(model)
+        if units:
+            KeepWidth(block.index, tuple(range(block.width))).apply_to(model)
+
+
 def fold(model: PreTrainedModel, block: int, heads: Sequence[float] = (), units: Sequence[float] = ()) -> None:
     """Multiply a factor for each head, or each inner unit, of a block into the Linear that reads it, in place.
 
@@ -58,6 +73,10 @@ def fold(model: PreTrainedModel, block: int, heads: Sequence[float] = (), units:
             raise InputError(
                 f"fold got {len(factors)} factors, but block {block} has {count} {what}: give one for each."
             )
+        if all(factor == 1 for factor in factors):
+            continue
+        if not isinstance(linear, torch.nn.Module) or "weight" not in linear._parameters:
+            raise ModelError(f"fold: {what} of block {block} are read by a {type(linear).__name__}, wanted a Linear.")
         with torch.no_grad():
             each = torch.tensor(factors, dtype=linear.weight.dtype, device=linear.weight.device)
             linear.weight *= each.repeat_interleave(linear.in_features // count)

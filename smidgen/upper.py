@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from smidgen.anatomy import anatomy
 from smidgen.edits._parts import put
-from smidgen.edits.attach import NAME
+from smidgen.edits.attach import attached
 from smidgen.tape import logits_of
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def lowest(model: PreTrainedModel, base: PreTrainedModel) -> int:
     """The number of the first block in which a model differs from its base; all blocks where only what is above them
     does, and 0 where something below them does, or a graft stands beside the blocks and may read any of them."""
     ours, theirs = anatomy(model), anatomy(base)
-    if any(name.startswith(NAME) for name, _ in ours.body.named_children()):
+    if attached(ours.body):
         return 0
     inside = {
         id(value) for m in (ours.block_list, *ours.states.above) for value in m.state_dict(keep_vars=True).values()

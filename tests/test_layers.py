@@ -166,3 +166,9 @@ def test_one_training_then_two_depths(tmp_path: Path) -> None:
     )
     done = run(plan(recipe(tmp_path, model_folder(tmp_path / "m", blocks=4), *stages)), tmp_path / "stages")
     assert [len(each.artefact.record["edits"]) for each in done] == [0, 1, 1]
+
+
+def test_a_block_that_is_not_there_is_named() -> None:
+    ctx = Context(Path(), Path(), TASK, (), 0, tiny("bert"))
+    with pytest.raises(InputError, match=r"keep \[0, 7\] names block 7, but this model has 2: use 0 to 1\."):
+        layers.Layers(keep=(0, 7)).begin(ctx)

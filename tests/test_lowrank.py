@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification
 from smidgen.anatomy import anatomy
 from smidgen.edits.factor import MATRICES, Factor
 from smidgen.edits.keep_heads import KeepHeads
+from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, ModelError, NoEffect
 from smidgen.factors import FactoredEmbedding, FactoredLinear, largest_rank, needed
 from smidgen.graph import difference
@@ -106,6 +107,16 @@ def test_what_would_not_shrink_is_refused() -> None:
         Factor(0, "up", 0)
     with pytest.raises(ModelError, match="cannot split a table that tokens are predicted with too"):
         apply(tiny("bert", head="MaskedLM"), Factor(-1, "embeddings", 4))
+
+
+def test_sublayers_that_were_cut_out_are_passed_over() -> None:
+    model = tiny("bert")
+    apply(model, KeepHeads(0, ()))
+    apply(model, KeepWidth(1, ()))
+    ctx = Context(Path(), Path(), TASK, (), 0, model)
+    Lowrank(rank=4).begin(ctx)
+    asked = {(edit.block, edit.matrix) for edit in ctx.edits}
+    assert asked == {(0, "up"), (0, "down"), *((1, name) for name in ("query", "key", "value", "out"))}
 
 
 def test_factored_twice_or_cut_after() -> None:

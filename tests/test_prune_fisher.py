@@ -18,6 +18,8 @@ from tiny import FAMILIES, VOCAB, batch, tiny
 
 from smidgen.anatomy import anatomy
 from smidgen.batch import Batch
+from smidgen.edits.attach import Attach
+from smidgen.edits.factor import Factor
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
@@ -302,6 +304,30 @@ def test_too_much_is_refused_with_what_can_be_reached() -> None:
     Fisher(speedup=6.83, price="int8", multiple=16).begin(ctx)
     with pytest.raises(InputError, match=r"speedup 99 of 0\.\d+ million MACs is 0\.00\d+ million MACs, but"):
         Fisher(speedup=99).begin(context(tiny("bert")))
+
+
+def test_the_floor_of_a_block_without_units_is_a_head() -> None:
+    model = tiny("bert")
+    KeepWidth(0, ()).apply_to(model)
+    told = r"2 blocks without heads and with 8 units each, or with one head where there are none, still cost 1\.125 ms"
+    with pytest.raises(InputError, match=told):
+        Fisher(speedup=60, price="int8", multiple=8).begin(context(model, Stopwatch()))
+    ctx = context(model, Stopwatch())
+    Fisher(speedup=2.7, price="int8", multiple=8, tune="nothing").begin(ctx)
+    assert ctx.found["prune.fisher"]["after"][0] == [1, 0]
+
+
+def test_what_is_attached_or_factored_is_refused_before_it_is_measured() -> None:
+    grafted = apply(tiny("bert"), Attach("adapter", ()))
+    factored = apply(tiny("bert"), Factor(1, "down", 4))
+    for model, told in (
+        (grafted, r"cannot fit weights under a graft \(adapter\)\. Cut first, attach after\."),
+        (factored, r"KeepWidth: block 1 has FactoredLinear in place of a Linear\. Cut first"),
+    ):
+        ctx = context(model)
+        ctx.sight = replace(ctx.sight, sample=lambda count: pytest.fail("it asked for rows"))
+        with pytest.raises(ModelError, match=told):
+            Fisher().begin(ctx)
 
 
 def test_nothing_is_refused() -> None:

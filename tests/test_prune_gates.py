@@ -21,6 +21,7 @@ from smidgen.edits.factor import Factor
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_hidden import KeepHidden
 from smidgen.edits.keep_width import KeepWidth
+from smidgen.edits.swap import Swap
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.gating import Gating, hull, line
 from smidgen.loop import make_optimizer, train
@@ -288,7 +289,7 @@ def test_training_reaches_the_target(parts: tuple[str, ...], tmp_path: Path) -> 
     assert float(state.share().detach()) == pytest.approx(0.5, abs=0.04)
     method.end(state, ctx)
     told = ctx.found["prune.gates"]
-    assert 0.45 < told["share"] <= 0.5
+    assert 0.35 < told["share"] <= 0.5, "less than asked by what was shut, which is not brought back"
     after = weights(tiny("bert")).predict(shape_of(model)) / weights(tiny("bert")).predict([(4, 64)] * 2)
     assert told["share"] == pytest.approx(after)
     assert told["told"].endswith(
@@ -404,14 +405,14 @@ def test_a_speedup_is_a_share() -> None:
 def test_a_target_that_leaves_a_block_with_nothing_is_refused() -> None:
     told = (
         "prune.gates: keep 0.1 of the price leaves a block with nothing: with all gates shut on heads, units, 32 "
-        "units in a block without heads, 0.17 of it stands. Write a larger share, a lower multiple, more parts, or "
-        "drop blocks first with prune.layers."
+        "units in a block without heads, 0.17 of it stands, 0.0041 million weights. Write a share of 0.17 or more, a "
+        "lower multiple, more parts, or drop blocks first with prune.layers."
     )
     with pytest.raises(InputError, match="^" + re.escape(told)):
         begun(tiny("bert", intermediate_size=128), keep=0.1, multiple=32, price="weights")
     with pytest.raises(InputError, match=re.escape("prune.gates: speedup 4.0, 0.25 of the price leaves")):
         begun(tiny("bert"), speedup=4.0, parts=("heads",), price="weights")
-    told = "shut on hidden, 8 units in a block without heads and a hidden size of 8, 0.62 of it stands."
+    told = "shut on hidden, 8 units in a block without heads and a hidden size of 8, 0.62 of it stands,"
     with pytest.raises(InputError, match=re.escape(told)):
         begun(tiny("bert"), keep=0.6, parts=("hidden",), price="macs")
 
@@ -454,3 +455,37 @@ def test_gates_alone_are_refused_by_the_plan(tmp_path: Path) -> None:
     told = "stage s: prune.gates acts while a stage trains. Add what has a loss, as tune.full."
     with pytest.raises(RecipeError, match=re.escape(told)):
         plan(recipe)
+
+
+# What has been factored, attached or cut before.
+
+
+def test_what_cannot_be_cut_is_refused_before_it_trains() -> None:
+    model = apply(tiny("bert"), Factor(1, "up", 4))
+    with pytest.raises(ModelError, match=r"KeepWidth: block 1 has FactoredLinear in place of a Linear\. Cut first"):
+        begun(model)
+    begun(model, parts=("heads",))
+    with pytest.raises(ModelError, match="KeepHeads: block 0 has FactoredLinear"):
+        begun(apply(tiny("bert"), Factor(0, "out", 4)), parts=("sublayers",))
+
+
+def test_units_of_a_model_with_one_key_for_all_heads() -> None:
+    model = apply(tiny("bert"), Swap((0, 1), "multi_query", ()))
+    method, state, ctx = begun(model, parts=("units",), multiple=8, keep=0.8)
+    method.end(state, ctx)
+    assert {type(edit) for edit in ctx.edits} == {KeepWidth}
+
+
+def test_parts_whose_gates_are_shut_are_not_brought_back() -> None:
+    """On average more is open than is left open when the noise is gone: what would be multiplied by 0 goes too."""
+    _, state, _ = begun(tiny("bert"), parts=("heads", "units"), multiple=8, keep=0.9, price="weights")
+    with torch.no_grad():
+        for kind, count in (("heads", 4), ("units", 64)):
+            alphas = torch.full((2, count), -2.5, dtype=torch.double)
+            alphas[:, : count // 4] = 3.0
+            state.log_alpha[kind].copy_(alphas.flatten())
+    cut = state.decide()
+    assert [int(each.sum()) for each in cut.kept["heads"]] == [1, 1]
+    assert [int(each.sum()) for each in cut.kept["units"]] == [16, 16]
+    for kind in ("heads", "units"):
+        assert all(bool(f[k].all()) for k, f in zip(cut.kept[kind], cut.factors[kind], strict=True))

@@ -45,6 +45,12 @@ def rows(pad_to: int | None = None, size: int = 4) -> Iterator[Batch]:
         yield Batch(TASK, {name: value[here, :longest] for name, value in inputs.items()}, labels[here])
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four rows say enough here."""
+    monkeypatch.setattr("smidgen.methods.prune.heads.LEAST", 4)
+
+
 def by_hand(model: nn.Module, kept: PerHead, step: float = 1e-2) -> PerHead:
     """The same from the formula: an example at a time, without padding, the slope of its loss as a difference."""
     found = [np.zeros(len(each)) for each in kept]
@@ -207,9 +213,13 @@ def test_nothing_is_refused() -> None:
 def test_no_rows_are_refused() -> None:
     ctx = context(tiny("bert"))
     ctx.sight = Sight(sample=lambda count: ())
-    with pytest.raises(InputError, match=r"prune\.heads: there are no rows to measure importance on\. Give some"):
+    with pytest.raises(InputError, match=r"got 0 rows to measure importance on, wanted at least 4\. Give more, or"):
         Heads().begin(ctx)
     assert not ctx.edits
+    Heads(by="random").begin(ctx)
+    assert ctx.edits
+    (fault,) = Heads(rows=3).faults()
+    assert fault.startswith("rows: got 3, wanted at least 4")
 
 
 def test_a_loss_that_no_head_moves_is_refused() -> None:

@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 from smidgen.anatomy import anatomy
 from smidgen.detours import Detours, tosses
+from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, ModelError, NoEffect
 from smidgen.loop import History, train
 from smidgen.method import Context
 from smidgen.methods.replace.theseus import Theseus, grouped, replacing
 from smidgen.methods.tune.full import Full
+from smidgen.prices import shape_of
+from smidgen.surgery import apply
 from smidgen.tasks import Classify
 
 TASK = Classify(LABELS)
@@ -145,6 +148,14 @@ def test_only_successors_train_and_start_from_the_blocks_that_are_named(home: An
             place, rest = name.removeprefix("bert.encoder.layer.").split(".", 1)
             moved = (value - old[f"{1 + 2 * int(place)}.{rest}"].detach()).abs().max()
             assert 0 < moved < 0.05, name
+
+
+def test_a_block_without_units_has_nothing_to_narrow(home: Any) -> None:
+    model = plain()
+    apply(model, KeepWidth(3, ()))
+    ctx = context(home("bert"), model)
+    Theseus(groups=4, successor="narrow", width=0.5).begin(ctx)
+    assert [width for _, width in shape_of(model)] == [32, 32, 32, 0]
 
 
 def test_a_step_in_which_no_successor_runs_changes_nothing(home: Any, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from smidgen.edits.factor import Factor
 from smidgen.edits.keep_vocab import KeepVocab
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.lexicon import count, cut, inside_unknown
@@ -227,6 +228,8 @@ def test_tokens_must_rise(tokens: Any) -> None:
 def test_tokens_that_are_not_there_or_must_stay() -> None:
     with pytest.raises(InputError, match="got token 120, but this model has 120 tokens: use ids from 0 to 119"):
         apply(tiny("bert"), KeepVocab((0, 1, 2, VOCAB)))
+    with pytest.raises(ModelError, match=r"cannot cut a table that is a FactoredEmbedding\. Cut first, factor after"):
+        apply(apply(tiny("bert"), Factor(-1, "embeddings", 4)), KeepVocab((0, 1, 2)))
     with pytest.raises(InputError, match=r"drops token 1, which is pad_token_id in config\.json: keep it"):
         apply(tiny("bert"), KeepVocab((0, 2)))
 

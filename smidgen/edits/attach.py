@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 NAME = "graft_"  # and a number, of the module below the body
@@ -24,8 +25,11 @@ class Attach:
         from smidgen.grafts import build
 
         graft = build(model, self.graft, dict(self.settings))
-        body = model.base_model
-        count = sum(name.startswith(NAME) for name, _ in body.named_children())
-        body.add_module(f"{NAME}{count}", graft)
+        model.base_model.add_module(f"{NAME}{len(attached(model.base_model))}", graft)
         graft.attach(model)
         graft.tell(model.config)
+
+
+def attached(body: nn.Module) -> list[nn.Module]:
+    """The grafts that are parts of a body, in order."""
+    return [child for name, child in body.named_children() if name.startswith(NAME)]

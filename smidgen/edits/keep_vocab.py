@@ -37,6 +37,8 @@ class KeepVocab:
     def apply_to(self, model: PreTrainedModel) -> None:
         parts = anatomy(model)
         table: Any = model.get_input_embeddings()
+        if "weight" not in table._parameters:
+            raise ModelError(f"KeepVocab cannot cut a table that is a {type(table).__name__}. Cut first, factor after.")
         if self.tokens[-1] >= table.num_embeddings:
             raise InputError(
                 f"KeepVocab got token {self.tokens[-1]}, but this model has {table.num_embeddings} tokens: use ids "

@@ -37,15 +37,16 @@ from torch import nn
 
 from smidgen.batch import Batch, agreed
 from smidgen.clock import of_machine
+from smidgen.edits.attach import attached
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
-from smidgen.errors import InputError, NoEffect
+from smidgen.errors import InputError, ModelError, NoEffect
 from smidgen.gates import Gates
 from smidgen.keeping import Each, Kept, choices, under
 from smidgen.method import Context, Method, Needs, at_least, one_of
-from smidgen.prices import Costs, Meter, left, shape_of
+from smidgen.prices import Costs, Meter, Shape, amount, held_against, left, shape_of
 from smidgen.refit import refit, reweigh
-from smidgen.surgery import apply, fold
+from smidgen.surgery import apply, cuttable, fold
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,7 +88,12 @@ class Fisher(Method[None]):
         model = ctx.model
         assert model is not None
         shape = shape_of(model)
-        KeepHeads(0, tuple(range(shape[0][0]))).apply_to(model)  # refuses what cannot be cut before it is measured
+        cuttable(model)
+        if beside := attached(model.base_model):
+            kind = type(beside[0]).__module__.rpartition(".")[2]
+            raise ModelError(
+                f"prune.fisher: cannot fit weights under what {kind} put beside them. Cut first, attach after."
+            )
         meter = ctx.sight.meter(self.price)
         costs = meter.costs(model)
         limit = self._limit(costs, shape)
@@ -95,7 +101,6 @@ class Fisher(Method[None]):
         heads, units = slopes(model, ctx.sight.sample(self.rows))
         worth = squares(heads), squares(units)
         fit = choices(*worth, costs, limit, self.multiple)
-        assert fit, "the limit is above the floor"
         mend = functools.partial(exchanged, heads, units) if self.rearrange else lambda kept: kept
         fit = [mend(kept) for kept in fit]
         losses = [self._tried(ctx, kept) for kept in fit] if len(fit) > 1 else []
@@ -178,14 +183,15 @@ class Fisher(Method[None]):
     def _limit(self, costs: Costs, shape: list[tuple[int, int]]) -> float:
         """What the cut model may cost."""
         whole = costs.predict(shape)
-        limit, floor = whole / self.speedup, costs.floor(len(shape), self.multiple)
+        limit, floor = whole / self.speedup, costs.floor(shape, self.multiple)
         if self.speedup == 1:
             raise NoEffect("prune.fisher: speedup 1.0 cuts nothing. Ask for more, such as 1.5.")
         if limit < floor:
             most = int(whole / floor * 100) / 100
+            hollow = "" if all(width for _, width in shape) else ", or with one head where there are none,"
             raise InputError(
                 f"prune.fisher: speedup {self.speedup} of {amount(whole, costs.unit)} is {amount(limit, costs.unit)}, "
-                f"but {len(shape)} blocks without heads and with {self.multiple} units each still cost "
+                f"but {len(shape)} blocks without heads and with {self.multiple} units each{hollow} still cost "
                 f"{amount(floor, costs.unit)}. Write a speedup up to {most}, a lower multiple, or drop blocks first "
                 "with prune.layers."
             )
@@ -279,29 +285,8 @@ def cut(model: PreTrainedModel, heads: Each, units: Each, edit: Callable[[Edit],
                 edit(kind(block, tuple(np.flatnonzero(factors).tolist())))
 
 
-def told(
-    unit: str,
-    foretold: float,
-    before: list[tuple[int, int]],
-    after: list[tuple[int, int]],
-    measured: dict[str, float],
-) -> dict[str, Any]:
+def told(unit: str, foretold: float, before: Shape, after: Shape, measured: dict[str, float]) -> dict[str, Any]:
     """What was cut, and how far off the price was that steered it."""
-    error, speedup = foretold / measured["after"] - 1, measured["before"] / measured["after"]
-    words = f"{left(before, after)}, at {amount(measured['after'], unit)}, {speedup:.2f} times less than before"
-    if unit == "ms":
-        words += f"; {amount(foretold, unit)} was foretold ({error:+.1%})"
-    return {
-        "told": f"{words}.",
-        "before": [list(each) for each in before],
-        "after": [list(each) for each in after],
-        "unit": unit,
-        "foretold": foretold,
-        "measured": measured["after"],
-        "error": error,
-        "speedup": speedup,
-    }
-
-
-def amount(value: float, unit: str) -> str:
-    return f"{value / 1e6:.3g} million {unit}" if unit == "MACs" else f"{value:.3f} {unit}"
+    words, numbers = held_against(unit, foretold, measured)
+    shapes = {"before": [list(each) for each in before], "after": [list(each) for each in after]}
+    return {"told": f"{left(before, after)}, {words}.", **shapes, **numbers}

@@ -12,8 +12,9 @@ Takes      A float model of a family with an anatomy, trained for its task, and 
            among the parts: one gate a dimension for all blocks; norms take mean and variance over what is open. Cut
            before anything is factored or attached. For milliseconds, graphs of half the hidden size are timed too.
 Leaves     A float model with fewer heads and units, not as many in each block, and a smaller hidden size where that has
-           gates; heads keep their size. `found` in its record has the shape, the share of the price, and the shift: far
-           from 0, the gates had not reached the target, and more epochs help.
+           gates; heads keep their size. `found` in its record has the shape, the share of the price, of milliseconds
+           also those that were measured in the end, and the shift: far from 0, the gates had not reached the target,
+           and more epochs help.
 Beside     tune.full, as McCarley; distil.logits and distil.hidden with mapping: dynamic, as CoFi. Train the cut model
            by distil.* in the stage after it; with another hidden size than the teacher's, distil.hidden learns a
            projection. Dev is scored on what would be cut at that moment, down to the target; the last weights are kept.
@@ -23,23 +24,27 @@ Fails      Within a hundred steps: gates take about 5 / rate of them to shut. A 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from smidgen.anatomy import anatomy
-from smidgen.clock import of_machine
+from smidgen.clock import PRECISIONS, of_machine
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_hidden import KeepHidden
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, NoEffect
 from smidgen.gating import FAR, Gating
 from smidgen.method import Context, Method, Needs, above, at_least, one_of, share
-from smidgen.prices import left, shape_of, weights
-from smidgen.surgery import fold, fold_hidden
+from smidgen.prices import amount, held_against, left, shape_of, weights
+from smidgen.surgery import cuttable, fold, fold_hidden
 from smidgen.tape import Tape
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 KINDS = {
     "heads": ("heads",),
@@ -60,6 +65,7 @@ class Gates(Method[Gating]):
     warmup: float = 0.4  # share of the stage in which the target falls from 1
     rate: float = 0.1  # learning rate of the gates
 
+    version: ClassVar[int] = 2
     needs: ClassVar[Needs] = Needs(training=True)
 
     def faults(self) -> Iterator[str]:
@@ -81,7 +87,7 @@ class Gates(Method[Gating]):
         model = ctx.model
         assert model is not None
         shape = shape_of(model)
-        KeepHeads(0, tuple(range(shape[0][0]))).apply_to(model)  # refuses what cannot be cut
+        cuttable(model, *({part, "sublayers"} & set(self.parts) for part in ("heads", "units")))
         kinds, hidden = [kind for name in self.parts for kind in KINDS[name]], anatomy(model).hidden_size
         if "hidden" in kinds:
             KeepHidden(tuple(range(hidden))).apply_to(model)  # likewise
@@ -100,7 +106,8 @@ class Gates(Method[Gating]):
             raise InputError(
                 f"prune.gates: {self._asked(keep)} of the price leaves a block with nothing: with all gates shut on "
                 f"{', '.join(self.parts)}, {self.multiple} units in a block without heads{narrow}, {least:.2f} of it "
-                "stands. Write a larger share, a lower multiple, more parts, or drop blocks first with prune.layers."
+                f"stands, {amount(least * state.whole, whole.unit)}. Write a {self._more(least)}, a lower multiple, "
+                "more parts, or drop blocks first with prune.layers."
             )
         state.attach()
         ctx.shut = state.shut
@@ -119,6 +126,7 @@ class Gates(Method[Gating]):
         assert ctx.model is not None
         state.detach()
         cut, on_average = state.decide(), float(state.share().detach())
+        uncut = copy.deepcopy(ctx.model) if self.price in PRECISIONS else None
         for factors, kept in zip(cut.factors.get("hidden", ()), cut.kept.get("hidden", ()), strict=True):
             fold_hidden(ctx.model, factors.tolist())
             if not kept.all():
@@ -129,7 +137,8 @@ class Gates(Method[Gating]):
                 if not kept.all():
                     ctx.edit(kind(block, tuple(kept.nonzero()[:, 0].tolist())))
         after, hidden = shape_of(ctx.model), anatomy(ctx.model).hidden_size
-        share = state.price(after, hidden) / state.whole
+        price = state.price(after, hidden)
+        share = price / state.whole
         narrow = f", and {hidden} of the hidden size of {state.hidden}" if "hidden" in cut.kept else ""
         ctx.found["prune.gates"] = {
             "told": f"{left(state.shape, after)}{narrow}, for {share:.2f} of the price in {state.costs.unit}; on "
@@ -142,6 +151,21 @@ class Gates(Method[Gating]):
             "on_average": on_average,
             "shift": cut.shift,
         }
+        if uncut is not None:
+            self._hold_against(ctx, price, uncut)
+
+    def _hold_against(self, ctx: Context, foretold: float, uncut: PreTrainedModel) -> None:
+        """What the cut model takes, beside what the table foretold."""
+        assert ctx.model is not None
+        both = {"before": uncut, "after": copy.deepcopy(ctx.model)}
+        meter, found = ctx.sight.meter(self.price), ctx.found["prune.gates"]
+        measured = meter.measure({name: nn.Module.to(each, "cpu") for name, each in both.items()})
+        words, numbers = held_against(meter.unit, foretold, measured)
+        found |= numbers | {"told": f"{found['told']} Measured {words}."}
+
+    def _more(self, least: float) -> str:
+        """What could be asked instead."""
+        return f"speedup up to {int(100 / least) / 100}" if self.speedup else f"share of {least + 0.005:.2f} or more"
 
     def _asked(self, keep: float) -> str:
         return f"speedup {self.speedup}, {keep:.2f}" if self.speedup else f"keep {self.keep}"

@@ -33,6 +33,7 @@ from smidgen.method import Context, Method, Needs, at_least, one_of, share
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+LEAST = 32  # rows that say anything
 PerHead = list[np.ndarray]  # (heads,) a block
 
 
@@ -52,7 +53,7 @@ class Heads(Method[None]):
         yield from share("share", self.share)
         yield from one_of("by", self.by, ("importance", "random"))
         yield from at_least("steps", self.steps, 1)
-        yield from at_least("rows", self.rows, 1)
+        yield from at_least("rows", self.rows, LEAST)
         yield from at_least("least", self.least, 0)
 
     def begin(self, ctx: Context) -> None:
@@ -100,7 +101,7 @@ class Heads(Method[None]):
 
     def _importance(self, ctx: Context, kept: PerHead) -> PerHead:
         assert ctx.model is not None
-        found = importance(ctx.model, ctx.sight.sample(self.rows), kept)
+        found = importance(ctx.model, ctx.sight.sample(self.rows), kept, LEAST)
         if not sum(each.sum() for each in found):
             raise InputError(
                 f"prune.heads: on the rows that were drawn (rows: {self.rows}) the loss moves with no head, so none is "
@@ -109,10 +110,10 @@ class Heads(Method[None]):
         return found
 
 
-def importance(model: PreTrainedModel, batches: Iterable[Batch], kept: PerHead) -> PerHead:
+def importance(model: PreTrainedModel, batches: Iterable[Batch], kept: PerHead, least: int = 1) -> PerHead:
     """E_x |dL(x)/dg_h| of each head while those that are not kept are shut: an array (heads,) a block, 0 for the shut.
 
-    Raises InputError where there is no row.
+    Raises InputError where there are fewer rows than `least`.
     """
     is_open = [torch.from_numpy(each).double() for each in kept]
     totals, rows = [torch.zeros_like(each) for each in is_open], 0
@@ -127,8 +128,11 @@ def importance(model: PreTrainedModel, batches: Iterable[Batch], kept: PerHead) 
             for total, each, slope in zip(totals, is_open, slopes, strict=True):
                 total += each * slope.abs().sum(0).cpu()
             rows += len(batch)
-    if not rows:
-        raise InputError("prune.heads: there are no rows to measure importance on. Give some, or write by: random.")
+    if rows < least:
+        raise InputError(
+            f"prune.heads: got {rows} rows to measure importance on, wanted at least {least}. Give more, or write by: "
+            "random."
+        )
     return [(agreed(total) / rows).numpy() for total in totals]
 
 

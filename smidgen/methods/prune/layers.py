@@ -62,6 +62,11 @@ class Layers(Method[Detours | None]):
     def begin(self, ctx: Context) -> Detours | None:
         assert ctx.model is not None
         blocks = anatomy(ctx.model).blocks
+        if isinstance(self.keep, tuple) and self.keep[-1] >= len(blocks):
+            raise InputError(
+                f"prune.layers: keep {list(self.keep)} names block {self.keep[-1]}, but this model has {len(blocks)}: "
+                f"use 0 to {len(blocks) - 1}."
+            )
         if self._count(len(blocks)) >= len(blocks) and not (self.drop and self.keep == 1.0):
             raise NoEffect(
                 f"prune.layers: keep {self.keep} of {len(blocks)} blocks changes nothing. Keep fewer, or drop it."

@@ -65,6 +65,8 @@ class Lowrank(Method[None]):
         if TABLE in self.what:
             found[ctx.model.get_input_embeddings()] = (-1, TABLE)
         for module, (index, name) in found.items():
+            if not hasattr(module, "weight"):
+                continue  # all of it was cut out
             weight = cast(Tensor, module.weight)
             rank = needed(weight, self.rank) if isinstance(self.rank, float) else self.rank
             if rank <= largest_rank(weight.shape[0], weight.shape[1]):

@@ -113,7 +113,7 @@ class Theseus(Method[Detours]):
         if self.successor in kinds():
             numbers = tuple(getattr(self, name) for name in kind(self.successor).SETTINGS)
             ctx.edit(Swap(tuple(range(count)), self.successor, numbers))
-        for block in anatomy(ctx.model).blocks if self.successor == "narrow" else ():
+        for block in (b for b in anatomy(ctx.model).blocks if self.successor == "narrow" and b.width):
             ctx.edit(KeepWidth(block.index, largest(block, max(1, round(self.width * block.width)))))
 
     def probability(self, t: float) -> float:
