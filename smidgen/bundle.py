@@ -34,6 +34,7 @@ from smidgen.artefact import Artefact, identity, open_artefact, publish
 from smidgen.delta import Delta, check_base, fit, read
 from smidgen.errors import InputError, SmidgenError
 from smidgen.grafts import build, kind, stacked
+from smidgen.grafts.prompt import places
 from smidgen.graph import trace
 from smidgen.heads import Heads
 from smidgen.integer import KINDS, dynamic
@@ -183,8 +184,9 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
         told["number"] = list(shared).index(name) if name in shared else len(shared)
         if name in own:
             told |= {"graph": f"own-{name}.onnx", "cut": own[name][1]}
-    if out.exists() and not (out / "smidgen.json").is_file():
+    if out.exists() and not is_bundle(out):
         raise InputError(f"--out {out}: is there and not a bundle. Give a name that is free.")
+    limit = room(module, limit, found)
     with publish(out, record) as draft:
         shutil.copyfile(source.path / "config.json", draft / "config.json")
         write_tokenizer(source.path, draft, limit)
@@ -210,6 +212,34 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
     return open_artefact(out)
 
 
+def is_bundle(folder: Path) -> bool:
+    """Is it a folder that `bundle` may replace?"""
+    try:
+        return open_artefact(folder).form == FORM
+    except SmidgenError:
+        return False
+
+
+def room(module: Together, limit: int, deltas: Mapping[str, Delta]) -> int:
+    """The tokens that a text of any task may have, where prompts take places of the base's.
+
+    Raises:
+        InputError: a task reads longer texts than that.
+    """
+    prompts = {n: p.settings["length"] for n, d in deltas.items() for p in d.parts if p.kind == "prompt"}
+    if not prompts:
+        return limit
+    widest = max(prompts, key=lambda name: prompts[name])
+    left = min(limit, places(module.body) - prompts[widest])
+    for name, delta in deltas.items():
+        if delta.max_length > left:
+            raise InputError(
+                f"{name}: reads texts of {delta.max_length} tokens; beside the {prompts[widest]} vectors of {widest} "
+                f"the base has places for {left}. Tune it with max_length: {left}, or leave one of the two out."
+            )
+    return left
+
+
 def named(deltas: Sequence[str]) -> dict[str, Delta]:
     """The deltas by the names of their tasks.
 
@@ -218,7 +248,9 @@ def named(deltas: Sequence[str]) -> dict[str, Delta]:
     """
     found: dict[str, Delta] = {}
     for given in deltas:
-        name, _, path = given.rpartition("=")
+        name, _, path = ("", "", given) if Path(given).is_dir() else given.partition("=")
+        path = path or name
+        name = "" if path == given else name
         folder = Path(path).resolve()
         name = name or (folder.parent if folder.name == "delta" else folder).name
         if not re.fullmatch(r"[\w.-]+", name):
@@ -244,7 +276,7 @@ def check(name: str, delta: Delta, base: Source) -> None:
 
 def stacks(delta: Delta) -> bool:
     """Can rows of the task share a batch with those of others?"""
-    return all(kind(part.kind).stacks for part in delta.parts)
+    return not delta.edits and all(kind(part.kind).stacks for part in delta.parts)
 
 
 def apart(delta: Delta, base: Source) -> tuple[Upper, int]:

@@ -70,8 +70,13 @@ def write(
     task: Task,
     max_length: int,
     about: Mapping[str, Any],
+    trained: int | None = None,
 ) -> None:
-    """Write the delta of a model that was tuned from `base`; `about` is kept as it is, `edits` above the blocks too."""
+    """Write the delta of a model that was tuned from `base`; `about` is kept as it is, `edits` above the blocks too.
+
+    Args:
+        trained: how many numbers did, the head's among them; None where it is not known, and the file's are told.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +84,8 @@ def write(
     head = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if name in names}
     tensors = {f"{i}/{name}": v.contiguous() for i, part in enumerate(parts) for name, v in part.tensors.items()}
     save_file({**tensors, **{HEAD + name: value.clone() for name, value in head.items()}}, folder / TENSORS)
-    file = folder / TENSORS
+    file, stored = folder / TENSORS, sum(value.numel() for value in tensors.values())
+    of_head = sum(value.numel() for value in head.values())
     record = {
         "schema": SCHEMA,
         "base": {"hash": body_hash(base), "model": base.reference, "family": base.family},
@@ -88,8 +94,9 @@ def write(
         "max_length": max_length,
         "parts": [{"kind": part.kind, "settings": dict(part.settings)} for part in parts],
         "parameters": {
-            "delta": sum(value.numel() for value in tensors.values()),
-            "head": sum(value.numel() for value in head.values()),
+            "delta": stored if trained is None else max(trained - of_head, 0),
+            "stored": stored,
+            "head": of_head,
             "base": sum(p.numel() for n, p in model.named_parameters() if n not in head and f".{NAME}" not in n),
         },
         "file": [file.stat().st_size, file_hash(file)],

@@ -24,6 +24,7 @@ def begin(ctx: Context, kind: str, settings: Mapping[str, Any]) -> Graft:
     assert ctx.model is not None
     freeze(ctx)
     graft = build(ctx.model, kind, settings)
+    graft.folds = graft.mergeable(ctx.model)
     graft.attach(ctx.model)
     return graft
 

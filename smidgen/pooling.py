@@ -45,7 +45,9 @@ class Headed:
 
     pool: str
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **more: Any) -> SequenceClassifierOutput:
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **more: Any
+    ) -> SequenceClassifierOutput:
         model: Any = self
         parts = anatomy(model)
         count = len(parts.blocks)
@@ -57,7 +59,7 @@ class Headed:
         if self.pool == "first":
             vector = values[:, 0]
         else:
-            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            mask = last.new_ones(last.shape[:2]) if attention_mask is None else attention_mask
             shares = (mask / mask.sum(1, keepdim=True).clamp(min=1)).to(values.dtype)
             vector = (shares.unsqueeze(1) @ values).squeeze(1)
         return SequenceClassifierOutput(logits=model.classifier(vector))
@@ -68,7 +70,7 @@ class HeadedOfTypes(Headed):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         **more: Any,

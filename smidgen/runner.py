@@ -167,6 +167,7 @@ def _train_stage(
         )
         for tracker in accelerator.trackers:  # end_training would end the process group as well
             tracker.finish()
+    opened_numbers = _open(ctx, running)
     for method, state in reversed(running):
         method.end(state, ctx)
     before = [] if ctx.skeleton is not None else record["edits"]
@@ -176,7 +177,7 @@ def _train_stage(
     if _main_process():
         with publish(store.path(planned.id), record) as target:
             _save_model(plan, source, home, ctx, target)
-            _save_delta(plan, planned, source, ctx, running, target)
+            _save_delta(plan, planned, source, ctx, running, opened_numbers, target)
             _tell(record, running, ctx, target)
         shutil.rmtree(work, ignore_errors=True)
 
@@ -190,10 +191,25 @@ def _save_model(plan: Plan, source: Source, home: Source, ctx: Context, target: 
     _check_reload(plan, source, ctx, target)
 
 
-def _save_delta(plan: Plan, planned: Planned, source: Source, ctx: Context, running: Running, target: Path) -> None:
+def _open(ctx: Context, running: Running) -> int:
+    """How many numbers train, of the model and of what methods have put beside it."""
+    from torch import nn
+
+    assert ctx.model is not None
+    held = [ctx.model, *(state for _, state in running if isinstance(state, nn.Module))]
+    found = {id(p): p.numel() for each in held for p in each.parameters() if p.requires_grad}
+    return sum(found.values())
+
+
+def _save_delta(
+    plan: Plan, planned: Planned, source: Source, ctx: Context, running: Running, trained: int, target: Path
+) -> None:
     """Keep apart what was put beside a frozen base, or the head alone, if the stage did nothing else to the model.
 
     A method beside it may have: zeros in frozen weights, say. The base with the delta is then another model.
+
+    Args:
+        trained: how many numbers did, the head's among them.
     """
     import torch
 
@@ -208,7 +224,7 @@ def _save_delta(plan: Plan, planned: Planned, source: Source, ctx: Context, runn
         return
     if parts or (planned.trains and untouched(ctx.model, source.path)):
         about = {"methods": {name_of(m): settings_of(m) for m in planned.methods}, "edits": to_data(heads)}
-        write(target / "delta", source, ctx.model, parts, plan.data.task, plan.max_length, about)
+        write(target / "delta", source, ctx.model, parts, plan.data.task, plan.max_length, about, trained)
         made, own = fit(read(target / "delta"), source).state_dict(), ctx.model.state_dict()
         if made.keys() != own.keys() or not all(torch.allclose(made[name], own[name], atol=1e-6) for name in own):
             shutil.rmtree(target / "delta")

@@ -44,8 +44,11 @@ class Upper(nn.Module):
 
 def lowest(model: PreTrainedModel, base: PreTrainedModel) -> int:
     """The number of the first block in which a model differs from its base; all blocks where only what is above them
-    does, and 0 where something below them does, or a graft stands beside the blocks and may read any of them."""
+    does, and 0 where something below them does, or a graft stands beside the blocks and may read any of them.
+    A head that reads several states wants the lowest of them."""
     ours, theirs = anatomy(model), anatomy(base)
+    count = len(ours.blocks)
+    reads = {"mix": 0, "last_four": count - 3}.get(getattr(model, "pool", ""), count)
     if attached(ours.body):
         return 0
     inside = {
@@ -58,5 +61,5 @@ def lowest(model: PreTrainedModel, base: PreTrainedModel) -> int:
     for one, other in zip(ours.blocks, theirs.blocks, strict=True):
         numbers = one.module.state_dict(), other.module.state_dict()
         if any(not torch.equal(numbers[0][name], numbers[1][name]) for name in numbers[1]):
-            return one.index
-    return len(ours.blocks)
+            return min(one.index, reads)
+    return reads

@@ -20,12 +20,15 @@ from smidgen.anatomy import anatomy
 from smidgen.artefact import open_artefact
 from smidgen.bundle import OUTPUTS, Together, bundle, named
 from smidgen.delta import Delta, body_hash, fit, read, write
+from smidgen.edits.head import Head
 from smidgen.errors import ArtefactError, InputError, ModelError
 from smidgen.grafting import head_names, part, settle
 from smidgen.grafts import build, kind
 from smidgen.heads import NEVER
+from smidgen.merging import merged
 from smidgen.runtime import Bundle, deployed_files, load
 from smidgen.source import Source, load_model, resolve
+from smidgen.surgery import apply, to_data
 from smidgen.tape import logits_of
 from smidgen.tasks import Answer, Classify, Several, Tag, Task
 from smidgen.tokens import encode
@@ -349,3 +352,55 @@ def test_what_cannot_be_bundled(root: Path) -> None:
     with pytest.raises(InputError, match=r"--out .*base: is there and not a bundle\. Give a name that is free"):
         bundle(str(root / "base"), [folder], root / "base")
     assert not (root / "never").exists() and not list(root.glob(".draft*"))
+
+
+def test_another_folder_is_not_replaced(root: Path) -> None:
+    """Only a bundle gives way to a bundle: not a model, and not what merge made."""
+    made = merged(str(root / "base"), root / "mood", root / "merged").path
+    before = sorted(path.name for path in made.iterdir())
+    for folder in (made, root / "base"):
+        with pytest.raises(InputError, match=r"is there and not a bundle\. Give a name that is free\."):
+            bundle(str(root / "base"), [str(root / "mood")], folder)
+    assert sorted(path.name for path in made.iterdir()) == before
+
+
+def test_names_and_folders_with_a_sign_between_them(root: Path) -> None:
+    import shutil
+
+    shutil.copytree(root / "mood", root / "lr=0.1")
+    assert list(named([f"x={root / 'lr=0.1'}"])) == ["x"]
+    with pytest.raises(InputError, match=r"'lr=0\.1' cannot name a task"):
+        named([str(root / "lr=0.1")])
+
+
+@pytest.mark.parametrize("pool", ["first", "mix", "last_four"])
+def test_a_head_of_its_own_reads_the_states_of_the_shared_body(pool: str, tmp_path: Path) -> None:
+    base = resolve(str(model_folder(tmp_path / "base", blocks=5)))
+    model = apply(load_model(base, MOODS, 0), Head(pool))
+    with torch.no_grad():
+        for parameter in (p for n, p in model.named_parameters() if not n.startswith("bert.")):
+            parameter.add_(torch.randn_like(parameter))
+    write(tmp_path / "head", base, model, (), MOODS, 16, {"methods": {}, "edits": to_data([Head(pool)])})
+    shares = written(tmp_path, base, "shares", COLOURS, [("bias", {})], 1)
+    made = bundle(str(tmp_path / "base"), [str(tmp_path / "head"), shares], tmp_path / "out")
+    assert made.record["largest_difference"] <= 1e-5
+    assert made.record["tasks"]["head"]["cut"] == {"first": 5, "mix": 0, "last_four": 2}[pool]
+    answers = load(tmp_path / "out").predict(TEXTS[:3], task=["head", "shares", "head"])
+    close(answers[0], single(tmp_path, "head", TEXTS[0]))
+
+
+def test_a_prompt_takes_places_of_the_base(tmp_path: Path) -> None:
+    """The tokenizer's limit is all that the table of positions has."""
+    home = model_folder(tmp_path / "base", blocks=1)
+    file = home / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 64}))
+    base = resolve(str(home))
+    folders = [
+        written(tmp_path, base, "prompt", MOODS, [("prompt", {"length": 8})], 0),
+        written(tmp_path, base, "bias", COLOURS, [("bias", {})], 1),
+    ]
+    bundle(str(home), folders, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["model_max_length"] == 56
+    write(tmp_path / "long", base, *tuned(base, COLOURS, [("bias", {})], 1), COLOURS, 60, {"methods": {}})
+    with pytest.raises(InputError, match=r"long: reads texts of 60 tokens; beside the 8 vectors of prompt"):
+        bundle(str(home), [folders[0], str(tmp_path / "long")], tmp_path / "other")

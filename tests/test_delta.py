@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from folders import adapter_folder, data_files, model_folder
+from folders import LABELS, adapter_folder, data_files, model_folder
 from tiny import batch
 
 from smidgen.delta import body_hash, fit, read
 from smidgen.errors import ArtefactError, ModelError
+from smidgen.method import Context, find
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import Done, run
 from smidgen.source import load_model, resolve
+from smidgen.tasks import Classify
 
 WAYS: dict[str, dict[str, Any]] = {
     "tune.bitfit": {},
@@ -151,3 +153,49 @@ def test_other_folders_and_schemas_are_refused(root: Path) -> None:
     (folder / "delta.json").write_text("[]")
     with pytest.raises(ArtefactError, match=r"delta\.json cannot be read"):
         read(folder)
+
+
+# Several methods in a stage.
+
+
+@pytest.mark.parametrize("kind", ["pfeiffer", "houlsby", "parallel"])
+@pytest.mark.parametrize("first", ["tune.adapter", "tune.bitfit"])
+def test_the_model_that_is_left_is_the_one_that_trained_in_any_order(kind: str, first: str, tmp_path: Path) -> None:
+    """Shifts of biases are folded in, and the adapter behind them reads their sum; so it has to while it trains."""
+    home = model_folder(tmp_path / "base")
+    task, inputs = Classify(LABELS), batch(100, [5, 9, 3])
+    ctx = Context(home, home, task, (), 0, load_model(resolve(str(home)), task, 0))
+    settings: dict[str, Any] = {"tune.adapter": {"kind": kind, "width": 4}, "tune.bitfit": {}}
+    methods = [find(name)(**settings[name]) for name in (first, *(n for n in settings if n != first))]
+    states = [method.begin(ctx) for method in methods]
+    assert ctx.model is not None
+    with torch.no_grad():
+        for state in states:
+            for parameter in state.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        trained = ctx.model.eval()(**inputs).logits
+        for method, state in reversed(list(zip(methods, states, strict=True))):
+            method.end(state, ctx)
+        torch.testing.assert_close(ctx.model(**inputs).logits, trained, atol=1e-5, rtol=0)
+
+
+def test_adapters_that_drop_out_at_random_are_all_there_when_they_are_judged(tmp_path: Path) -> None:
+    home = model_folder(tmp_path / "base", blocks=6)
+    said: dict[int, list[Any]] = {}
+    for seed in (0, 1):
+        ctx = Context(home, home, Classify(LABELS), (), seed, load_model(resolve(str(home)), Classify(LABELS), 0))
+        method = find("tune.adapter")(drop="random", width=4)
+        state = method.begin(ctx)
+        with torch.no_grad():
+            for parameter in state.parameters():
+                parameter.fill_(0.1)
+        assert ctx.model is not None
+        inputs, skips = batch(100, [5, 9]), []
+        for t in (0.1, 0.5, 0.9, 1.0):
+            method.step(state, t)
+            skips.append(state[0].skip)
+            said.setdefault(seed, []).append(ctx.model.eval()(**inputs).logits)
+        assert len(set(skips)) > 1
+        assert all(torch.equal(one, said[seed][0]) for one in said[seed])
+        said[seed] = skips
+    assert said[0] != said[1], "another seed, other draws"

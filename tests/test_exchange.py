@@ -369,6 +369,8 @@ def test_heads_of_adapterhub_that_compute_something_else_are_refused(tmp_path: P
 def test_tuned_norms_do_not_go_to_adapterhub(tmp_path: Path) -> None:
     base, folder = tuned(tmp_path, "tune.adapter", {"width": 4, "kind": "houlsby"})
     with pytest.raises(
-        InputError, match=r"has the parts adapter, norms; a folder of AdapterHub holds one, of adapter\."
+        InputError, match=r"has the parts adapter, norms; a folder of AdapterHub .* are tuned with norms: false\. Use"
     ):
         to_adapterhub(read(folder), base, tmp_path / "out")
+    base, folder = tuned(tmp_path / "bare", "tune.adapter", {"width": 4, "kind": "houlsby", "norms": False})
+    assert (to_adapterhub(read(folder), base, tmp_path / "out") / "adapter_config.json").is_file()

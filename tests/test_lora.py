@@ -137,6 +137,11 @@ def test_more_rank_than_there_is(tmp_path: Path) -> None:
         find("tune.lora")(kind="pissa", rank=40).begin(stage(tmp_path / "base", "bert"))
 
 
+def test_the_square_of_a_lohas_rank_is_bounded(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"rank is 6, whose square is .* smallest matrix has 32\. Write 5 or less\."):
+        find("tune.lora")(kind="loha", rank=6).begin(stage(tmp_path / "base", "bert"))
+
+
 @pytest.mark.parametrize("kind", ["ia3", "loha"])
 def test_settings_that_would_do_nothing(kind: str) -> None:
     (fault,) = find("tune.lora")(kind=kind, dropout=0.1).faults()

@@ -28,6 +28,7 @@ from smidgen.grafts import build, kind
 from smidgen.grafts._weights import matrices, packed, unpacked
 from smidgen.loop import History, train
 from smidgen.method import Context, Sight
+from smidgen.methods.tune.bitfit import BitFit
 from smidgen.methods.tune.freeze import Freeze
 from smidgen.methods.tune.full import Full
 from smidgen.methods.tune.mask import Mask, entropy
@@ -322,9 +323,11 @@ def test_a_delta_has_a_bit_a_weight_or_eight_bytes_a_shift_or_the_weights(root: 
     one = 4 * 32 * 32 + 2 * 32 * 64  # weights of a block's matrices
     masks, size = sizes(root, "tune.mask", {"blocks": 1})
     assert size == one / 8
+    assert masks.record["parameters"]["delta"] == one and masks.record["parameters"]["stored"] == one / 8
     assert [part.kind for part in masks.parts] == ["mask"] and masks.parts[0].settings == {"first": 1}
     shifts, size = sizes(root, "tune.sparse", {"budget": 0.05})
     assert size == 8 * round(0.05 * shifts.record["parameters"]["base"])
+    assert shifts.record["parameters"]["delta"] == size / 8, "places do not train"
     whole, size = sizes(root, "tune.freeze", {"blocks": 1})
     names = {name.removeprefix("new.") for name in whole.parts[0].tensors}
     assert all(name.startswith("encoder/layer/1/") for name in names if not name.startswith("pooler"))
@@ -352,6 +355,20 @@ def test_freezing_beside_a_method_that_freezes_all_adds_no_weights(tmp_path: Pat
     thawing = Freeze(blocks=1, thaw="top_down")
     ctx, state = begun(thawing, make_model(), tmp_path)
     assert list(thawing.adds(state, ctx)) == []
+
+
+def test_blocks_below_the_lowest_matrix_are_frozen() -> None:
+    for method in (Mask(blocks=2), Sparse(blocks=2)):
+        assert method.frozen(6) == (4,) and method.frozen(2) == ()
+    assert Mask().frozen(6) == Sparse().frozen(6) == ()
+
+
+def test_matrices_that_another_method_froze_are_told(tmp_path: Path) -> None:
+    method = Sparse(budget=0.05)
+    ctx, state = begun(method, make_model(), tmp_path)
+    BitFit().begin(ctx)
+    with pytest.raises(InputError, match=r"no weight has moved, since another .* froze them\. Give each a"):
+        method.step(state, 1.0)
 
 
 # What is refused.

@@ -146,13 +146,16 @@ def filled(model: PreTrainedModel, kind: str, settings: Mapping[str, Any], given
     return Part(kind, graft.settings, tensors)
 
 
+NORMS = "Adapters of houlsby without norms are tuned with norms: false. "
+
+
 def only_part(delta: deltas.Delta, kinds: tuple[str, ...], format: str) -> Part:
     """The part of a delta that has one, of these kinds. Raises InputError."""
     got = [part.kind for part in delta.parts]
     if len(got) != 1 or got[0] not in kinds:
         raise InputError(
             f"{delta.path}: has the parts {', '.join(got)}; a folder of {format} holds one, of {' or '.join(kinds)}. "
-            "Use the delta as it is, or the folder of the whole model beside it."
+            f"{NORMS if 'norms' in got else ''}Use the delta as it is, or the folder of the whole model beside it."
         )
     return delta.parts[0]
 

@@ -38,6 +38,7 @@ class Graft(nn.Module, abc.ABC):
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__()
         self.settings = dict(settings)
+        self.folds = False  # it will be a part of the weights, so it acts before what will not
         self.tasks: Tensor | None = None  # (B,) int64, which task each row of the batch is of; None: there is one task
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -81,7 +82,7 @@ class Graft(nn.Module, abc.ABC):
                 f"{kind}: tune.lora acts on the same projection. Give the two other sites, or a stage each."
             )
         if after is not None:
-            self._handles.append(module.register_forward_hook(after))
+            self._handles.append(module.register_forward_hook(after, prepend=self.folds))
         if before is not None:
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
 

@@ -6,8 +6,8 @@ Idea       h' = h + U f(D h + d) + u, with D (hidden, width) and U (width, hidde
            alone (Pfeiffer et al. 2020, arXiv:2005.00052). `parallel`: from the feed-forward's input to its output,
            times `scale` (He et al. 2022, arXiv:2110.04366). 2 x width x hidden + hidden + width numbers each.
            AdapterDrop (Rücklé et al. 2021, arXiv:2010.11918): none in the first `drop` blocks, which then do the same
-           for all tasks and need no gradient; `random` passes by the first n, another n each step, so that some can
-           be left out afterwards.
+           for all tasks and need no gradient; `random` passes by the first n, another n each step, so that the model
+           bears to do without the lowest. Dev is scored with all of them.
 Takes      A float model, and another method with a loss in the same stage: tune.full for labels, or any distil.*.
 Leaves     The model with the adapters in it, reloaded after `import smidgen`; and a delta: adapters and head.
 Beside     tune.full, distil.*, tune.bitfit. tune.fusion joins several.
@@ -38,6 +38,7 @@ class Adapter(Method[nn.ModuleList]):
     activation: str = "relu"  # relu | gelu | silu
     scale: float = 1.0  # of what an adapter adds; 4 is usual for parallel
     drop: int | str = 0  # no adapters in the first so many blocks; random: another number each step
+    norms: bool = True  # of houlsby: the norms of its blocks are tuned too; AdapterHub's folders hold adapters alone
 
     needs: ClassVar[Needs] = Needs(training=True)
 
@@ -57,8 +58,10 @@ class Adapter(Method[nn.ModuleList]):
         first = self.drop if isinstance(self.drop, int) else 0
         settings = {"kind": self.kind, "width": self.width, "activation": self.activation, "scale": self.scale}
         grafts = [grafting.begin(ctx, "adapter", {**settings, "first": first})]
-        if self.kind == "houlsby":
+        if self.kind == "houlsby" and self.norms:
             grafts.append(grafting.begin(ctx, "norms", {"first": first}))
+        adapters: Any = grafts[0]
+        adapters.seed = ctx.seed
         state = nn.ModuleList(grafts)
         self.step(state, 0.0)
         return state
@@ -66,7 +69,7 @@ class Adapter(Method[nn.ModuleList]):
     def step(self, state: nn.ModuleList, t: float) -> None:
         if self.drop == "random":
             adapters: Any = state[0]
-            adapters.skip = random.Random(repr(t)).randrange(adapters.blocks)
+            adapters.skip = random.Random(f"{adapters.seed} {t!r}").randrange(adapters.blocks)
 
     def end(self, state: nn.ModuleList, ctx: Context) -> None:
         adapters: Any = state[0]

@@ -23,6 +23,7 @@ Fails      Wants a learning rate of 1e-4 to 1e-3, vera and ia3 1e-2. Two methods
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -85,6 +86,11 @@ class Lora(Method[Tuned]):
             )
         if self.kind == "pissa" and (small := min(min(t.weight.shape) for t in targets.values())) < self.rank:
             raise InputError(f"tune.lora: rank is {self.rank}, but the smallest matrix has {small}. Write it or less.")
+        if self.kind == "loha" and (small := min(min(t.weight.shape) for t in targets.values())) < self.rank**2:
+            raise InputError(
+                f"tune.lora: rank is {self.rank}, whose square is the rank of a loha, but the smallest matrix has "
+                f"{small}. Write {math.isqrt(small)} or less."
+            )
         grafting.freeze(ctx)
         tuner = inject(ctx.model, targets, self.kind, self.rank, self.alpha, self.dropout)
         layers = dict(zip(targets, linears(ctx.model, self.sites or usual).values(), strict=True))

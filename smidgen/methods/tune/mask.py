@@ -101,6 +101,10 @@ class Mask(Method[Scores]):
             yield f"zeros: got {self.zeros}, wanted a share above 0 and below 1."
         yield from above("learning_rate", self.learning_rate, 0)
 
+    def frozen(self, blocks: int) -> tuple[int, ...]:
+        """Blocks below the lowest matrix that changes give the same in every step."""
+        return (blocks - self.blocks,) if isinstance(self.blocks, int) and 0 < self.blocks < blocks else ()
+
     def begin(self, ctx: Context) -> Scores:
         assert ctx.model is not None
         grafting.freeze(ctx)

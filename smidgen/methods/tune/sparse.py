@@ -102,6 +102,10 @@ class Sparse(Method[Search]):
     def settled(self, t: float) -> bool:
         return self.rule == "fisher" or t >= self.explore
 
+    def frozen(self, blocks: int) -> tuple[int, ...]:
+        """Blocks below the lowest matrix that changes give the same in every step."""
+        return (blocks - self.blocks,) if isinstance(self.blocks, int) and 0 < self.blocks < blocks else ()
+
     def begin(self, ctx: Context) -> Search:
         assert ctx.model is not None
         grafting.freeze(ctx)
@@ -116,7 +120,12 @@ class Sparse(Method[Search]):
 
     def step(self, state: Search, t: float) -> None:
         if not state.chosen and t >= self.explore:
-            state.choose(state.rewind())
+            moved = state.rewind()
+            if not any(bool(each.any()) for each in moved):
+                raise InputError(
+                    "tune.sparse: no weight has moved, since another method of the stage froze them. Give each a stage."
+                )
+            state.choose(moved)
 
     def end(self, state: Search, ctx: Context) -> None:
         grafting.end(state.graft, ctx)
