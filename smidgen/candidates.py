@@ -20,13 +20,13 @@ from smidgen.checks import Check
 from smidgen.choosing import speed
 from smidgen.data import Data
 from smidgen.deadline import Until
-from smidgen.errors import InputError, NoEffect, SmidgenError
+from smidgen.errors import InputError, NoEffect, OutOfTime, SmidgenError
 from smidgen.halving import Clock
 from smidgen.hands import run, run_all
 from smidgen.measure import entries
 from smidgen.measure.memory import memory
 from smidgen.measure.size import parameters
-from smidgen.planner import Plan, plan
+from smidgen.planner import Plan, plan, resolved_model
 from smidgen.recipe import Recipe
 from smidgen.runner import Done
 from smidgen.runtime.folder import deployed_bytes
@@ -36,6 +36,7 @@ from smidgen.trials import Trials
 from smidgen.watch import Silent, Watch
 
 Entry = dict[str, Any]
+CUT_ROWS = 12_000  # rows that the model could answer while prune.fisher cuts it: by what cuts have taken
 
 
 @dataclass(eq=False)
@@ -99,17 +100,35 @@ class Search:
         """Run a recipe; its stages join the lineage of the report. Raises OutOfTime where it would end too late."""
         watch = self.watch
         if until is not None and self.clock.limit is not None:
-            watch = Until(watch, until, self.clock.now, ("training", "labelling"), self.labelled)
+            watch = Until(watch, until, self.clock.now, ("training", "labelling"), self.labelled, self._labels_took)
         planned, there = plan(recipe, self.data), self._until(until)
+        self._foresee_cuts(planned, until)
         done = run(planned, self.root, self.executor, watch, trackers=self.trackers, inside=there)
         return self._told(recipe, done)
 
-    def prepare(self, recipes: Iterable[Recipe], until: float | None = None) -> None:
-        """Where there are many hands, run the stages of several recipes at a time; `make` then finds them on disk, and
-        meets what is wrong with one of them."""
-        if self.executor is None:
+    def _foresee_cuts(self, planned: Plan, until: float | None) -> None:
+        """A cut that looks at examples shows no steps by which it could be stopped. Raises OutOfTime where it is to be
+        made and would end too late, by the pace of the teacher and the sizes of both."""
+        if until is None or self.clock.limit is None:
             return
+        for one in planned.stages:
+            looks = not one.trains and any(method.needs.examples for method in one.methods)
+            if looks and not (self.root / one.id).is_dir():
+                cut = planned.models[resolved_model(one, planned.stages, one.id)]
+                takes = CUT_ROWS * self.pace.row * cut.parameters / self.model.parameters
+                if (late := self.clock.now() + takes - until) > 0:
+                    raise OutOfTime(f"its {one.stage.name} would end {late:,.0f} s too late")
+
+    def _labels_took(self, seconds: float) -> None:
+        self.clock.labels += seconds
+
+    def prepare(self, recipes: Iterable[Recipe], until: float | None = None) -> set[str]:
+        """Where there are many hands, run the stages of several recipes at a time; `make` then finds them on disk, and
+        meets what is wrong with one of them. Gives the names of the recipes of which all is there."""
+        if self.executor is None:
+            return set()
         plans: list[Plan] = []
+        there_now: set[str] = set()
         for recipe in recipes:
             with suppress(InputError, NoEffect):
                 plans.append(plan(recipe, self.data))
@@ -118,12 +137,15 @@ class Search:
         for one, done in zip(plans, made, strict=True):
             if not isinstance(done, SmidgenError):
                 self._told(one.recipe, done)
+                there_now.add(one.recipe.name)
+        return there_now
 
     def _until(self, until: float | None) -> Watch:
         """Who looks at the time in a stage on another machine, whose clock shows the same hour."""
         if until is None or self.clock.limit is None:
             return Silent()
-        return Until(Silent(), time.time() + until - self.clock.now(), time.time, ("training", "labelling"))
+        shift = time.time() - self.clock.now()
+        return Until(Silent(), until + shift, time.time, ("training", "labelling"), self.labelled + shift)
 
     def _told(self, recipe: Recipe, done: list[Done]) -> list[Done]:
         known = {stage["id"] for stage in self.timing}

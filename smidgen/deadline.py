@@ -23,7 +23,8 @@ def foretold(started: float, now: float, first: float, done: float, total: float
 class Until:
     """A Watch that stops a training which would not end in time, by raising OutOfTime.
 
-    Labels are for all students: until `latest` they may be made on top of the time of the training that asks for them.
+    Labels are read by other students too: until `latest` they may be made on top of the time of the training that asks
+    for them. `spent` is told what they took, also where they or the training are stopped.
     """
 
     watch: Watch
@@ -31,6 +32,7 @@ class Until:
     now: Callable[[], float]
     bars: Collection[str] = ("training",)
     latest: float = -math.inf
+    spent: Callable[[float], object] = lambda seconds: None
 
     def say(self, text: str) -> None:
         self.watch.say(text)
@@ -38,10 +40,14 @@ class Until:
     @contextmanager
     def bar(self, name: str, total: float) -> Iterator[Bar]:
         opened = self.now()
-        with self.watch.bar(name, total) as bar:
-            yield _Until(bar, name, total, self, opened) if name in self.bars else bar
-        if name == SHARED:
-            self.until = max(self.until, min(self.until + self.now() - opened, self.latest))
+        try:
+            with self.watch.bar(name, total) as bar:
+                yield _Until(bar, name, total, self, opened) if name in self.bars else bar
+        finally:
+            if name == SHARED:
+                took = self.now() - opened
+                self.until = max(self.until, min(self.until + took, self.latest))
+                self.spent(took)
 
 
 @dataclass

@@ -19,11 +19,13 @@ from smidgen.data import Data
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.halving import Clock
 from smidgen.measure import entries
+from smidgen.measure.environment import versions
 from smidgen.measure.size import parameters
 from smidgen.planner import Plan, plan
 from smidgen.recipe import to_data
 from smidgen.runtime import load
 from smidgen.runtime.folder import deployed_bytes
+from smidgen.runtime.serving import machine
 from smidgen.shapes import SCARCE, Body, Job, Shape, bodies, distilled, shapes, untrained
 from smidgen.source import Source, need_anatomy, resolve
 from smidgen.watch import Watch
@@ -125,7 +127,7 @@ def _far_over(search: Search, candidate: Candidate) -> str:
     assert folder is not None
     if budget.latency_ms is None and budget.size_mb is None:
         return ""
-    memo = search.root / f"glance-{folder.name}.json"
+    memo = search.root / f"glance-{_where(search, folder.name)}.json"
     if not memo.is_file():
         rows = entries.timed_texts(search.data.dev, search.job.seed)
         glance = {"latency": entries.glance(load(folder), rows), "size_mb": deployed_bytes(folder) / 1e6}
@@ -247,7 +249,12 @@ def _remembered(search: Search, folders: Mapping[str, Path]) -> dict[str, dict[s
 
 
 def _memo(search: Search, folders: Mapping[str, Path]) -> Path:
-    return search.root / f"shapes-{identity(_ids(folders))}.json"
+    return search.root / f"shapes-{_where(search, _ids(folders))}.json"
+
+
+def _where(search: Search, what: Any) -> str:
+    """A name for times: of what, on which texts, by which machine and versions."""
+    return identity([what, machine(), versions(), search.data.dev.fingerprint, search.job.seed, search.job.calls])
 
 
 def _ids(folders: Mapping[str, Path]) -> dict[str, str]:

@@ -5,8 +5,8 @@ All candidates train for a small share of their steps, the best third of them fo
 as many are left as are to be trained in full. A share below one epoch is a share of the data. Scores are of dev. A
 training is begun anew in each rung, since its schedule is made for its length.
 
-With a time limit the rungs take at most half of the time that there is to train, each an equal part; what a training
-takes besides its own, which is labels that all students read, comes off before it is parted. What trained says
+With a time limit the rungs take at most half of the time that there is to train, each an equal part; what labels take,
+which other students read too, comes off before it is parted, up to as much again. What trained says
 how long its whole training would take; by that, candidates are dropped that no longer fit, and finalists are trained
 for less. What time is left behind the finalists goes to those that were dropped for their time alone.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,11 +37,15 @@ class Rung:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to: its score on dev, and what it took by itself, also if it was on disk already."""
+    """What a training came to: its score on dev, and what it took by itself, also if it was on disk already.
+
+    fixed: seconds of what has to be done again however long it trains, such as a cut of what was trained.
+    """
 
     score: float
     seconds: float
     reused: bool = False
+    fixed: float = 0.0
 
 
 class Train(Protocol):
@@ -63,6 +67,7 @@ class Clock:
     limit: float | None = None
     now: Callable[[], float] = time.monotonic
     kept: float = 0.0  # seconds for what comes after the last training
+    labels: float = 0.0  # seconds that went into labels
 
     @property
     def until(self) -> float:
@@ -84,27 +89,29 @@ class Race:
     scores: dict[str, float] = field(default_factory=dict)  # on dev, of the longest training
     out: dict[str, str] = field(default_factory=dict)  # why
     late: set[str] = field(default_factory=set)  # dropped for their time alone
-    shared: float = 0.0  # seconds of what was made on the way to a training, for all
-    prepare: Callable[[Sequence[str], float, float], None] = lambda names, share, until: None  # many at once
+    fixed: dict[str, float] = field(default_factory=dict)  # seconds, beside those of the training
+    # Many at once; gives those that are there.
+    prepare: Callable[[Sequence[str], float, float], Collection[str]] = lambda names, share, until: ()
 
     def halve(self, names: Sequence[str], finalists: int, rank: Callable[[str, float], float]) -> list[str]:
         """The finalists, the best first. `rank` says of a candidate and its score what is better: the higher."""
         left, plan = list(names), rungs(len(names), finalists)
-        begun, time_left = self.clock.now(), self.clock.left
+        begun, time_left, labels = self.clock.now(), self.clock.left, self.clock.labels
 
         def end(number: int) -> float:
             """When a rung has to be over."""
-            return begun + self.shared + FOR_RUNGS * (time_left - self.shared) * (number + 1) / len(plan)
+            shared = min(self.clock.labels - labels, FOR_RUNGS * time_left)
+            return begun + shared + FOR_RUNGS * (time_left - shared) * (number + 1) / len(plan)
 
         for number, rung in enumerate(plan):
             until = end(number)
-            costs = {name: rung.share * self.whole[name] for name in left if name in self.whole}
+            costs = {name: self.cost(name, rung.share) for name in left if name in self.whole}
             tried = affordable(left, costs, until - self.clock.now())
             for name in (name for name in left if name not in tried):
                 self.out[name] = "there was no time to try it for longer" if number else "there was no time to try it"
                 self.late.add(name)
-            self.prepare(tried, rung.share, until)
-            scored = [name for name in tried if self.try_for(name, rung.share, end(number))]
+            ready = self.prepare(tried, rung.share, until)
+            scored = [n for n in tried if self.try_for(n, rung.share, math.inf if n in ready else end(number))]
             if not scored:
                 return [name for name in left if not self._refused(name)][:finalists]
             left = best({name: rank(name, self.scores[name]) for name in scored}, rung.keep)
@@ -122,7 +129,6 @@ class Race:
         if self.clock.now() > until:
             self.out[name] = "there was no time to try it"
             return False
-        begun = self.clock.now()
         try:
             found = self.train(name, share, until)
         except OutOfTime as late:
@@ -132,11 +138,17 @@ class Race:
             self.out[name] = f"{REFUSED}{refusal}"
             self.late.discard(name)
             return False
-        self.shared += max(0.0, self.clock.now() - begun - found.seconds)
-        self.scores[name], self.whole[name] = found.score, found.seconds / share
-        self.out.pop(name, None)
+        self._note(name, share, found)
         self.late.discard(name)
         return True
+
+    def _note(self, name: str, share: float, found: Trained) -> None:
+        self.scores[name], self.whole[name], self.fixed[name] = found.score, found.seconds / share, found.fixed
+        self.out.pop(name, None)
+
+    def cost(self, name: str, share: float) -> float:
+        """Seconds that a share of its training takes, as far as is known."""
+        return share * self.whole.get(name, 0.0) + self.fixed.get(name, 0.0)
 
     def finish(self, name: str, after: float = 0.0) -> float:
         """Train a finalist in full, or for as large a share as fits; gives the share, 0 where none does.
@@ -144,19 +156,19 @@ class Race:
         after: seconds more to keep free.
         """
         until = self.clock.until - after
-        share = share_that_fits(self.whole.get(name, 0.0), until - self.clock.now())
+        share = share_that_fits(self.whole.get(name, 0.0), until - self.clock.now() - self.fixed.get(name, 0.0))
         self.out[name] = "its training would not end in time"
         while share:
             try:
                 found = self.train(name, share, until)
             except OutOfTime as late:
+                self.out[name] = self.out[name] if late.share else str(late)
                 share = next((s for s in SHARES if s <= share * late.share and s < share), 0.0)
             except (InputError, NoEffect) as refusal:
                 self.out[name] = f"{REFUSED}{refusal}"
                 return 0.0
             else:
-                self.scores[name], self.whole[name] = found.score, found.seconds / share
-                self.out.pop(name, None)
+                self._note(name, share, found)
                 return share
         return 0.0
 

@@ -5,6 +5,7 @@ Every training is a recipe run through `smidgen.runner`, so what is on disk is n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -65,8 +66,10 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
     def learn(name: str, share: float, until: float, turn: int | None = None) -> Trained:
         return _learn(search, bodies_[name], share, until, turn)
 
-    def prepare(names: Sequence[str], share: float, until: float) -> None:
-        search.prepare((taught(job, search.model, bodies_[name], share, job.seed) for name in names), until)
+    def prepare(names: Sequence[str], share: float, until: float) -> set[str]:
+        recipes = {name: taught(job, search.model, bodies_[name], share, job.seed) for name in names}
+        made = search.prepare(recipes.values(), until)
+        return {name for name, recipe in recipes.items() if recipe.name in made}
 
     race = Race(learn, search.clock, prepare=prepare)
     if rungs(len(names), job.finalists):
@@ -74,6 +77,7 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
         search.watch.say(f"Comparing {len(names)} of them on dev, by short trainings")
     search.labelled = search.clock.now() + FOR_RUNGS * search.clock.left
     last = race.halve(names, job.finalists, _rank(search))
+    search.labelled = -math.inf
     trained = _finish_all(search, race, [*(set(bodies_) - set(names)), *last])
     if not only_quality(job.budget):
         slowest_first = sorted(race.late - set(trained), key=lambda name: -min(c.ms for c in search.of(name)))
@@ -121,7 +125,7 @@ def _after(search: Search, race: Race, name: str, first: bool) -> float:
     """
     graphs = len(search.of(name)) * (search.pace.build + 2 * search.pace.timing)
     rows, more = len(search.data.train), search.data.unlabeled
-    plain = race.whole.get(name, 0.0) * rows / (rows + (len(more) if more is not None else 0))
+    plain = race.whole.get(name, 0.0) * rows / (rows + (len(more) if more is not None else 0)) + race.fixed.get(name, 0)
     return SPARE * graphs + (0.0 if first else plain)
 
 
@@ -167,7 +171,7 @@ def _more_seeds(search: Search, race: Race, trained: Mapping[str, float]) -> Non
                 continue
             until = race.clock.until - _after(search, race, name, first=False)
             try:
-                if race.whole[name] * share > until - race.clock.now():
+                if race.cost(name, share) > until - race.clock.now():
                     raise OutOfTime("its training would end too late")
                 _learn(search, shapes_[0].shape.body, share, until, turn)
             except OutOfTime:
@@ -186,10 +190,14 @@ def _learn(search: Search, body: Body, share: float, until: float, turn: int | N
     if known is not None:
         return known
     done = search.make(recipe, until)
-    own = [one.artefact.record for one in done if one.planned.stage.name != "teacher"]
-    histories = [record["history"] for record in own if "history" in record]
+    own = [one for one in done if one.planned.stage.name != "teacher"]
+    trained = [one for one in own if "history" in one.artefact.record]
+    histories = [one.artefact.record["history"] for one in trained]
     seconds = sum(history["seconds"] for history in histories)
-    found = Trained(histories[-1]["best"], seconds, done[-1].reused)
+    ids = {one.artefact.id for one in trained}  # a cut of these is made anew for another share
+    cuts = [one.artefact.record for one in own if one.artefact.id not in ids and one.planned.source in ids]
+    fixed = sum(record.get("seconds", 0.0) for record in cuts)
+    found = Trained(histories[-1]["best"], seconds, done[-1].reused, fixed)
     if search.trials is not None and not turn:
         search.trials.tell(body.name, share, id, found)
     return found

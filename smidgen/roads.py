@@ -229,7 +229,8 @@ def little_time(facts: Facts, planned: Course) -> Road:
         return Road("little time", False, f"{said}; no limit is given (--time-limit).")
     if whole <= limit:
         return Road("little time", False, f"{said}; {seconds(limit)} are given.")
-    share = limit / whole
+    labels = takes(facts, replace(planned, shorter=0.0)) or 0.0
+    share = max(0.0, limit - labels) / (whole - labels)
     why = f"{said}; {seconds(limit)} are given, so that each stage trains {share:.0%} of its usual epochs."
     if share < 1 / 6:
         why += " That is less than an epoch of some: give more time, or fewer rows."

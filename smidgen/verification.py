@@ -57,7 +57,7 @@ def verify(out: Path, watch: Watch | None = None) -> list[dict[str, Any]]:
     if test is not None:
         claims.extend(_qualities(report, task, test, winner, teacher))
     watch.say("Timing the winner and its teacher again")
-    claims.extend(_speeds(report, task, out, test, winner, teacher))
+    claims.extend(_speeds(report, task, out, winner, teacher))
     return claims
 
 
@@ -217,10 +217,14 @@ def _company(report: Mapping[str, Any], out: Path) -> dict[str, Any]:
 
 
 def _speeds(
-    report: Mapping[str, Any], task: Task, out: Path, test: Split | None, winner: Any, teacher: TorchModel
+    report: Mapping[str, Any], task: Task, out: Path, winner: Any, teacher: TorchModel
 ) -> Iterator[dict[str, Any]]:
     said, budget = report["winner"]["numbers"], report["budget"]
-    rows = entries.timed_texts(test) if test is not None else entries.made_up(task)
+    try:  # the texts that the search timed on
+        dev = _dev(report["data"], task, _columns(report), report["seed"])
+        rows = entries.timed_texts(dev, report["seed"])
+    except DataError:  # said where dev is scored
+        rows = entries.made_up(task)
     models = {"winner": winner, "teacher": teacher, **_company(report, out)}
     found, speed = entries.time_all(models, rows, said["latency"]["n"])
     times = entries.speedup_data(found["winner"], found["teacher"], isinstance(winner, Cascade))["value"]

@@ -35,7 +35,7 @@ class Virtual:
     """Every stage takes its time on a clock of our own; what it leaves answers dev and test with a skill."""
 
     def __init__(self, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.time, self.out = 0.0, out
+        self.time, self.out, self.cut = 0.0, out, BUILD
         self.records: dict[str, dict[str, Any]] = {}  # by id
         self.made: list[str] = []
         self.served: dict[str, Any] = {}  # by id
@@ -83,8 +83,9 @@ class Virtual:
         record: dict[str, Any] = {"lineage": [{"id": planned.id, "name": planned.stage.name}]}
         parent = self.records.get(planned.source, {})
         if not planned.trains:
-            self.time += BUILD
-            return record | {"skill": parent.get("skill", 0.5)}
+            took = self.cut if planned.stage.name == "cut" else BUILD
+            self.time += took
+            return record | {"skill": parent.get("skill", 0.5), "seconds": took}
         rows = sum(len(getattr(plan.data, part)) for part in planned.parts)
         steps, begun = max(1, math.ceil(rows / 2 * planned.stage.train.epochs)), self.time
         with watch.bar("training", steps) as bar:
@@ -152,6 +153,19 @@ def test_the_limit_is_kept_within_a_tenth(limit: int, virtual: Virtual, tmp_path
     assert report["winner"]["numbers"]["quality"] and report["choice"]["compared"] >= 2
     if limit == 300:  # too little for all of it, and what was left out is said
         assert any("time limit left no" in note for note in report["notes"])
+
+
+@pytest.mark.parametrize(("limit", "rows"), [(600, 12_000), (600, 60_000), (1200, 60_000)])
+def test_a_long_cut_is_foreseen(
+    limit: int, rows: int, virtual: Virtual, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut shows no steps by which it could be stopped; it takes about what `CUT_ROWS` rows do."""
+    monkeypatch.setattr(candidates, "CUT_ROWS", rows)
+    virtual.cut = 1.2 * ROW * rows
+    report = outcome.carry_out(job(tmp_path, f"{limit}s"), virtual.out)
+    assert virtual.time <= 1.1 * limit
+    assert report["verdict"] == "met"
+    assert rows == 12_000 or not any(virtual.records[id]["lineage"][0]["name"] == "cut" for id in virtual.made)
 
 
 def test_time_that_is_left_goes_to_what_was_dropped_for_its_time(virtual: Virtual, tmp_path: Path) -> None:

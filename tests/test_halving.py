@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -34,7 +35,7 @@ class World:
         self.scores = scores or {name: float(i) for i, name in enumerate(seconds)}
         self.asked: list[tuple[str, float]] = []
         self.refused: set[str] = set()
-        self.labels = 0.0  # seconds that the first training takes besides its own, for all
+        self.labels = 0.0  # seconds that the first training takes besides its own, for others too
         self.race = Race(self, Clock(0.0, limit, lambda: self.time))
 
     def __call__(self, name: str, share: float, until: float) -> Trained:
@@ -42,6 +43,7 @@ class World:
         if name in self.refused:
             raise InputError("no such thing here.")
         whole = share * self.seconds[name]
+        self.race.clock.labels += self.labels
         self.time, until, self.labels = self.time + self.labels, until + self.labels, 0.0
         if self.time + whole > until:
             begun, self.time = self.time, self.time + 0.05 * whole
@@ -148,8 +150,38 @@ def test_labels_are_for_all_and_come_off_the_time_before_it_is_parted() -> None:
     world = even(5, limit=150.0)
     world.labels = 60.0
     assert world.halve() == ["c4", "c3"] and [name for name, _ in world.asked] == [f"c{i}" for i in range(5)]
-    assert world.race.shared == 60 and world.time == 60 + 5 * 9
+    assert world.time == 60 + 5 * 9
     assert not world.race.late
+    stopped = World({"slow": 2000.0, **{f"c{i}": 27.0 for i in range(5)}}, limit=150.0)
+    stopped.labels = 40.0
+    stopped.halve()
+    assert set(stopped.race.scores) == {"c0", "c1"}, "labels count also where their training is stopped, after 33 s"
+
+
+def test_labels_leave_time_to_finish() -> None:
+    world = even(5, limit=100.0)
+    world.labels = 95.0
+    world.halve()
+    assert world.time <= 95 + 9, "no more than the first; half of the time is the most that labels move the rungs by"
+
+
+def test_what_is_there_already_is_scored_whatever_the_time() -> None:
+    """As where many hands have made it, and the last came back a little late."""
+    world = even(6, limit=100.0)
+
+    def prepare(names: Sequence[str], share: float, until: float) -> set[str]:
+        world.seconds, world.time = dict.fromkeys(world.seconds, 0.0), until + 2
+        return set(names[:5])
+
+    world.race.prepare = prepare
+    assert world.halve() == ["c4", "c3"]
+    assert world.race.out["c5"] == "there was no time to try it"
+
+
+def test_a_cut_that_is_made_anew_is_reckoned_with() -> None:
+    world = World({"a": 60.0}, limit=100.0)
+    world.race.whole["a"], world.race.fixed["a"] = 60.0, 50.0
+    assert world.race.cost("a", 0.5) == 80 and world.race.finish("a") == 2 / 3
 
 
 def test_what_was_dropped_for_its_time_alone_may_be_trained_in_what_is_left() -> None:
