@@ -38,6 +38,7 @@ from smidgen.grafts.prompt import places
 from smidgen.graph import trace
 from smidgen.heads import Heads
 from smidgen.integer import KINDS, dynamic
+from smidgen.runtime.machine import cuts_off
 from smidgen.saturation import note
 from smidgen.saving import save
 from smidgen.source import Source, load_model, resolve, takes_types
@@ -206,7 +207,7 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
             )
         if int8:
             for graph in sorted(file.parent.glob("*.onnx")):
-                made = dynamic(onnx.load(str(graph)), KINDS, per_channel=True, reduce_range=False)
+                made = dynamic(onnx.load(str(graph)), KINDS, per_channel=True, reduce_range=cuts_off())
                 note(made)
                 save(made, graph)
     return open_artefact(out)

@@ -12,6 +12,7 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -103,16 +104,27 @@ def count(graph: ModelProto, *kinds: str) -> int:
     return sum(node.op_type in kinds for node in graph.graph.node)
 
 
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without the advice that ONNX Runtime's quantiser gives to the root logger."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
 def dynamic(
     graph: ModelProto, kinds: Sequence[str], per_channel: bool, reduce_range: bool, kept: Collection[str] = ()
 ) -> ModelProto:
     """A copy with nodes of these kinds in int8, their activations measured in each call; `kept` names what is not."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.getLogger().setLevel(logging.ERROR)
     made = _without_stale_types(graph)
     excluded = [name for each in kept for name in (each, f"{each}_MatMul")]  # which it calls the product of a Gemm
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _hushed():
         file = str(Path(folder) / "model.onnx")
         quantize_dynamic(
             made,

@@ -175,7 +175,7 @@ def told(first: Loss, last: Loss, back: Sequence[str], of: int, max_loss: float,
     if not back:
         limit = f"up to {max_loss:g} are allowed"
         if last.points > max_loss:
-            limit += ", and so few rows cannot tell it from none"
+            limit += ", and so few rows cannot tell it from none: give a larger dev to be sure"
         return f"int8 costs {_points(last)} of {metric} on {rows} rows of dev; {limit}."
     before = f"int8 would cost {_points(first)} of {metric} on {rows} rows of dev, and {max_loss:g} are allowed"
     if len(back) == of:

@@ -25,6 +25,7 @@ from smidgen.runtime.portable import KEY, UNKNOWN
 from smidgen.tasks import Task
 
 PORTABLE = 0.995  # of decisions that are the same on other processors
+LSTM = "DynamicQuantizeLSTM"  # of which it is not worked out here
 LOW, HIGH, TOP = -(2**15), 2**15 - 1, 255
 
 
@@ -49,7 +50,7 @@ def without_vnni(task: Task, folder: Path, texts: Sequence[str], pairs: Sequence
     of graphs with an LSTM.
     """
     graph = onnx.load(str(folder / GRAPH))
-    if count(graph, "DynamicQuantizeLSTM"):
+    if count(graph, LSTM):
         return None
     if not _doubtful(graph):
         return 1.0
@@ -63,21 +64,21 @@ def without_vnni(task: Task, folder: Path, texts: Sequence[str], pairs: Sequence
 
 def warning(graph: onnx.ModelProto) -> str:
     """What to know of an int8 graph where it was made; "" where nothing can overflow."""
-    if not cuts_off() or not _doubtful(graph):
+    if not cuts_off() or not (count(graph, LSTM) or _doubtful(graph)):
         return ""
     return "sums of int8 products may overflow here, since this processor has no VNNI: write reduce_range: true."
 
 
 def note(graph: onnx.ModelProto, same: float | None = None) -> None:
     """Write into a graph what is known of it without VNNI, unless that is nothing to speak of."""
-    sure = not count(graph, "DynamicQuantizeLSTM") and not _doubtful(graph)
+    sure = not count(graph, LSTM) and not _doubtful(graph)
     if not sure and (same is None or same < PORTABLE):
         graph.metadata_props.add(key=KEY, value=UNKNOWN if same is None else f"{same:.4f}")
 
 
 def _doubtful(graph: onnx.ModelProto) -> bool:
-    """Could two neighbours of a product's int8 weights overflow, whatever they are multiplied by?"""
-    read = {node.input[1] for node in graph.graph.node if node.op_type in INTEGER}
+    """Could two neighbours of a product's int8 weights overflow, whatever they are multiplied by? LSTMs apart."""
+    read = {node.input[1] for node in graph.graph.node if node.op_type in INTEGER and node.op_type != LSTM}
     weights = [numpy_helper.to_array(tensor) for tensor in graph.graph.initializer if tensor.name in read]
     return any(_can_overflow(*_neighbours(w)).any() for w in weights)
 

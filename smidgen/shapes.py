@@ -15,6 +15,7 @@ from typing import Any
 from smidgen.budget import Budget
 from smidgen.method import find
 from smidgen.recipe import Files, Recipe, Stage, Training, Use, build
+from smidgen.runtime.machine import cuts_off
 from smidgen.source import Source
 
 TEACHER = Training(epochs=3, learning_rate=1e-4)
@@ -169,7 +170,8 @@ FAMILIES: dict[str, Callable[[int, Depths], Iterable[Body]]] = {
     "static": lambda n, depths: [_network("static vectors", "static")],
 }
 
-_ONNX, _INT8 = Stage("onnx", (Use("export.onnx"),)), Stage("int8", (Use("quant.dynamic"),))
+_DYNAMIC = Use("quant.dynamic", {"reduce_range": True} if cuts_off() else {})
+_ONNX, _INT8 = Stage("onnx", (Use("export.onnx"),)), Stage("int8", (_DYNAMIC,))
 _VOCAB, _STATIC = Stage("vocab", (Use("prune.vocab"),)), Stage("static", (Use("quant.static"),))
 SCARCE = "small vocabulary, int8"  # fewer bytes and no more speed
 FINISHES: dict[str, tuple[Stage, ...]] = {

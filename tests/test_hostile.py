@@ -255,6 +255,14 @@ def test_the_file_beside_is_cut_missing_a_pipe_or_a_link(folder, tmp_path):
         load(folder)
 
 
+def test_a_record_that_is_a_link_is_not_read(folder, tmp_path):
+    (tmp_path / "outside.json").write_text('{"form": "onnx"}')
+    (folder / "smidgen.json").unlink(missing_ok=True)
+    (folder / "smidgen.json").symlink_to(tmp_path / "outside.json")
+    with pytest.raises(ModelError, match="a link to a file outside the folder"):
+        load(folder)
+
+
 @pytest.mark.parametrize("dims", [[1 << 40], [1 << 20, 1 << 20], [1 << 62, 4], [-5], [7], [1] * 65, [1 << 63]])
 @pytest.mark.parametrize("raw", [True, False])
 def test_a_weight_that_says_it_is_huge_is_refused_before_memory_is_taken(folder, dims, raw):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,6 +275,27 @@ def test_number_is_plain_data():
         "high": None,
         "conditions": {"a": 1},
     }
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({}, math.inf),
+        ({"cpu.max": "max 100000\n"}, math.inf),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
+        ({"cpu.max": "nonsense"}, math.inf),
+    ],
+)
+def test_a_containers_share_of_the_processors(files, wanted, tmp_path, monkeypatch):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    assert machine.quota() == wanted
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(64))
+    assert machine.usable_cores() == (64 if math.isinf(wanted) else 2)
 
 
 def test_environment_tells_the_machine_but_not_its_name():

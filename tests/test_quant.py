@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,19 @@ from transformers import AutoModelForSequenceClassification
 from smidgen.calibration import extremes
 from smidgen.data import load_data
 from smidgen.errors import InputError, RecipeError
-from smidgen.integer import affine, count, dynamic, parts, products, smoothed, smoothing, sources, static, symmetric
+from smidgen.integer import (
+    KINDS,
+    affine,
+    count,
+    dynamic,
+    parts,
+    products,
+    smoothed,
+    smoothing,
+    sources,
+    static,
+    symmetric,
+)
 from smidgen.method import Context, Sight, find
 from smidgen.planner import Plan, plan
 from smidgen.precision import NONE, Loss, growing, told
@@ -319,6 +332,21 @@ def test_overflow_is_told_where_it_can_happen(
     plain, reduced = (onnx.load(str(healthy[name].artefact.path / GRAPH)) for name in ("plain", "reduced"))
     said = "sums of int8 products may overflow here, since this processor has no VNNI: write reduce_range: true."
     assert warning(plain) == (said if wanted else "") and warning(reduced) == ""
+    recurrent = helper.make_node("DynamicQuantizeLSTM", ["x", "w", "r"], ["y"], domain="com.microsoft")
+    weights = [numpy_helper.from_array(np.full((2, 4, 12), 127, np.int8), name) for name in ("w", "r")]
+    lstm = helper.make_model(helper.make_graph([recurrent], "lstm", [], [], weights))
+    assert warning(lstm) == (said if wanted else ""), "what its sums come to is not worked out"
+
+
+def test_the_hosts_logging_is_left_alone(healthy: dict[str, Done], caplog: pytest.LogCaptureFixture) -> None:
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.INFO)
+    try:
+        dynamic(onnx.load(str(healthy["onnx"].artefact.path / GRAPH)), KINDS, per_channel=True, reduce_range=False)
+        assert root.level == logging.INFO and not [r for r in caplog.records if r.name == "root"]
+    finally:
+        root.setLevel(before)
 
 
 LOST = Loss(12.34, 8.0, 16.0, 0.8)

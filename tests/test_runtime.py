@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from smidgen.errors import InputError, ModelError
 from smidgen.runtime import Model, deployed_bytes, deployed_files, load
 from smidgen.runtime.batches import batches
+from smidgen.runtime.inputs import as_questions, as_words
 from smidgen.runtime.tokenizer import TextEncoder, length_limit, splits_at_spaces
 
 LIMIT = 24
@@ -341,6 +342,22 @@ def test_logits_do_not_depend_on_the_batch(model):
 def test_bad_input_is_told(model, call, message):
     with pytest.raises(InputError) as raised:
         call(model)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: as_words(["a", "b\ud800"]), "text 1: holds U+D800, half of a character."),
+        (lambda: as_words(None), "got NoneType, wanted a text, a list of texts, or lists of words."),
+        (lambda: as_questions("why", "a \ud800 b"), "text 0: holds U+D800, half of a character."),
+        (lambda: as_questions(5, ["b"]), "got int and list; wanted questions and contexts as two lists"),
+        (lambda: as_questions(None, None), "an answer is looked for in a context; wanted questions and contexts"),
+    ],
+)
+def test_words_and_questions_that_are_none_are_told(call, message):
+    with pytest.raises(InputError) as raised:
+        call()
     assert message in str(raised.value)
 
 

@@ -84,12 +84,17 @@ def _deployed_levels(root: Path, found: Sequence[Level]) -> Iterator[Path]:
 
 def form_of(folder: Path) -> str:
     """What the record of a folder says it is; "" without a record. Raises ModelError."""
-    return str(read_json(folder / RECORD).get("form")) if (folder / RECORD).is_file() else ""
+    return str(_record(folder).get("form")) if (folder / RECORD).is_file() else ""
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The record, {} where there is none. Raises ModelError."""
+    return read_json(*_inside(folder, [folder / RECORD])) if (folder / RECORD).is_file() else {}
 
 
 def tasks_of(folder: Path) -> dict[str, Any] | None:
     """What the record of a bundle says of its tasks, by name; None where the folder is no bundle. Raises ModelError."""
-    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    record = _record(folder)
     if record.get("form") != "bundle":
         return None
     tasks = record.get("tasks")

@@ -39,6 +39,8 @@ def as_words(texts: Sequence[Any]) -> tuple[list[str], bool]:
     Raises:
         InputError: an entry of another type, or texts among lists of words.
     """
+    if not isinstance(texts, Sequence):
+        raise InputError(f"got {type(texts).__name__}, wanted a text, a list of texts, or lists of words.")
     given = bool(texts) and not isinstance(texts[0], str)
     found = []
     for i, text in enumerate(texts):
@@ -49,6 +51,7 @@ def as_words(texts: Sequence[Any]) -> tuple[list[str], bool]:
         else:
             wanted = "a list of words, as the first text is" if given else "a string"
             raise InputError(f"text {i}: got {type(text).__name__}, wanted {wanted}.")
+    refuse_halves(found, range(len(found)))
     return found, given
 
 
@@ -61,19 +64,37 @@ def as_questions(texts: Any, pairs: Sequence[str] | None) -> tuple[list[str], li
     wanted = "wanted questions and contexts as two lists of strings, or {'question': ..., 'context': ...}."
     if pairs is None:
         listed = [texts] if isinstance(texts, Mapping) else texts
-        if isinstance(texts, str) or not all(
-            isinstance(t, Mapping) and set(t) == {"question", "context"} for t in listed
+        if (
+            isinstance(texts, str)
+            or not isinstance(listed, Sequence)
+            or not all(isinstance(t, Mapping) and set(t) == {"question", "context"} for t in listed)
         ):
             raise InputError(f"an answer is looked for in a context; {wanted}")
         return as_questions([t["question"] for t in listed], [t["context"] for t in listed])
     both = ([texts], [pairs]) if isinstance(texts, str) and isinstance(pairs, str) else (texts, pairs)
+    if not all(isinstance(column, Sequence) for column in both):
+        raise InputError(f"got {type(texts).__name__} and {type(pairs).__name__}; {wanted}")
     found = [list(column) if not isinstance(column, str) else [column] for column in both]
     if len(found[0]) != len(found[1]):
         raise InputError(f"got {len(found[0])} questions and {len(found[1])} contexts; {wanted}")
     for i, text in enumerate([*found[0], *found[1]]):
         if not isinstance(text, str):
             raise InputError(f"entry {i % max(len(found[0]), 1)}: got {type(text).__name__}; {wanted}")
+    for column in found:
+        refuse_halves(column, range(len(column)))
     return found[0], found[1]
+
+
+def refuse_halves(rows: Sequence[Row], numbers: Sequence[int]) -> None:
+    """Raise InputError for the first row that is not valid Unicode, by its number."""
+    for i, row in zip(numbers, rows, strict=True):
+        try:
+            "".join(row).encode("utf-8")
+        except UnicodeEncodeError as error:
+            found = f"U+{ord(error.object[error.start]):04X}"
+            raise InputError(
+                f"text {i}: holds {found}, half of a character. Read the file as UTF-8, or drop it first."
+            ) from None
 
 
 def _pair(i: int, first: object, second: object) -> Row:

@@ -5,6 +5,7 @@ The graph itself says so, in its metadata, since nothing else of the folder has 
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from smidgen.runtime.machine import cuts_off
 
 KEY = "smidgen.same_without_vnni"  # the share of decisions that are the same, or UNKNOWN
 UNKNOWN = "unknown"
+SHARE = re.compile(r"0\.\d+")
 
 
 def warn(graph: Path) -> None:
@@ -20,7 +22,7 @@ def warn(graph: Path) -> None:
     said = wire.metadata(graph).get(KEY)
     if said is None or not cuts_off():
         return
-    share = "some decisions" if said == UNKNOWN else f"{1 - float(said):.1%} of decisions"
+    share = f"{1 - float(said):.1%} of decisions" if SHARE.fullmatch(said) else "some decisions"
     warnings.warn(
         f"{graph}: its int8 products need VNNI, which this processor lacks; {share} may be others than were measured. "
         "For such machines quantise with reduce_range: true.",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from smidgen.encoded import Pair
 from smidgen.errors import InputError, ModelError
 from smidgen.runtime.folder import first_line, read_config, read_json, read_settings
-from smidgen.runtime.inputs import Row
+from smidgen.runtime.inputs import Row, refuse_halves
 from smidgen.runtime.pairs import PairEncoder
 from smidgen.runtime.words import WordEncoder, by_words
 
@@ -110,7 +110,8 @@ class TextEncoder:
             for i in long:
                 found[i] = self.pairs(rows[i][0], rows[i][1], self._cut)
         except TypeError:
-            raise InputError(_unreadable(rows, numbers or range(len(rows)))) from None
+            refuse_halves(rows, numbers or range(len(rows)))
+            raise InputError("a text that the tokenizer cannot read. Give plain strings.") from None
         except Exception as error:
             raise ModelError(
                 f"the tokenizer cannot read a text ({first_line(error)}). Copy the folder again."
@@ -189,14 +190,3 @@ def boundary(tokenizer: Mapping[str, Any]) -> re.Pattern[str]:
     added = "".join(token["content"] for token in tokenizer.get("added_tokens") or ())
     apart = normalizer.get("clean_text") is True and normalizer.get("handle_chinese_chars") is True
     return BERT_BOUNDARY if bert and apart and added.isascii() else BOUNDARY
-
-
-def _unreadable(rows: Sequence[Row], numbers: Sequence[int]) -> str:
-    """The message for the first row that is not valid Unicode."""
-    for i, row in zip(numbers, rows, strict=True):
-        try:
-            "".join(row).encode("utf-8")
-        except UnicodeEncodeError as error:
-            found = f"U+{ord(error.object[error.start]):04X}"
-            return f"text {i}: holds {found}, half of a character. Read the file as UTF-8, or drop it first."
-    return "a text that the tokenizer cannot read. Give plain strings."

@@ -77,11 +77,7 @@ class Half(Method[None]):
 
 
 def emulated() -> str:
-    """Why products in float16 would be, in words; "" where they would not."""
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        return ""
+    """Why products in float16 would be, in words; "" where they would not. Graphs run on the processor alone."""
     return lacking(MULTIPLIED) if instructions() else "the system does not tell what this processor can do"
 
 
