@@ -25,7 +25,8 @@ def fisher(found: dict[str, Any]) -> str:
         [
             "## Pruned in minutes",
             "",
-            f"Wanted: {found['wanted']}. {found['what']}, n = {found['n']}. Asked for {found['asked']}x. Lost: {points(found['lost'])} points.",
+            f"Wanted: {found['wanted']}. {found['what']}, n = {found['n']}. Asked for {found['asked']}x. Lost: {points(found['lost'])} points. "
+            "The first seed's time has the measuring of the table of milliseconds in it.",
             "",
             "| seed | teacher | cut | seconds to cut | times as fast | ms foretold | ms measured |",
             "|--:|--:|--:|--:|--:|--:|--:|",
