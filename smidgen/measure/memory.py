@@ -14,7 +14,6 @@ from typing import Any
 from smidgen.errors import ModelError
 from smidgen.measure.child import ask
 from smidgen.measure.number import Number
-from smidgen.runtime.serving import BATCH_TOKENS
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux
 SCRIPT = """
@@ -32,8 +31,10 @@ job = json.load(sys.stdin)
 base = peak()
 try:
     model = smidgen.runtime.load(job["folder"], job["threads"], job["engine"], job["precision"])
-    more = {"task": job["task"]} if job["task"] else {}
-    model.predict(job["texts"], job["pairs"], batch_tokens=job["batch_tokens"], **more)
+    more = {name: job[name] for name in ("task", "batch_tokens") if job[name]}
+    if not job["task"]:  # a folder may run single texts otherwise than many
+        model.predict(job["texts"][:1], job["pairs"] and job["pairs"][:1])
+    model.predict(job["texts"], job["pairs"], **more)
 except SmidgenError as error:
     sys.exit(str(error))
 print(json.dumps([base, peak()]))
@@ -45,13 +46,14 @@ def memory(
     texts: Sequence[Any],
     pairs: Sequence[str] | None = None,
     threads: int | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     timeout: float = 600,
     task: str | Sequence[str] | None = None,
     engine: str | None = None,
     precision: str | None = None,
 ) -> Number:
-    """Peak resident memory of a new Python that loads `folder` and predicts on `texts`, in MB of 1,000,000 bytes.
+    """Peak resident memory of a new Python that loads `folder` and predicts on `texts`, first one and then all of them,
+    as the folder is served, in MB of 1,000,000 bytes.
 
     `conditions` has `baseline_mb`, the same process after its imports and before it loads, and `model_mb`, the
     difference.
@@ -59,6 +61,7 @@ def memory(
     Args:
         task: of a bundle, the task of all texts or of each.
         threads, engine, precision: as `smidgen.load` takes them.
+        batch_tokens: as `predict` takes it; None = as the folder says.
 
     Raises:
         ModelError: the process could not load the folder or predict.
