@@ -191,6 +191,9 @@ def attention(found: dict[str, Any]) -> str:
 SECTIONS = {
     "fisher": fisher,
     "table": partial(by_speed, title="Quality against speed: MiniLM-6", file="pruning.svg"),
+    "table, AMX": partial(
+        by_speed, title="Quality against speed: MiniLM-6, on a processor with matrix units", file="pruning-amx.svg"
+    ),
     "base": partial(by_speed, title="Quality against speed: a base-size model", file="pruning-base.svg"),
     "ledger": partial(ledger, title="The ledger of claims about pruning"),
     "attention": attention,
