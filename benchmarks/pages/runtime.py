@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -177,6 +179,10 @@ def calibrators(found: dict[str, Any]) -> str:
             "## int8 by calibrator and task",
             "",
             *_claims(found["claims"]),
+            f"Claim: static int8 is faster than int8 whose ranges are measured in each call. {_beside_dynamic(found['runs'])}.",
+            "",
+            f"Where an encoder breaks under int8: {_broken(found['runs'])}.",
+            "",
             f"{found['what']}; {len(found['seeds'])} seed(s). Lost are points against the float32 graph on the same rows of test.",
             "",
             "| task | graph | score | lost | same decisions | times as fast as float32 | as dynamic | MB |",
@@ -200,6 +206,27 @@ def _claims(found: list[dict[str, Any]]) -> list[str]:
         each = "; ".join(f"{t['task']} {_points(t['points'])}" for t in tasks)
         rows.append(f"| {claim} | {tasks[0]['better']}, against {tasks[0]['than']} | {each} | {word} |")
     return ["| claim | graphs | points ahead on test | |", "|---|---|---|---|", *rows, ""]
+
+
+def _beside_dynamic(runs: list[dict[str, Any]], graph: str = "static, mse") -> str:
+    """What ranges that are known beforehand bring, and what is to be said of it."""
+    tasks = [run for run in runs if run["graph"] == graph]
+    above, below = (
+        any(ends)
+        for ends in ([t["beside_dynamic"]["low"] > 1 for t in tasks], [t["beside_dynamic"]["high"] < 1 for t in tasks])
+    )
+    word = "holds" if above and not below else "does not hold" if below and not above else "not resolved"
+    told = "; ".join(f"{t['task']} {times(t['beside_dynamic'])}" for t in tasks)
+    return f"{graph}: {told}, {word}"
+
+
+def _broken(runs: list[dict[str, Any]]) -> str:
+    """The parts that the limit on dev gave back to float32, by kind, over all graphs and tasks."""
+    parts = [name for run in runs for name in run["found"].get("float", {}).values()]
+    kinds = Counter(re.sub(r".*layer\.\d+\.", "", name) for name in parts)
+    limited = sum("limit" in run["graph"] for run in runs)
+    told = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common())
+    return f"of {limited} graphs with a limit went back {told}"
 
 
 def _points(number: dict[str, Any]) -> str:
