@@ -506,8 +506,11 @@ def test_a_teacher_in_torch_and_a_winner_that_is_verified(root: Path, tmp_path: 
         "winner": mine | {"numbers": mine["numbers"] | {"memory_mb": None}},
         "task": Classify(LABELS).to_data(),
         "data": {
-            "test": {"source": given[2], "fingerprint": read_split(given[2], "test", Classify(LABELS)).fingerprint}
+            "train": {"source": "train.csv"},
+            "dev": {"source": given[2]},  # what it is timed on
+            "test": {"source": given[2], "fingerprint": read_split(given[2], "test", Classify(LABELS)).fingerprint},
         },
+        "seed": 0,
         "budget": {"latency": None, "size_mb": 1.0, "quality": None},
         "teacher": {"path": None, "numbers": {"latency": None, "throughput": None}},
         "model": {"reference": teacher},

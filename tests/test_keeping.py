@@ -109,9 +109,9 @@ def test_widths_are_multiples() -> None:
 
 def test_what_no_choice_can_reach_is_none() -> None:
     ones = [np.ones(2)] * 2, [np.ones(4)] * 2
-    assert keep(*ones, LINEAR, LINEAR.floor(2)) is not None
-    assert keep(*ones, LINEAR, LINEAR.floor(2) - 0.01) is None
-    assert keep(*ones, LINEAR, LINEAR.floor(2, 4) - 0.01, multiple=4) is None
+    assert keep(*ones, LINEAR, LINEAR.floor([(2, 4)] * 2)) is not None
+    assert keep(*ones, LINEAR, LINEAR.floor([(2, 4)] * 2) - 0.01) is None
+    assert keep(*ones, LINEAR, LINEAR.floor([(2, 4)] * 2, 4) - 0.01, multiple=4) is None
 
 
 def test_straight_lines_between_points() -> None:

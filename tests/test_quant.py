@@ -365,7 +365,7 @@ def test_what_was_done_is_told() -> None:
     assert told(LOST, LOST, [], 9, 15.0, "f1", 900) == f"{within} of f1 on 900 rows of dev; up to 15 are allowed."
     assert told(unsure, unsure, [], 9, 0.5, "f1", 9) == (
         "int8 costs 12.3 points (-2.0 to 30.0) of f1 on 9 rows of dev; up to 0.5 are allowed, and so few rows cannot "
-        "tell it from none."
+        "tell it from none: give a larger dev to be sure."
     )
 
 

@@ -146,7 +146,13 @@ def test_a_head_alone_is_a_delta_too(place: Path) -> None:
     BertModel.from_pretrained("bare", add_pooling_layer=False).save_pretrained("bare")
     found = tune("--method freeze --set blocks=all --epochs 1 --out tasks/head", base="bare")
     assert found["leaves"] == "delta" and found["parts"] == []
-    assert found["numbers"]["trained"] | {"base": 0} == {"delta": 0, "head": 32 * 33 + 66, "base": 0, "share": 0}
+    assert found["numbers"]["trained"] | {"base": 0} == {
+        "delta": 0,
+        "stored": 0,
+        "head": 32 * 33 + 66,
+        "base": 0,
+        "share": 0,
+    }
     assert fit(read(place / "tasks/head"), resolve("bare")).config.num_labels == 2
 
 
