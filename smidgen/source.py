@@ -313,8 +313,8 @@ def quiet() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "root"):
-        logging.getLogger(None if name == "root" else name).setLevel(logging.ERROR)
+    for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(torch|transformers|onnx|onnxscript|accelerate|copyreg)(\..*)?$")
 
 

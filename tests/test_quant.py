@@ -42,6 +42,7 @@ from smidgen.runner import Done, run
 from smidgen.runtime.folder import GRAPH
 from smidgen.runtime.model import load
 from smidgen.saturation import cut_off, warning, without_vnni
+from smidgen.source import quiet
 from smidgen.tasks import Classify
 
 RNG = np.random.default_rng(0)
@@ -343,6 +344,7 @@ def test_the_hosts_logging_is_left_alone(healthy: dict[str, Done], caplog: pytes
     before = root.level
     root.setLevel(logging.INFO)
     try:
+        quiet()
         dynamic(onnx.load(str(healthy["onnx"].artefact.path / GRAPH)), KINDS, per_channel=True, reduce_range=False)
         assert root.level == logging.INFO and not [r for r in caplog.records if r.name == "root"]
     finally:
