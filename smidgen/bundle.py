@@ -210,6 +210,8 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
                 made = dynamic(onnx.load(str(graph)), KINDS, per_channel=True, reduce_range=cuts_off())
                 note(made)
                 save(made, graph)
+            last = difference(file.parent, rows, whose, source, found, record["tasks"])
+            record["largest_difference_int8"] = last  # what eight bits move a logit by: told, and no fault
     return open_artefact(out)
 
 

@@ -254,7 +254,7 @@ def test_eight_bits_for_the_base_alone(root: Path) -> None:
     tasks = {"mood": (MOODS, GIVEN["mood"][1]), "colour": (COLOURS, GIVEN["colour"][1])}
     folders = [written(root / "more", base, n, *plan, seed) for seed, (n, plan) in enumerate(tasks.items())]
     made = bundle(str(root / "modern"), folders, root / "int8", int8=True)
-    assert made.record["largest_difference"] <= 1e-5
+    assert made.record["largest_difference"] <= 1e-5 < made.record["largest_difference_int8"] < 0.2
     nodes = onnx.load(root / "int8" / "onnx" / "model.onnx").graph.node
     assert sum(node.op_type == "MatMulInteger" for node in nodes) == 4
     small = load(root / "int8")
