@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +55,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+HEARD = 10.0  # seconds that the main process of several has to say what is wrong; its launcher ends the others then
 NOT_MET, INTERRUPTED = 3, 130
 _USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # click's, or that of typer's own copy of it
 
@@ -546,8 +548,10 @@ def _usage(error: Any) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    if not console.MAIN and code == 1:  # what was typed is as wrong in the main process, which says so
+    if not console.MAIN and code == 1:
         sys.stderr.write(f"Error in process {os.environ['RANK']}: {message}\n")
+    elif not console.MAIN:  # what was typed is as wrong in the main process, which says so, if no other ends before it
+        time.sleep(HEARD)
     if "--json" in sys.argv:
         console.print_json({"error": message, "exit_code": code})
     if message:
