@@ -251,9 +251,9 @@ def named(deltas: Sequence[str]) -> dict[str, Delta]:
     """
     found: dict[str, Delta] = {}
     for given in deltas:
-        name, _, path = ("", "", given) if Path(given).is_dir() else given.partition("=")
-        path = path or name
-        name = "" if path == given else name
+        name, sign, path = given.partition("=")
+        if not sign or Path(given).is_dir():
+            name, path = "", given
         folder = Path(path).resolve()
         name = name or (folder.parent if folder.name == "delta" else folder).name
         if not re.fullmatch(r"[\w.-]+", name):

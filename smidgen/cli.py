@@ -550,7 +550,7 @@ def _usage(error: Any) -> str:
 def _fail(message: str, code: int) -> None:
     if not console.MAIN and code == 1:
         sys.stderr.write(f"Error in process {os.environ['RANK']}: {message}\n")
-    elif not console.MAIN:  # what was typed is as wrong in the main process, which says so, if no other ends before it
+    elif not console.MAIN and code == 2:  # what was typed is as wrong in the main process, which has to say so first
         time.sleep(HEARD)
     if "--json" in sys.argv:
         console.print_json({"error": message, "exit_code": code})
