@@ -2,8 +2,10 @@
 
 Idea: models of the geometry, each with another number of heads or another width in all its blocks, are exported as the
 real one will be and timed side by side on the data's texts. All have the real depth: fewer blocks would stay in caches
-that the real ones do not fit, where a block takes less. What is between the points is on straight lines:
-products grow in steps that a few points cannot see, so the model that is cut in the end is measured too.
+that the real ones do not fit, where a block takes less. Some attention is left in all: a graph without any, of which
+only the first token is read, would compute nothing else, and say nothing of what an attention costs. What is between
+the points is on straight lines: products grow in steps that a few points cannot see, so the model that is cut in the
+end is measured too.
 
 A table is kept in a file named by all that it depends on: geometry, lengths, precision, threads, processor, versions.
 """
@@ -31,7 +33,7 @@ from smidgen.measure.entries import Row, two_lists
 from smidgen.measure.environment import versions
 from smidgen.measure.speed import latency
 from smidgen.method import Context, find
-from smidgen.prices import Costs, shape_of, widest
+from smidgen.prices import Costs, Shape, shape_of, widest
 from smidgen.runtime.engines.onnxruntime import open_session
 from smidgen.runtime.machine import cpu, features, usable_cores
 from smidgen.surgery import apply
@@ -87,7 +89,7 @@ class Clock:
         parts = anatomy(whole)
         geometry = [parts.family, parts.hidden_size, parts.blocks[0].head_size, shape_of(whole)]
         lengths = self._encoded(self.rows).lengths.tolist()
-        return [1, geometry, self.task.name, lengths, self.precision, machine(self._threads)]
+        return [2, geometry, self.task.name, lengths, self.precision, machine(self._threads)]
 
     @property
     def _threads(self) -> int:
@@ -171,6 +173,13 @@ def points(heads: int, width: int) -> list[Point]:
     return [*by_heads, *by_width]
 
 
+def spread(point: Point, whole: Shape) -> list[Point]:
+    """The blocks of the model that is timed at a point, of one of this shape; the last of several keeps its heads where
+    the point has none."""
+    kept = [(min(point[0], heads), min(point[1], width)) for heads, width in whole]
+    return kept if point[0] or len(whole) == 1 else [*kept[:-1], (whole[-1][0], kept[-1][1])]
+
+
 def table(times: Times, blocks: int) -> Costs:
     """What the sublayers cost, from the milliseconds of `points` for models of so many blocks.
 
@@ -178,16 +187,18 @@ def table(times: Times, blocks: int) -> Costs:
     part, which is of models of this depth. Where noise has a row fall it is made level, and where it has the sublayers
     take more than the whole, they are made to take less.
     """
-    whole = max(times)
-    by_heads = {heads: (ms - times[0, whole[1]]) / blocks for (heads, width), ms in times.items() if width == whole[1]}
-    by_width = {width: (ms - times[whole[0], 0]) / blocks for (heads, width), ms in times.items() if heads == whole[0]}
+    heads, width = whole = max(times)
+    attention = (times[whole] - times[0, width]) / max(blocks - 1, 1)  # see `spread`
+    saved = {count: (times[whole] - ms) / blocks for (count, wide), ms in times.items() if count and wide == width}
+    by_heads = {0: 0.0} | {count: attention - less for count, less in saved.items()}
+    by_width = {wide: (ms - times[heads, 0]) / blocks for (count, wide), ms in times.items() if count == heads}
     rows = [
         (sorted(row), np.maximum.accumulate([max(row[n], 0.0) for n in sorted(row)])) for row in (by_heads, by_width)
     ]
     inside = blocks * sum(float(costs[-1]) for _, costs in rows)
     scale = min(1.0, times[whole] / inside) if inside else 1.0
-    heads, widths = (tuple(zip(counts, (costs * scale).tolist(), strict=True)) for counts, costs in rows)
-    return Costs("ms", max(times[whole] - inside, 0.0), heads, widths)
+    found = [tuple(zip(counts, (costs * scale).tolist(), strict=True)) for counts, costs in rows]
+    return Costs("ms", max(times[whole] - inside, 0.0), *found)
 
 
 def skeleton(model: PreTrainedModel, hidden: int = 0) -> PreTrainedModel:
@@ -199,13 +210,13 @@ def skeleton(model: PreTrainedModel, hidden: int = 0) -> PreTrainedModel:
 
 
 def shaped(whole: PreTrainedModel, point: Point) -> PreTrainedModel:
-    """A copy whose blocks all have so many heads and inner units."""
-    model = copy.deepcopy(whole)
-    for index, (heads, width) in enumerate(shape_of(model)):
-        if point[0] < heads:
-            apply(model, KeepHeads(index, tuple(range(point[0]))))
-        if point[1] < width:
-            apply(model, KeepWidth(index, tuple(range(point[1]))))
+    """A copy whose blocks have so many heads and inner units; see `spread`."""
+    model, shape = copy.deepcopy(whole), shape_of(whole)
+    for index, ((heads, width), (some, few)) in enumerate(zip(shape, spread(point, shape), strict=True)):
+        if some < heads:
+            apply(model, KeepHeads(index, tuple(range(some))))
+        if few < width:
+            apply(model, KeepWidth(index, tuple(range(few))))
     return model
 
 
