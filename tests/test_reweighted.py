@@ -247,6 +247,41 @@ def test_dev_chooses_only_from_where_the_places_are_chosen(tmp_path: Path) -> No
     assert history.best_step / len(ORDER) >= 0.6 and len(history.entries) > 1
 
 
+@pytest.mark.parametrize("rule", ["change", "fisher"])
+def test_the_most_critical_matrices_alone_hold_shifts(rule: str, tmp_path: Path) -> None:
+    """Those whose weights moved the most on average, or have the largest squared gradients on average."""
+    method = Sparse(budget=0.05, matrices=2, rule=rule, explore=0.5)
+    model = make_model()
+    start = inside(model)
+    ctx, state = begun(method, model, tmp_path)
+    names = list(state.graft.places(model))
+    draw = torch.Generator().manual_seed(0)
+    worth = [torch.rand(weight.shape, generator=draw) * (1 + i % 5) for i, weight in enumerate(state.weights)]
+    if rule == "change":
+        with torch.no_grad():
+            for weight, each in zip(state.weights, worth, strict=True):
+                weight += each
+        method.step(state, 0.5)
+        assert same_bits(inside(model), start)
+    else:
+        state.choose(worth, 2)
+    critical = sorted(sorted(names, key=lambda name: -float(worth[names.index(name)].mean()))[:2])
+    found = method.found(state, ctx, tmp_path)["by_matrix"]
+    assert sorted(name for name, count in found.items() if count) == critical
+    assert sum(found.values()) == len(state.graft.at)
+
+
+def test_matrices_that_are_too_few_or_too_small(tmp_path: Path) -> None:
+    assert list(Sparse(matrices=0).faults()) == ["matrices: got 0, wanted a number from 1, or all."]
+    with pytest.raises(InputError, match=r"matrices is 99, but these blocks have 12\. Write matrices: all\."):
+        begun(Sparse(matrices=99), make_model(), tmp_path)
+    wrong = (
+        r"budget 0\.4 is [\d,]+ weights, but 1 of the matrices may have no more than 1,024\. Write a budget up to 0\.0"
+    )
+    with pytest.raises(InputError, match=wrong):
+        begun(Sparse(budget=0.4, matrices=1), make_model(), tmp_path)
+
+
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_fisher_is_the_sum_of_squares_of_each_rows_gradient(family: str) -> None:
     model, lengths = tiny(family), [5, 9, 3, 7]

@@ -5,7 +5,8 @@ Idea       W' = W + D, with D zero but at the `budget` * |body| weights that mat
            arXiv:2004.14129). `change`: all these matrices train for the first `explore` of the stage; what moved the
            furthest, by |W - W0|, is chosen, W goes back to W0, and D trains from 0 (LT-SFT: Ansell et al. 2022,
            arXiv:2110.07560). `fisher`: the largest sums over examples of (dL/dW)^2, before the first step (FISH:
-           Sung et al. 2021, arXiv:2111.09839). Of equal weights the earlier are chosen.
+           Sung et al. 2021, arXiv:2111.09839). Of equal weights the earlier are chosen. `matrices`: only in so many,
+           those whose weights matter the most on average: the critical layers of Radiya-Dixit and Wang.
 Takes      A float model of a family with an anatomy, and another method with a loss in the same stage: tune.full for
            labels, or any distil.*. `fisher`: labelled rows, or a teacher's decisions of unlabelled ones.
 Leaves     The same model with other weights; and a delta: places and shifts, 8 bytes each, and the head. With `change`
@@ -19,6 +20,7 @@ Fails      Where a schedule falls, little of the learning rate is left after a l
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +63,10 @@ class Search(nn.Module):
     def chosen(self) -> bool:
         return bool(self.graft.shift.requires_grad)
 
-    def choose(self, worth: Sequence[Tensor]) -> None:
-        """Take the places of the highest worth, of each weight, and let these alone train."""
+    def choose(self, worth: Sequence[Tensor], matrices: int) -> None:
+        """Take the places of the highest worth, of each weight, in so many matrices, and let these alone train."""
+        critical = top(torch.stack([each.mean() for each in worth]), matrices)
+        worth = [each if chosen else each - math.inf for each, chosen in zip(worth, critical, strict=True)]
         flags = top(torch.cat([each.flatten() for each in worth]), len(self.graft.at))
         self.graft.at.copy_(agreed(flags.nonzero().flatten().to(torch.int32)))
         self.open(False)
@@ -83,6 +87,7 @@ class Search(nn.Module):
 class Sparse(Method[Search]):
     budget: float = 0.005  # how many weights may move: a share of all of the body's
     blocks: int | str = "all"  # whose matrices: the last so many, or all
+    matrices: int | str = "all"  # which of those may hold them: the so many most critical ones, or all
     rule: str = "change"  # which weights: change = those that move the most | fisher = of the largest gradients
     explore: float = 0.3  # of change: the share of the stage in which all may move
     rows: int = 256  # of fisher: examples to measure on; all there are where the data has fewer
@@ -92,8 +97,9 @@ class Sparse(Method[Search]):
     def faults(self) -> Iterator[str]:
         if not 0 < self.budget <= 1:
             yield f"budget: got {self.budget}, wanted a share above 0 and up to 1."
-        if self.blocks != "all" and (isinstance(self.blocks, str) or self.blocks < 1):
-            yield f"blocks: got {self.blocks!r}, wanted a number from 1, or all."
+        for name, value in (("blocks", self.blocks), ("matrices", self.matrices)):
+            if value != "all" and (isinstance(value, str) or value < 1):
+                yield f"{name}: got {value!r}, wanted a number from 1, or all."
         yield from one_of("rule", self.rule, ("change", "fisher"))
         if not 0 < self.explore < 1:
             yield f"explore: got {self.explore}, wanted a share above 0 and below 1."
@@ -112,9 +118,10 @@ class Sparse(Method[Search]):
         first, count = grafting.first_of(ctx.model, self.blocks, "tune.sparse"), self._count(ctx)
         graft: Any = build(ctx.model, "sparse", {"first": first, "count": count})
         state = Search(graft, ctx.model, keep=self.rule == "change")
+        self._fits(state.weights, count)
         if self.rule == "fisher":
             modules = [module for module, _ in graft.places(ctx.model).values()]
-            state.choose(fisher(ctx.model, modules, ctx.sight.sample(self.rows)))
+            state.choose(fisher(ctx.model, modules, ctx.sight.sample(self.rows)), self._many(state.weights))
         graft.attach(ctx.model)
         return state
 
@@ -125,7 +132,7 @@ class Sparse(Method[Search]):
                 raise InputError(
                     "tune.sparse: no weight has moved, since another method of the stage froze them. Give each a stage."
                 )
-            state.choose(moved)
+            state.choose(moved, self._many(state.weights))
 
     def end(self, state: Search, ctx: Context) -> None:
         grafting.end(state.graft, ctx)
@@ -144,6 +151,22 @@ class Sparse(Method[Search]):
         most = max(blocks, key=lambda block: blocks[block])
         told = f"{len(at):,} weights have moved, most of them, {blocks[most]:,}, in block {most}."
         return {"weights": len(at), "by_matrix": dict(zip(start, counts, strict=True)), "told": told}
+
+    def _many(self, weights: Sequence[Tensor]) -> int:
+        return len(weights) if self.matrices == "all" else int(self.matrices)
+
+    def _fits(self, weights: Sequence[Tensor], count: int) -> None:
+        """Raise InputError where there are not so many matrices, or the chosen ones might be too small."""
+        if (many := self._many(weights)) > len(weights):
+            raise InputError(
+                f"tune.sparse: matrices is {many}, but these blocks have {len(weights)}. Write matrices: all."
+            )
+        if count > (least := sum(sorted(weight.numel() for weight in weights)[:many])):
+            share = math.floor(1e4 * self.budget * least / count) / 1e4
+            raise InputError(
+                f"tune.sparse: budget {self.budget} is {count:,} weights, but {many} of the matrices may have no more "
+                f"than {least:,}. Write a budget up to {share}, or more matrices."
+            )
 
     def _count(self, ctx: Context) -> int:
         assert ctx.model is not None
