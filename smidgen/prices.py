@@ -123,8 +123,11 @@ def left(before: Shape, after: Shape) -> str:
     return f"{some} of {heads} heads and {few:,} of {units:,} inner units are left"
 
 
-def held_against(unit: str, foretold: float, measured: Mapping[str, float]) -> tuple[str, dict[str, Any]]:
-    """What a cut model costs (`after`) beside what was foretold of it, in words and as numbers."""
+def held_against(unit: str, share: float, measured: Mapping[str, float]) -> tuple[str, dict[str, Any]]:
+    """What a cut model costs (`after`) beside the share of the uncut one's (`before`) that was foretold, in words and
+    as numbers. Shares, since a machine is not as fast in one hour as in the next.
+    """
+    foretold = share * measured["before"]
     error, speedup = foretold / measured["after"] - 1, measured["before"] / measured["after"]
     words = f"at {amount(measured['after'], unit)}, {speedup:.2f} times less than before"
     if unit == "ms":

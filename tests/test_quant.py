@@ -319,7 +319,7 @@ def test_a_folder_says_that_it_is_not_portable(
         record = method.run(ctx)
         assert record["same_without_vnni"] == same
         wanted = (
-            " Where the processor has no VNNI, 10.0% of 10 decisions would be others: for such machines write "
+            f" Where the processor has no VNNI, 10.0% of {len(dev)} decisions would be others: for such machines write "
             "reduce_range: true."
         )
         assert record["told"].endswith(wanted) == said and ("VNNI" in record["told"]) == said

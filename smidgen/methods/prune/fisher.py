@@ -114,7 +114,7 @@ class Fisher(Method[None]):
         fitted = self._cut(model, uncut, kept, self._sample(ctx, FITTED), ctx.edit)
         both = {"before": uncut, "after": model}
         measured = meter.measure({name: nn.Module.to(each, "cpu") for name, each in both.items()})
-        ctx.found["prune.fisher"] = told(meter.unit, nearest.foretold, shape, shape_of(model), measured) | {
+        ctx.found["prune.fisher"] = told(meter.unit, nearest.share, shape, shape_of(model), measured) | {
             "fitted": fitted,
             "tried": [{"after": each.shape, "loss": loss} for each, loss in zip(fit, losses, strict=False)],
             "rounds": [{"after": each.kept.shape, "speedup": each.speedup} for each in rounds],
@@ -136,9 +136,9 @@ class Fisher(Method[None]):
         rounds: list[Round] = []
         known = [(0.0, 0.0)]  # logarithms of a limit, as a share of the whole, and of the speedup under it
         for _ in range(ROUNDS):
-            foretold = costs.predict(kept.shape)
-            rounds.append(Round(kept, gained(meter, model, kept), foretold * off))
-            off = whole / (foretold * rounds[-1].speedup)
+            share = costs.predict(kept.shape) / whole
+            rounds.append(Round(kept, gained(meter, model, kept), share * off))
+            off = 1 / (share * rounds[-1].speedup)
             known.append((math.log(limit / whole), math.log(rounds[-1].speedup)))
             if abs(known[-1][1] - wanted) <= NEAR or (len(rounds) == 1 and abs(off - 1) <= NEAR):
                 break
@@ -200,12 +200,12 @@ class Fisher(Method[None]):
 
 @dataclass(frozen=True)
 class Round:
-    """A choice, how many times faster than the uncut model one of its shape is, and its price by the table, which the
-    round before had put right."""
+    """A choice, how many times faster than the uncut model one of its shape is, and its share of that model's price by
+    the table, which the round before had put right."""
 
     kept: Kept
     speedup: float
-    foretold: float
+    share: float
 
 
 def gained(meter: Meter, model: PreTrainedModel, kept: Kept) -> float:
@@ -285,8 +285,8 @@ def cut(model: PreTrainedModel, heads: Each, units: Each, edit: Callable[[Edit],
                 edit(kind(block, tuple(np.flatnonzero(factors).tolist())))
 
 
-def told(unit: str, foretold: float, before: Shape, after: Shape, measured: dict[str, float]) -> dict[str, Any]:
+def told(unit: str, share: float, before: Shape, after: Shape, measured: dict[str, float]) -> dict[str, Any]:
     """What was cut, and how far off the price was that steered it."""
-    words, numbers = held_against(unit, foretold, measured)
+    words, numbers = held_against(unit, share, measured)
     shapes = {"before": [list(each) for each in before], "after": [list(each) for each in after]}
     return {"told": f"{left(before, after)}, {words}.", **shapes, **numbers}

@@ -152,15 +152,15 @@ class Gates(Method[Gating]):
             "shift": cut.shift,
         }
         if uncut is not None:
-            self._hold_against(ctx, price, uncut)
+            self._hold_against(ctx, share, uncut)
 
-    def _hold_against(self, ctx: Context, foretold: float, uncut: PreTrainedModel) -> None:
+    def _hold_against(self, ctx: Context, share: float, uncut: PreTrainedModel) -> None:
         """What the cut model takes, beside what the table foretold."""
         assert ctx.model is not None
         both = {"before": uncut, "after": copy.deepcopy(ctx.model)}
         meter, found = ctx.sight.meter(self.price), ctx.found["prune.gates"]
         measured = meter.measure({name: nn.Module.to(each, "cpu") for name, each in both.items()})
-        words, numbers = held_against(meter.unit, foretold, measured)
+        words, numbers = held_against(meter.unit, share, measured)
         found |= numbers | {"told": f"{found['told']} Measured {words}."}
 
     def _more(self, least: float) -> str:
