@@ -45,7 +45,7 @@ def compress(
     finishes: Sequence[str] = (),
     per_family: int = 2,
     finalists: int = 2,
-    seeds: int = 1,
+    seeds: int = 3,
     teacher_epochs: float | None = None,
     student_epochs: float | None = None,
     text_column: str | None = None,
@@ -75,7 +75,8 @@ def compress(
         train, test, dev, unlabeled: csv, tsv, jsonl or parquet files, or Hub ids. No dev: a seeded part of train.
         max_latency, max_size, max_memory, min_quality, time_limit: as on the command line, see `smidgen.budget`.
         students: other pretrained models to consider as students.
-        depths: numbers of blocks to consider; nothing else is then, but for `students` and `families`.
+        depths: numbers of blocks to consider, in the `families` that are named, else in `depth` alone; `students` come
+            beside them.
         families, finishes: kinds of candidates, and what becomes of them, in place of the usual ones: `FAMILIES` and
             `FINISHES` of `smidgen.shapes`.
         per_family: of each family so many of the largest that fit are searched.
@@ -84,7 +85,7 @@ def compress(
         task: `classify`; `several`, classifications of which each row names its own, `task`; `tag`, of words in rows of
             `tokens` and `tags`; or `answer`, in rows of `question`, `context` and `answers`.
         finalists: how many candidates are trained in full at most.
-        seeds: that finalists are trained with; the mean over them decides.
+        seeds: that finalists are trained with, as far as the time limit allows; the mean over them decides.
         engine: what the winner is to run on; None = the fastest of those that are installed.
         store: a folder for the stages in place of `out/stages`; what one search has trained is there for the next.
         storage: a database for the scores of short trainings, as `sqlite:///trials.db`, in place of a file.
@@ -100,9 +101,7 @@ def compress(
 
     kind = task_class(task)
     limits = budget.read(max_latency, max_size, max_memory, min_quality, time_limit, kind.METRICS)
-    least = limits.quality.metric if limits.quality else None
-    if metric and least and metric != least:
-        raise BudgetError(f"--metric {metric} and --min-quality {min_quality}: two metrics. Give the same one in both.")
+    metric = _metric(metric, limits)
     if task == "mask_language":
         raise InputError(
             "--task mask_language: is pretraining, and leaves nothing to deploy. Type smidgen run distilbert, and "
@@ -123,16 +122,26 @@ def compress(
     if engine is not None:
         need(engine)
 
+    for option, number in (
+        ("--finalists", finalists),
+        ("--per-family", per_family),
+        ("--seeds", seeds),
+        ("--teacher-epochs", teacher_epochs),
+        ("--student-epochs", student_epochs),
+    ):
+        if number is not None and number <= 0:
+            raise InputError(f"{option} {number:g}: wanted a number above 0.")
+
     columns = (text_column, text_pair_column, label_column, task_column)
-    files = Files(train, dev, test, unlabeled, *columns, multi_label, metric or least, max_length)
+    files = Files(train, dev, test, unlabeled, *columns, multi_label, metric, max_length)
     job = Job(
         model=_as_path(model),
         files=files,
         budget=limits,
-        students=tuple(map(_as_path, students)),
-        depths=tuple(depths),
-        families=tuple(families),
-        finishes=tuple(finishes),
+        students=tuple(dict.fromkeys(map(_as_path, students))),
+        depths=tuple(dict.fromkeys(depths)),
+        families=tuple(dict.fromkeys(families)),
+        finishes=tuple(dict.fromkeys(finishes)),
         per_family=per_family,
         finalists=finalists,
         seeds=seeds,
@@ -141,10 +150,20 @@ def compress(
         task=kind.name,
         teacher=TEACHER if teacher_epochs is None else replace(TEACHER, epochs=teacher_epochs),
         student=STUDENT if student_epochs is None else replace(STUDENT, epochs=student_epochs),
+        calls=limits.calls,
     )
     where = Path(store) if store is not None else None
     with _hands(on, ray_address, cores) as executor:
         return carry_out(job, Path(out), watch, command, where, storage, tuple(trackers), executor)
+
+
+def _metric(metric: str | None, limits: budget.Budget) -> str | None:
+    """The metric that is asked for, by its own name or in the quality."""
+    asked = limits.quality
+    least = asked.metric if asked else None
+    if metric and asked and least and metric != least:
+        raise BudgetError(f"--metric {metric} and --min-quality {asked.text}: two metrics. Give the same one in both.")
+    return metric or least
 
 
 def advise(
@@ -184,6 +203,7 @@ def advise(
 
     kind = task_class(task)
     limits = budget.read(max_latency, max_size, max_memory, min_quality, time_limit, kind.METRICS)
+    metric = _metric(metric, limits)
     if task == "mask_language":
         raise InputError(
             "--task mask_language: is pretraining, and leaves nothing to deploy. Ask for the task that comes after it."

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from smidgen.errors import ArtefactError, InputError
+from smidgen.errors import ArtefactError, Busy
 
 SCHEMA = 1
 RECORD = "smidgen.json"
@@ -132,7 +132,7 @@ def alone(root: Path) -> Iterator[None]:
     """Hold a folder for one run; the system lets go of it however the run ends.
 
     Raises:
-        InputError: another run holds it.
+        Busy: another run holds it.
     """
     import fcntl
 
@@ -142,7 +142,7 @@ def alone(root: Path) -> Iterator[None]:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise InputError(f"{root}: another run is working there. Wait for it, or give another --out.") from error
+        raise Busy(f"{root}: another run is working there. Wait for it, or give another --out.") from error
     finally:
         os.close(held)
 

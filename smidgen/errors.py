@@ -7,6 +7,7 @@ SmidgenError                  exit 1
 │   ├── BudgetError                    a budget that does not parse
 │   └── RecipeError                    every fault of a recipe at once, in `.faults`
 ├── NoEffect                  exit 2   a method that would change nothing in this model
+├── Busy                      exit 2   another run holds the folder
 ├── OutOfTime                          what would not end in the time that it was given
 ├── ArtefactError                      a folder that is not whole, or not what its name says
 └── MissingExtra              exit 2   a package of an extra that is not installed
@@ -59,6 +60,12 @@ class RecipeError(InputError):
 
 class NoEffect(SmidgenError):
     """A method matched nothing, so the stage would have changed nothing."""
+
+    exit_code = 2
+
+
+class Busy(SmidgenError):
+    """Another run holds the folder; when it is over, nothing is wrong any more."""
 
     exit_code = 2
 

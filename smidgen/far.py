@@ -83,7 +83,7 @@ def near(url: str) -> Far:
     far = Far(f"{url.rstrip('/')}/stages", cache / "stages")
     try:
         url_to_fs(far.url)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, OSError) as error:
         raise InputError(
             f"--out {url}: {str(error).rstrip('.')}. Give a folder, or a URL that fsspec opens."
         ) from error

@@ -57,7 +57,14 @@ def start(job: Job, out: Path, watch: Watch, root: Path | None = None, storage: 
     for depth in job.depths:
         if not 1 <= depth <= model.blocks:
             raise InputError(f"--depth {depth}: {job.model} has {model.blocks} blocks. Give a number from 1 to that.")
-    kept, planned, notes = _possible(job, model, bodies(model, students, job.depths, job.families))
+    possible = bodies(model, students, job.depths, job.families)
+    if not possible:
+        named = " ".join([*(f"--depth {n}" for n in job.depths), *(f"--family {name}" for name in job.families)])
+        raise InputError(
+            f"{named}: nothing is made of these for a model of {model.blocks} blocks. Give other depths, or add "
+            "--family depth."
+        )
+    kept, planned, notes = _possible(job, model, possible)
     data = planned.data
     job = replace(job, files=replace(job.files, max_length=planned.max_length))  # so that no plan looks for it again
     scarce = job.budget.size_mb is not None or job.budget.memory_mb is not None

@@ -49,14 +49,14 @@ class Trained:
 
 
 class Train(Protocol):
-    """Trains a candidate for a share of its steps.
+    """Trains a candidate for a share of its steps; with `kept` its weights are wanted too, and not its score alone.
 
     Raises:
         OutOfTime: it would not end before `until`.
         InputError, NoEffect: this candidate cannot be made of what was given.
     """
 
-    def __call__(self, name: str, share: float, until: float) -> Trained: ...
+    def __call__(self, name: str, share: float, until: float, kept: bool = False) -> Trained: ...
 
 
 @dataclass
@@ -160,7 +160,7 @@ class Race:
         self.out[name] = "its training would not end in time"
         while share:
             try:
-                found = self.train(name, share, until)
+                found = self.train(name, share, until, kept=True)
             except OutOfTime as late:
                 self.out[name] = self.out[name] if late.share else str(late)
                 share = next((s for s in SHARES if s <= share * late.share and s < share), 0.0)

@@ -17,11 +17,12 @@ from smidgen.choosing import speed
 from smidgen.data import Split
 from smidgen.errors import ArtefactError
 from smidgen.feasibility import feasible, start
-from smidgen.measure.environment import environment
+from smidgen.measure.environment import environment, versions
 from smidgen.racing import train_finalists
 from smidgen.recipe import to_data
 from smidgen.running import run_fastest
 from smidgen.runtime import deployed_bytes, deployed_files
+from smidgen.runtime.serving import machine
 from smidgen.search import (
     add_cascades,
     decide,
@@ -34,6 +35,7 @@ from smidgen.search import (
     verdict,
 )
 from smidgen.shapes import Job
+from smidgen.source import resolve
 from smidgen.tasks import Task
 from smidgen.watch import Silent, Watch
 
@@ -71,6 +73,7 @@ def carry_out(
     found = _finished(out, print_)
     if found is not None:
         watch.say("Nothing has changed since this was run: here is its report again.")
+        report.render(out)
         return found
     feasible(search)
     train_finalists(search)
@@ -99,13 +102,15 @@ def carry_out(
 
 
 def _fingerprint(search: Search) -> str:
-    """All that a compression depends on; the machine is not part of it."""
+    """All that a compression depends on, the machine and what is installed on it among it."""
     return identity(
         {
             "model": search.model.id,
             "job": to_data(search.job) | {"budget": search.job.budget.to_data()},
             "data": search.data.fingerprint,
             "metric": search.data.task.metric,
+            "students": [resolve(student).id for student in search.job.students],
+            "machine": [machine(), versions()],
         }
     )
 
@@ -147,6 +152,8 @@ def _why(search: Search, winner: Candidate) -> str:
 
 
 def _why_not(candidate: Candidate, winner: Candidate | None) -> str:
+    if candidate.wavers:
+        return "went over the budget when it was timed beside the others"
     if winner is None:
         return "does not keep to the budget on dev"
     mine, best = (c.entry["numbers"] for c in (candidate, winner))

@@ -87,10 +87,18 @@ def arranged(
 
 
 def point_of(
-    report: Mapping[str, Any], entry: Mapping[str, Any], role: str, largest: float, link: str = ""
+    report: Mapping[str, Any],
+    entry: Mapping[str, Any],
+    role: str,
+    largest: float,
+    link: str = "",
+    which: str | None = None,
 ) -> Point | None:
-    """Where an entry stands; None without a latency or a quality. `largest`: the size in MB that LARGEST stands for."""
-    numbers, (quality, split), which = entry["numbers"], quality_of(entry), percentile(report)
+    """Where an entry stands; None without a latency or a quality.
+
+    largest: the size in MB that LARGEST stands for. which: the percentile of the axis; None = that of the budget.
+    """
+    numbers, (quality, split), which = entry["numbers"], quality_of(entry), which or percentile(report)
     latency, value = latency_of(entry, which), known((quality or {}).get("value"))
     if not latency or quality is None or value is None:
         return None

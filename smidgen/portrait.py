@@ -217,7 +217,7 @@ def differ(task: Task, test: Split, winner: np.ndarray, teacher: np.ndarray) -> 
     order = np.argsort(-far, kind="stable")[:TEXTS]
     return [
         {
-            "row": int(i) + 1,
+            "row": test.row(int(i)),
             "text": cut(test.texts[i]),
             "pair": cut(test.pairs[i]) if test.pairs is not None and test.pairs[i] else None,
             "distance": round(float(far[i]), 4),

@@ -63,8 +63,7 @@ def measure(planned: Plan, model: Encoder, machine: Machine, budget: Budget, fol
             bar.to(number, kind)
     rows = entries.timed_texts(data.dev)
     watch.say("Timing them")
-    calls = 1000 if budget.percentile == "p99" else 300
-    timed, tokenizer, had = timing(folders, rows, calls)
+    timed, tokenizer, had = timing(folders, rows, budget.calls)
     whole, *others = (shape(name, model.blocks, folders[name], timed[name]) for name in folders)
     ran = memory(folders["whole"], *entries.two_lists(rows[:64]))
     return Measured(

@@ -63,8 +63,8 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
     names = [name for name, body in bodies_.items() if body.steps]
     search.clock.kept = reserve(search)
 
-    def learn(name: str, share: float, until: float, turn: int | None = None) -> Trained:
-        return _learn(search, bodies_[name], share, until, turn)
+    def learn(name: str, share: float, until: float, kept: bool = False) -> Trained:
+        return _learn(search, bodies_[name], share, until, 0 if kept else None)
 
     def prepare(names: Sequence[str], share: float, until: float) -> set[str]:
         recipes = {name: taught(job, search.model, bodies_[name], share, job.seed) for name in names}

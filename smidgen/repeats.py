@@ -44,8 +44,11 @@ def near(texts: Sequence[str], known: Sequence[str], least: float = LEAST) -> np
 
 
 def repeated(split: Split, known: Split) -> np.ndarray:
-    """`near` for rows, a pair with its text."""
-    return near(_joined(split), _joined(known))
+    """`near` for rows, a pair with its text; also of those too short or in a script without spaces what is the same."""
+    found = near(_joined(split), _joined(known))
+    first = {key: i for i, key in reversed([*enumerate(known.keys.tolist())])}
+    same = np.array([first.get(key, -1) for key in split.keys.tolist()], np.int64)
+    return np.where(same >= 0, same, found)
 
 
 def _joined(split: Split) -> Sequence[str]:

@@ -58,8 +58,8 @@ class Course:
 
 def roads(facts: Facts) -> list[Road]:
     """Every road there is, in the order in which a recipe meets them."""
-    rules = (many_tasks, few_labels, long_documents, little_memory, tight_size, tight_latency)
-    found = [rule(facts) for rule in rules]
+    found = [rule(facts) for rule in (many_tasks, long_documents, little_memory, tight_size, tight_latency)]
+    found.insert(1, few_labels(facts, bool(course(facts, found).student)))
     return [*found, little_time(facts, course(facts, found))]
 
 
@@ -93,8 +93,9 @@ def many_tasks(facts: Facts) -> Road:
     return Road("many tasks", True, why, {"deltas": True, "tuned": method})
 
 
-def few_labels(facts: Facts) -> Road:
-    """A student of few labels learns from its teacher's answers to more texts; few numbers are tuned."""
+def few_labels(facts: Facts, student: bool) -> Road:
+    """A student of few labels, where there is one, learns from its teacher's answers to more texts; few numbers are
+    tuned."""
     texts = facts.texts
     rarest = f", {texts.rarest[1]:,} of {texts.rarest[0]!r}" if texts.rarest else ""
     have = f"{count(texts.train)} labelled rows{rarest}"
@@ -105,7 +106,9 @@ def few_labels(facts: Facts) -> Road:
     if texts.train < FEWEST and not facts.model.trained:
         sets["tuned"] = _small_method(facts)
         said.append(f"Below {FEWEST} the teacher's {sets['tuned']} is tuned, not all of it (docs/many-tasks.md).")
-    if texts.unlabeled:
+    if not student:
+        said.append("More texts would teach a student, and none is on this way.")
+    elif texts.unlabeled:
         said.append(f"A student also learns what its teacher says of the {count(texts.unlabeled)} unlabelled rows.")
     elif texts.task in ("classify", "several", "tag"):
         sets["grown"] = True
@@ -116,7 +119,7 @@ def few_labels(facts: Facts) -> Road:
     else:
         said.append("Nothing here grows questions: more of them would help.")
     said.append("With 1,200 labels bare texts brought our students 3.3 points and noisy copies as many.")
-    return Road("few labels", bool(sets or texts.unlabeled), " ".join(said), sets)
+    return Road("few labels", bool(sets or (student and texts.unlabeled)), " ".join(said), sets)
 
 
 def long_documents(facts: Facts) -> Road:

@@ -12,7 +12,7 @@ Every model on the way is a recipe run through `smidgen.runner`, so what is on d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,15 @@ def add_cascades(search: Search) -> None:
         said = load(made.path).outputs(dev.texts, dev.pairs)
         entry["numbers"] |= {"size_mb": deployed_bytes(made.path) / 1e6, "latency": dict(pair.latency)}
         entry["numbers"]["dev_quality"] = entries.quality_data(task, said, dev)
+        if search.job.budget.memory_mb is not None:
+            entry["numbers"]["memory_mb"] = memory_of(made.path, search)
         search.candidates.append(Candidate(shape, entry, made.path, [said]))
         search.compared += 1
 
 
-def choose(search: Search, passed_over: Sequence[Candidate] = ()) -> Candidate | None:
+def choose(search: Search) -> Candidate | None:
     """The winner by dev among those that keep to the budget, see `smidgen.choosing.pick`."""
-    named = {c.shape.name: c for c in in_budget(search) if c not in passed_over}
+    named = {c.shape.name: c for c in in_budget(search)}
     name = pick({name: c.entry["numbers"] for name, c in named.items()}, not only_quality(search.job.budget))
     return named[name] if name is not None else None
 
@@ -115,16 +117,15 @@ def missed(search: Search, winner: Candidate | None) -> Miss | None:
 
 def decide(search: Search) -> tuple[Candidate | None, dict[str, Any]]:
     """The winner, and the peers that it was timed beside. One that breaks the budget when it is timed again, beside
-    them, makes way for the next best.
+    them, makes way for the next best, and is chosen in the end only where it keeps to it after all and no other does.
     """
-    passed_over: list[Candidate] = []
     while True:
-        winner = choose(search, passed_over)
+        winner = choose(search)
         models = baselines(search, winner)
         time_trained(search, models)
-        if winner is None or not over_on_dev(search, winner):
+        if winner is None or winner.wavers or not over_on_dev(search, winner):
             return winner, models
-        passed_over.append(winner)
+        winner.wavers = True
 
 
 def time_trained(search: Search, extra: Mapping[str, Any]) -> None:
@@ -220,7 +221,7 @@ def verdict(search: Search, winner: Candidate | None) -> tuple[str, str]:
     the budget that it would keep to.
     """
     miss = missed(search, winner)
-    hint = f" It would keep to this: {miss.fits}" if miss is not None and miss.fits else ""
+    hint = f" {_would_fit(search, miss, winner)}: {miss.fits}" if miss is not None and miss.fits else ""
     if winner is not None and miss is None:
         return "met", f"{winner.shape.name} keeps to the budget."
     if winner is not None and miss is not None:
@@ -249,6 +250,14 @@ def verdict(search: Search, winner: Candidate | None) -> tuple[str, str]:
     return "not_met", (
         f"Nothing fits the budget. The binding constraint is {miss.binding}; nearest is {miss.name}: {said}{hint}"
     )
+
+
+def _would_fit(search: Search, miss: Miss, winner: Candidate | None) -> str:
+    """How a budget is spoken of that the nearest candidate would keep to, as far as it was judged."""
+    (entry,) = (c.entry for c in search.candidates if c.shape.name == miss.name)
+    if search.job.budget.quality is None or winner is not None or entry["numbers"]["dev_quality"] is not None:
+        return "It would keep to this"
+    return "Its quality is not known, since nothing was trained; the other limits it would keep"
 
 
 def _without_encoder(train: Split, task: Task, seed: int) -> tuple[str, TfIdf | TfIdfs | UsualTag] | None:

@@ -35,7 +35,7 @@ class Job:
     finishes: tuple[str, ...] = ()  # of FINISHES; () = int8 and float32, and where bytes are scarce SCARCE too
     per_family: int = 2  # of each family so many of the largest that fit are searched
     finalists: int = 2  # trained in full, at most
-    seeds: int = 1  # that finalists are trained with; the mean decides
+    seeds: int = 3  # that finalists are trained with; the mean decides
     seed: int = 0
     task: str = "classify"
     teacher: Training = TEACHER

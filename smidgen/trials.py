@@ -12,6 +12,7 @@ from typing import Any
 
 from smidgen.errors import InputError
 from smidgen.halving import Trained
+from smidgen.words import without_password
 
 FILE = "trials.journal"
 
@@ -38,14 +39,14 @@ class Trials:
         except Exception as error:
             said = str(error).strip().partition("\n")[0][:200]
             raise InputError(
-                f"--storage {storage}: cannot be opened ({said}). Write a URL as sqlite:///trials.db or "
-                "postgresql://USER@HOST/NAME, or leave it out."
+                without_password(f"--storage {storage}: cannot be opened ({said}). ")
+                + "Write a URL as sqlite:///trials.db or postgresql://USER@HOST/NAME, or leave it out."
             ) from error
         self.scores: dict[str, Trained] = {}
         for trial in self.study.trials:
             for step, score in trial.intermediate_values.items():
-                id, seconds = trial.user_attrs.get(_key(step), ("", 0.0))
-                self.scores[id] = Trained(score, seconds, reused=True)
+                id, seconds, fixed = trial.user_attrs.get(_key(step), ("", 0.0, 0.0))
+                self.scores[id] = Trained(score, seconds, True, fixed)
         self.open: dict[str, Any] = {}
 
     def known(self, id: str) -> Trained | None:
@@ -58,7 +59,7 @@ class Trials:
             self.open[candidate] = self.study.ask()
             self.open[candidate].set_user_attr("candidate", candidate)
         trial, step = self.open[candidate], round(1000 * share)
-        trial.set_user_attr(_key(step), [id, found.seconds])
+        trial.set_user_attr(_key(step), [id, found.seconds, found.fixed])
         trial.report(found.score, step)
         self.scores[id] = found
 

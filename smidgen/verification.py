@@ -17,7 +17,8 @@ from smidgen.measure.memory import memory
 from smidgen.measure.peers import TorchModel
 from smidgen.measure.size import parameters
 from smidgen.portrait import WHO, portrait
-from smidgen.runtime import Cascade, deployed_bytes, load
+from smidgen.runtime import Cascade, deployed_bytes, load, serving
+from smidgen.runtime.folder import read_json
 from smidgen.runtime.serving import machine
 from smidgen.source import resolve
 from smidgen.splits import take_dev
@@ -52,10 +53,11 @@ def verify(out: Path, watch: Watch | None = None) -> list[dict[str, Any]]:
     test = _test(report, task)
     winner, teacher = load(out / "winner"), _teacher(report, out, task)
     claims.append(_labels(task, winner))
-    claims.extend(_run_by(report, winner))
+    claims.extend(_run_by(report, out / "winner", winner))
     claims.extend(_on_dev(report, task, winner))
     if test is not None:
         claims.extend(_qualities(report, task, test, winner, teacher))
+    claims.extend(_peers(report, task, out, test, teacher))
     watch.say("Timing the winner and its teacher again")
     claims.extend(_speeds(report, task, out, winner, teacher))
     return claims
@@ -85,12 +87,31 @@ def _whole(folder: Path) -> dict[str, Any]:
 
 def _counted(report: Mapping[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
     numbers = report["winner"]["numbers"]
-    size = deployed_bytes(folder) / 1e6
+    size = (deployed_bytes(folder) - _tuned_since(report, folder)) / 1e6
     yield _claim("size in MB, to the byte", numbers["size_mb"], size, size == numbers["size_mb"])
     if numbers["parameters"] is None:  # of a cascade, which has graphs alone
         return
     count = int(parameters(folder).value)
     yield _claim("parameters", numbers["parameters"], count, count == numbers["parameters"])
+
+
+def _tuned_since(report: Mapping[str, Any], folder: Path) -> int:
+    """By how many bytes `serve.json` has grown, where `smidgen bench --tune` has written it anew."""
+    if not _anew(report, folder):
+        return 0
+    then = serving.text(report["winner"]["serving"], _host(report))
+    return (folder / serving.FILE).stat().st_size - len(then.encode())
+
+
+def _anew(report: Mapping[str, Any], folder: Path) -> bool:
+    """Does `serve.json` say something else than the report?"""
+    said, file = report["winner"].get("serving"), folder / serving.FILE
+    return bool(said) and file.is_file() and read_json(file) != json.loads(serving.text(said, _host(report)))
+
+
+def _host(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The machine of the report, as `serve.json` names one."""
+    return {key: report["environment"].get(key) for key in machine()}
 
 
 def _test(report: Mapping[str, Any], task: Task) -> Split | None:
@@ -116,10 +137,11 @@ def _labels(task: Task, winner: Any) -> dict[str, Any]:
     return _claim("labels, in their order", len(task.labels), len(mine) if same else "others", same)
 
 
-def _run_by(report: Mapping[str, Any], winner: Any) -> Iterator[dict[str, Any]]:
-    """On a machine like that of the report the winner is run as it was there; elsewhere `serve.json` does not hold."""
+def _run_by(report: Mapping[str, Any], folder: Path, winner: Any) -> Iterator[dict[str, Any]]:
+    """On a machine like that of the report the winner is run as it was there; elsewhere `serve.json` does not hold, and
+    not where it was written anew."""
     said = report["winner"].get("serving")
-    if said and all(report["environment"].get(key) == value for key, value in machine().items()):
+    if said and not _anew(report, folder) and _host(report) == machine():
         found = winner.serving.to_data()
         yield _claim("engine, precision and threads", served(said), served(found), found == said)
 
@@ -143,6 +165,33 @@ def _on_dev(report: Mapping[str, Any], task: Task, winner: Any) -> Iterator[dict
         yield _claim(f"{task.metric} on dev, of the best seed", best, value, abs(value - best) <= CLOSE)
         return
     yield _claim(name, said["value"], value, said["low"] <= value <= said["high"])
+    if data["test"] is None and report["budget"]["quality"]:
+        yield _enough(report, task, value, report["teacher"]["numbers"]["dev_quality"]["value"])
+
+
+def _enough(report: Mapping[str, Any], task: Task, value: float, teacher: float) -> dict[str, Any]:
+    text = report["budget"]["quality"]["text"]
+    least = least_quality(read_budget(quality=text, metrics=task.METRICS), teacher)
+    assert least is not None
+    return _claim(f"quality budget {text}", least, value, value >= least)
+
+
+def _peers(
+    report: Mapping[str, Any], task: Task, out: Path, test: Split | None, teacher: TorchModel
+) -> Iterator[dict[str, Any]]:
+    """What the winner is shown beside: the teacher, and the baselines that are folders."""
+    models = {"teacher": (report["teacher"], teacher)}
+    for entry in report["baselines"]:
+        if entry["path"] and (folder := out / entry["path"]).is_dir():
+            size, told = deployed_bytes(folder) / 1e6, entry["numbers"]["size_mb"]
+            yield _claim(f"{entry['name']}: size in MB, to the byte", told, size, size == told)
+            models[entry["name"]] = entry, load(folder)
+    for name, (entry, model) in models.items() if test is not None else ():
+        said = entry["numbers"]["quality"]
+        if said is not None and test is not None:
+            value = entries.quality_data(task, model.outputs(test.texts, test.pairs), test)["value"]
+            claim = f"{name}: {task.metric} on test, in its interval"
+            yield _claim(claim, said["value"], value, said["low"] <= value <= said["high"])
 
 
 def _dev(data: Mapping[str, Any], task: Task, columns: Columns, seed: int) -> Split:
@@ -175,13 +224,9 @@ def _qualities(
         yield _claim(f"accuracy of the task {name}", claimed, value, abs(value - claimed) <= CLOSE)
     if report.get("portrait"):
         yield from _portrayed(report["portrait"], portrait(task, test, logits, reference))
-    wanted = report["budget"]["quality"]
-    if wanted:
+    if report["budget"]["quality"]:
         own = entries.quality_data(task, reference, test)["value"]
-        least = least_quality(read_budget(quality=wanted["text"], metrics=task.METRICS), own)
-        assert least is not None
-        value = found["quality"]["value"]
-        yield _claim(f"quality budget {wanted['text']}", least, value, value >= least)
+        yield _enough(report, task, found["quality"]["value"], own)
 
 
 def _portrayed(said: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -242,8 +287,9 @@ def _speeds(
         yield _ratio("texts a second, times the teacher's", claimed, value, TAIL_SLACK)
     if budget["latency"]:
         key, limit = f"{budget['latency']['percentile']}_ms", budget["latency"]["ms"]
-        value = getattr(found["winner"], key) or found["winner"].p95_ms
-        yield _claim(f"latency budget, {key} (10 % slack)", limit, value, value <= limit * BUDGET_SLACK)
+        value = getattr(found["winner"], key)
+        kept = value is not None and value <= limit * BUDGET_SLACK
+        yield _claim(f"latency budget, {key} (10 % slack)", limit, value, kept)
     if budget["size_mb"]:
         size = deployed_bytes(out / "winner") / 1e6
         yield _claim("size budget", budget["size_mb"], size, size <= budget["size_mb"])

@@ -113,6 +113,11 @@ def seconds(value: object) -> str:
     return plain(value, NBSP + "s") + (f" ({number / 60:,.0f}{NBSP}min)" if number and number >= 120 else "")
 
 
+def without_password(text: str) -> str:
+    """A text whose URLs name no password."""
+    return re.sub(r"(://[^\s:/@]+):[^\s/@]+@", r"\1:...@", text)
+
+
 def score(value: object, metric: str = "accuracy", digits: int = 1) -> str:
     """A quality: in percent for shares (accuracy, F1, exact match ...), else to three decimals."""
     number = known(value)

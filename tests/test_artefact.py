@@ -15,7 +15,7 @@ import pytest
 from children import start
 
 from smidgen.artefact import Store, alone, file_hash, identity, open_artefact, publish, write_atomic
-from smidgen.errors import ArtefactError, InputError, ModelError
+from smidgen.errors import ArtefactError, Busy, ModelError
 from smidgen.source import resolve
 
 FILES = {"config.json": 50, "model.safetensors": 20_000, "tokenizer.json": 700, "onnx/model.onnx": 9_000}
@@ -276,7 +276,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
 
 def test_two_runs_cannot_hold_one_folder(tmp_path: Path) -> None:
     root = tmp_path / "stages"
-    with alone(root), pytest.raises(InputError, match="another run is working there"), alone(root):
+    with alone(root), pytest.raises(Busy, match="another run is working there"), alone(root):
         pass
     with alone(root):
         pass

@@ -527,7 +527,13 @@ BUDGET = [
     case("too deep", f"{COMPRESS} --depth 3", "--depth 3: ./model has 2 blocks. Give a number from 1 to that."),
     case("too long", f"{COMPRESS} --max-length 4096", "data.max_length: got 4096, the model takes 4 to 48."),
     case("a seed below 0", f"{COMPRESS} --seed -1", "'--seed'", "Type: smidgen compress --help"),
-    case("no epochs", f"{COMPRESS} --teacher-epochs 0", "stage teacher.train.epochs: got 0.0, wanted more than 0"),
+    case("no epochs", f"{COMPRESS} --teacher-epochs 0", "--teacher-epochs 0: wanted a number above 0."),
+    case("fewer than none", f"{COMPRESS} --student-epochs -1", "--student-epochs -1: wanted a number above 0."),
+    case(
+        "nothing of that depth",
+        f"{COMPRESS} --depth 2 --family theseus",
+        "--depth 2 --family theseus: nothing is made of these for a model of 2 blocks. Give other depths, or add",
+    ),
     case(
         "compress, out is a file",
         "compress model --train train.csv --out test.csv",

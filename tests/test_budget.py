@@ -152,7 +152,8 @@ NUMBERS = {
         ({"latency": "2ms"}, "quality", {"latency": 1.5}),
         ({"latency": "p50=2ms"}, "quality", {}),
         ({"latency": "3ms"}, "quality", {}),  # a limit is kept where it is just reached
-        ({"latency": "p99=1ms"}, "quality", {}),  # was not measured
+        ({"latency": "p99=1ms"}, "quality", {"latency": 3.0}),  # was not measured, and is no less than p95
+        ({"latency": "p99=4ms"}, "quality", {}),
         ({"size": "4MB", "memory": "1MB"}, "quality", {"size": 2.5}),
         ({"quality": "0.96"}, "quality", {"quality": 1.2}),
         ({"quality": "0.96"}, "dev_quality", {"quality": 0.96 / 0.9}),
@@ -163,6 +164,11 @@ NUMBERS = {
 )
 def test_over(words: dict[str, str], key: str, broken: dict[str, float]) -> None:
     assert over(read(**words), NUMBERS, teacher_quality=0.88, key=key) == pytest.approx(broken)
+
+
+def test_calls_that_tell_the_percentile() -> None:
+    assert [read(limit).calls for limit in ("2ms", "p50=2ms", "p99=2ms")] == [300, 300, 1000]
+    assert fitting(read("p99=1ms"), NUMBERS, None, "quality") == "--max-latency p99=3.2ms"
 
 
 def test_over_with_nothing_measured() -> None:

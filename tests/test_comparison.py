@@ -66,6 +66,17 @@ def test_what_cannot_be_compared_is_said(folders: list[Path], tmp_path: Path) ->
     assert "different test data" in told and "different machines" in told and "different metrics" in told
 
 
+def test_one_axis_has_one_percentile_and_links_are_quoted(folders: list[Path], tmp_path: Path) -> None:
+    """That of the first run, whatever the budgets of the others are of."""
+    other = sample()
+    other["budget"]["latency"]["percentile"] = "p50"
+    (folders[1] / "report.json").write_text(json.dumps(other), encoding="utf-8")
+    strange = folders[1].rename(folders[1].with_name("b #2"))
+    points, axes = comparison._points(comparison.read([folders[0], strange], tmp_path))
+    assert len({point.latency for point in points}) == 1 and "p95" in str(axes)
+    assert any(point.link.endswith("b%20%232/report.html") for point in points)
+
+
 def test_hostile_names_stay_names(folders: list[Path], tmp_path: Path) -> None:
     evil = sample()
     evil["winner"]["name"] = evil["model"]["reference"] = "<script>alert(1)</script>\u202e|"

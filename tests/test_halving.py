@@ -38,7 +38,7 @@ class World:
         self.labels = 0.0  # seconds that the first training takes besides its own, for others too
         self.race = Race(self, Clock(0.0, limit, lambda: self.time))
 
-    def __call__(self, name: str, share: float, until: float) -> Trained:
+    def __call__(self, name: str, share: float, until: float, kept: bool = False) -> Trained:
         self.asked.append((name, round(share, 3)))
         if name in self.refused:
             raise InputError("no such thing here.")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("sklearn")
 
-from smidgen.repeats import LEAST, near
+from smidgen.repeats import LEAST, near, repeated
+from smidgen.splits import Split
 
 WORDS = st.sampled_from(["good", "film", "the", "a", "bad", "actors", "played", "well", "story", "of", "x"])
 TEXTS = st.lists(st.lists(WORDS, max_size=8).map(" ".join), max_size=12)
@@ -47,3 +48,15 @@ def test_many_rows_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     draw = np.random.default_rng(0)
     texts = ["".join(draw.choice(list("abcdefgh"), 30)) for _ in range(10)]
     assert near(texts, texts[::-1]).tolist() == list(range(9, -1, -1))
+
+
+def test_what_is_the_same_is_a_repeat_however_short() -> None:
+    """Also without four letters in a row, or in a script without spaces."""
+
+    def split(name: str, *texts: str) -> Split:
+        return Split(name, texts, None, None, name)
+
+    found = repeated(
+        split("test", "ok", "好的", "no", "so good a film"), split("train", "好的", "ok", "ok", "So good a film!")
+    )
+    assert found.tolist() == [1, 0, -1, 3]

@@ -166,9 +166,18 @@ def test_size_tells_what_the_tokens_weigh() -> None:
     ],
 )
 def test_few_labels(changes: dict[str, Any], sets: dict[str, Any] | None) -> None:
-    road = few_labels(facts(**changes))
+    road = few_labels(facts(**changes), True)
     assert road.taken == (sets is not None) and dict(road.sets) == (sets or {})
     assert f"{changes['train']:,} labelled rows, 3,310 of 'bad'" in road.why
+
+
+def test_few_labels_without_a_student_to_teach() -> None:
+    """Bare texts are for a student; the recipe has one only where time or size is tight."""
+    for changes, sets in (({"train": 1999}, {}), ({"train": 499, "unlabeled": 50}, {"tuned": "bitfit"})):
+        road = roads(facts(**changes))[1]
+        assert road.name == "few labels" and dict(road.sets) == sets and road.taken == bool(sets)
+        assert "More texts would teach a student, and none is on this way." in road.why
+    assert roads(facts(train=1999, size_mb=5.0))[1].sets == {"grown": True}
 
 
 def test_many_tasks_leave_the_base_as_it_is() -> None:

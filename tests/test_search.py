@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smidgen import racing
+from smidgen import candidates, racing
 from smidgen import search as searching
 from smidgen.budget import read
-from smidgen.candidates import Candidate
+from smidgen.candidates import Candidate, Search
+from smidgen.errors import Busy, OutOfTime
 from smidgen.halving import Clock
 from smidgen.racing import promising, train_finalists
 from smidgen.search import decide, missed, verdict
@@ -73,6 +74,56 @@ def test_nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = {"p50_ms": 3.0, "p95_ms": 4.0}
     monkeypatch.setattr(searching, "time_trained", lambda *_: only.entry["numbers"].update(latency=slow))
     assert decide(found([only])) == (None, {"of": None})
+
+
+def test_one_that_wavers_is_chosen_where_it_keeps_to_the_budget_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no other does: there is a winner then, and what is told of it is true."""
+    only, times = candidate("int8", 1.0, 1.5), iter([2.02, 2.02, 1.95, 1.95])
+    monkeypatch.setattr(searching, "baselines", lambda _, winner: {"of": winner})
+
+    def timed(search: Any, models: Any) -> None:
+        only.entry["numbers"]["latency"] = {"p50_ms": 1.0, "p95_ms": next(times)}
+
+    monkeypatch.setattr(searching, "time_trained", timed)
+    search = found([only])
+    first, _ = decide(search)
+    assert first is None and only.wavers, "over it when it was timed: nothing is left"
+    timed(search, {})
+    assert decide(search) == (only, {"of": only})
+
+
+def test_what_was_never_judged_is_not_said_to_keep_a_quality() -> None:
+    slow = candidate("int8", 3.0, 4.0, trained=False)
+    slow.entry["status"] = "infeasible"
+    search = found([slow], latency="p95=2ms", quality="0.9")
+    assert verdict(search, None)[1].endswith(
+        "the budget is 2 ms. Its quality is not known, since nothing was trained; the other limits it would keep: "
+        "--max-latency p95=4.2ms"
+    )
+
+
+def test_a_store_that_another_run_holds_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: Any = iter([Busy("held"), Busy("held"), "done"])
+    said: list[str] = []
+
+    def run(*args: Any, **more: Any) -> Any:
+        answer = next(answers)
+        if isinstance(answer, Busy):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(candidates, "run", run)
+    monkeypatch.setattr(candidates, "WAIT", 0.0)
+    monkeypatch.setattr(candidates, "plan", lambda *_: SimpleNamespace(stages=()))
+    monkeypatch.setattr(Search, "_told", lambda self, recipe, done: done)
+    search: Any = object.__new__(Search)
+    search.__dict__ |= {"root": "store", "watch": SimpleNamespace(say=said.append), "data": None, "executor": None}
+    search.__dict__ |= {"clock": Clock(limit=60.0), "trackers": (), "labelled": 0.0}
+    assert search.make(None) == "done"
+    assert said == ["store: another run is working there; waiting for it"] * 2
+    answers = iter([Busy("held")])
+    with pytest.raises(OutOfTime, match="another run held the store for too long"):
+        search.make(None, search.clock.now() - 1)
 
 
 def test_a_teacher_that_has_learnt_nothing_teaches_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,10 +43,11 @@ def test_the_study_reads_like_any_other(tmp_path: Path) -> None:
     assert study.best_trial.user_attrs["candidate"] == "3 blocks" and study.best_value == 0.9
 
 
-@pytest.mark.parametrize("url", ["nonsense", "sqlite:////no/such/folder/trials.db"])
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:////no/such/folder/trials.db", "what://bob:hunter2@host/db"])
 def test_a_storage_that_cannot_be_opened(url: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         Trials("one", tmp_path, url)
     said = str(caught.value)
-    assert said.startswith(f"--storage {url}: cannot be opened (") and "\n" not in said
+    assert said.startswith(f"--storage {url.replace('hunter2', '...')}: cannot be opened (") and "\n" not in said
+    assert "hunter2" not in said
     assert said.endswith("Write a URL as sqlite:///trials.db or postgresql://USER@HOST/NAME, or leave it out.")

@@ -12,9 +12,9 @@ from reports import portrayed, sample
 
 from smidgen import verification
 from smidgen.data import Columns, load_data
-from smidgen.runtime.serving import machine
+from smidgen.runtime.serving import machine, text
 from smidgen.tasks import Classify
-from smidgen.verification import _dev, _labels, _on_dev, _portrayed, _ratio, _run_by
+from smidgen.verification import _dev, _labels, _on_dev, _portrayed, _ratio, _run_by, _tuned_since
 
 TASK = Classify(("bad", "good"))
 
@@ -44,18 +44,24 @@ def test_labels_have_an_order() -> None:
     assert not _labels(TASK, SimpleNamespace(task=Classify(("good", "bad"))))["passed"]
 
 
-def test_how_a_winner_is_run_is_claimed_on_such_a_machine_alone() -> None:
-    """By `serve.json`, which does not hold elsewhere; a report without it claims nothing."""
+def test_how_a_winner_is_run_is_claimed_on_such_a_machine_alone(tmp_path: Path) -> None:
+    """By `serve.json`, which does not hold elsewhere, nor where it was written anew; a report without it claims
+    nothing."""
     ways = [{"engine": engine, "precision": "float32", "threads": 1, "calls": 1} for engine in ("onnxruntime", "x")]
     said, other = ({"latency": way, "throughput": way, "batch_tokens": 1024} for way in ways)
     report: dict[str, Any] = {"winner": {"serving": said}, "environment": machine()}
 
     def claims(serving: dict[str, Any]) -> list[Any]:
         winner = SimpleNamespace(serving=SimpleNamespace(to_data=lambda: serving))
-        return [(claim["measured"], claim["passed"]) for claim in _run_by(report, winner)]
+        return [(claim["measured"], claim["passed"]) for claim in _run_by(report, tmp_path, winner)]
 
     assert claims(said) == [("onnxruntime, 1 thread", True)]
     assert claims(other) == [("x, 1 thread", False)]
+    file = tmp_path / "serve.json"
+    file.write_text(text(said, machine()), encoding="utf-8")
+    assert claims(said) == [("onnxruntime, 1 thread", True)] and _tuned_since(report, tmp_path) == 0
+    file.write_text(text(said | {"batch_tokens": 16}, machine()), encoding="utf-8")
+    assert claims(other) == [] and _tuned_since(report, tmp_path) == -2, "two digits less"
     report["environment"] = machine() | {"cores": 1000}
     assert claims(other) == []
     report = {"winner": {}, "environment": machine()}

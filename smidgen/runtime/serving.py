@@ -113,9 +113,13 @@ def kept(folder: Path) -> Serving | None:
 def write(folder: Path, found: Serving) -> Path:
     """Keep `found` as what is the fastest on machines like this one."""
     file = folder / FILE
-    told = {"schema": SCHEMA, "machine": machine(), **found.to_data()}
-    file.write_text(json.dumps(told, indent=1), encoding="utf-8")
+    file.write_text(text(found.to_data(), machine()), encoding="utf-8")
     return file
+
+
+def text(found: Mapping[str, Any], host: Mapping[str, Any]) -> str:
+    """What `serve.json` holds of a `Serving`, as data, and the machine that it is for."""
+    return json.dumps({"schema": SCHEMA, "machine": host, **found}, indent=1)
 
 
 def _faults(data: Mapping[str, Any]) -> Iterator[str]:

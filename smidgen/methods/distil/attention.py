@@ -31,7 +31,7 @@ from smidgen.tape import Tape
 @dataclass(frozen=True)
 class Attention(Method[list[tuple[str, str]]]):
     kind: str = "scores"  # scores (TinyBERT) | probs (MobileBERT)
-    mapping: str | tuple[tuple[int, int], ...] = "uniform"  # or a rule or pairs as in distil.hidden
+    mapping: str | tuple[tuple[int, int], ...] = "uniform"  # or another rule of distil.hidden but dynamic, or pairs
     weight: float = 1.0  # among the other terms
 
     needs: ClassVar[Needs] = Needs(teacher=True, same_tokenizer=True, inside=True, online=True)

@@ -2,7 +2,7 @@
 
 Idea       Soft targets at temperature T: L = T^2 * KL(softmax(v/T) || softmax(z/T)), z the student's and v the
            teacher's logits; T^2 keeps the gradient's size when T changes (Hinton, Vinyals, Dean 2015,
-           arXiv:1503.02531). For T -> infinity it becomes the squared difference of the logits, which `loss: mse`
+           arXiv:1503.02531). For T -> infinity it becomes the squared difference of the logits, which `loss_kind: mse`
            uses directly (Tang et al. 2019, arXiv:1903.12136). Multi-label classes are each a choice between yes and
            no. A tagger's words are examples of their own; of a span, start and end are each a choice among tokens.
            With several tasks the softmax is within each of them, and L the mean over all tasks (`mse`: over all

@@ -94,5 +94,6 @@ class Mobile(Method[None]):
         words: Any = model.get_input_embeddings()
         with torch.no_grad():
             words.weight.copy_(torch.from_numpy(reduced(table.weight.detach().numpy(), self.embedding)))
-            words.weight[config.pad_token_id] = 0  # the last token's input has its right neighbour in it
+            if config.pad_token_id is not None:
+                words.weight[config.pad_token_id] = 0  # the last token's input has its right neighbour in it
         ctx.adopt(model)
