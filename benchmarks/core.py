@@ -257,7 +257,15 @@ def student(seeds: tuple[int, ...] = (0,)) -> None:
     for seed in seeds:
         out = WORK / f"student-{seed}"
         report = smidgen.compress(
-            MODEL, **data("sst2"), max_size="20MB", depths=(3,), finalists=1, out=out, seed=seed, command="bench-core"
+            MODEL,
+            **data("sst2"),
+            max_size="20MB",
+            depths=(3,),
+            finalists=1,
+            seeds=1,
+            out=out,
+            seed=seed,
+            command="bench-core",
         )
         winner, teacher = report["winner"]["numbers"], report["teacher"]["numbers"]
         plain = next(b for b in report["baselines"] if "without distillation" in b["name"])["numbers"]

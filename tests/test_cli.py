@@ -211,7 +211,7 @@ def whole(tiny_bert: Path, tiny_data: dict[str, str], tmp_path_factory: pytest.T
     out = tmp_path_factory.mktemp("whole") / "out"
     data = " ".join(f"--{name} {path}" for name, path in tiny_data.items())
     words = (
-        f"compress {tiny_bert} {data} --depth 1 --depth 2 --teacher-epochs 1 --student-epochs 1 "
+        f"compress {tiny_bert} {data} --depth 1 --depth 2 --seeds 1 --teacher-epochs 1 --student-epochs 1 "
         "--max-latency p95=50ms --max-size 25MB --min-quality 10%teacher --json"
     )
     with pytest.MonkeyPatch.context() as patch:

@@ -137,7 +137,7 @@ class Virtual:
 def job(folder: Path, limit: str | None = None, **more: Any) -> Job:
     model = model_folder(folder / "model", blocks=4)
     files = data_files(folder / "data")
-    return Job(str(model), Files(**files), read(latency="p95=5ms", time_limit=limit), **more)
+    return Job(str(model), Files(**files), read(latency="p95=5ms", time_limit=limit), **({"seeds": 1} | more))
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_a_classifier_is_the_teacher_as_it_stands(tmp_path: Path, tiny_data: dic
     model = model_folder(tmp_path / "model", labels=LABELS)
     before = {p.name: p.read_bytes() for p in model.iterdir()}
     report = smidgen.compress(
-        str(model), **tiny_data, max_size="10MB", depths=(1,), out=tmp_path / "out", student_epochs=1
+        str(model), **tiny_data, max_size="10MB", depths=(1,), out=tmp_path / "out", student_epochs=1, seeds=1
     )
     assert report["verdict"] == "met"
     assert [stage["name"] for stage in report["winner"]["lineage"]][:2] == ["student", "onnx"]  # and no teacher stage
@@ -91,7 +91,7 @@ def test_another_model_with_another_tokenizer_as_student(tmp_path: Path, tiny_da
     write_tokenizer(student, drop=("film", "great"))
     report = smidgen.compress(
         str(teacher), **tiny_data, max_size="10MB", students=[str(student)], depths=(2,), finalists=3,
-        out=tmp_path / "out", student_epochs=1,
+        out=tmp_path / "out", student_epochs=1, seeds=1,
     )  # fmt: skip
     trained = {c["name"]: c for c in report["candidates"] if c["status"] in ("trained", "winner")}
     assert f"{student}, 1 block, int8" in trained
@@ -115,7 +115,7 @@ def test_a_cascade_may_win(tmp_path: Path, tiny_data: dict[str, str], monkeypatc
     )
     model = model_folder(tmp_path / "model", labels=LABELS)
     out = tmp_path / "out"
-    report = smidgen.compress(str(model), **tiny_data, max_size="10MB", depths=(1,), out=out, student_epochs=1)
+    report = smidgen.compress(str(model), **tiny_data, max_size="10MB", depths=(1,), out=out, student_epochs=1, seeds=1)
     assert report["verdict"] == "met" and report["winner"]["name"] == f"{asked[0]} then {asked[1]}, cascade"
     winner = smidgen.load(out / "winner")
     assert isinstance(winner, Cascade) and winner.size_bytes / 1e6 == report["winner"]["numbers"]["size_mb"]
@@ -150,7 +150,14 @@ def test_pairs_with_several_labels(tmp_path: Path) -> None:
     files = {name: write(name, count) for name, count in (("train", 60), ("dev", 24), ("test", 30))}
     model = model_folder(tmp_path / "model")
     report = smidgen.compress(
-        str(model), **files, max_size="10MB", depths=(1,), out=tmp_path / "out", teacher_epochs=1, student_epochs=1
+        str(model),
+        **files,
+        max_size="10MB",
+        depths=(1,),
+        out=tmp_path / "out",
+        teacher_epochs=1,
+        student_epochs=1,
+        seeds=1,
     )
     assert report["task"] == {"name": "classify", "labels": list(LABELS), "multi_label": True, "metric": "f1"}
     winner = smidgen.load(tmp_path / "out" / "winner")

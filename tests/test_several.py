@@ -473,8 +473,8 @@ def test_a_compression_says_the_quality_of_each_task(chain: tuple[Path, dict[str
         patch.setattr(search, "memory_of", lambda folder, search: None)
         patch.setattr(search, "_add_folder", lambda *given: None)  # baselines that take an export each
         ran = command(
-            f"compress {done[1].artefact.path} --task several {data} --depth 1 --student-epochs 1 --max-size 25MB "
-            f"--min-quality accuracy>=0.01 --engine onnxruntime --out {out} --json"
+            f"compress {done[1].artefact.path} --task several {data} --depth 1 --seeds 1 "
+            f"--student-epochs 1 --max-size 25MB --min-quality accuracy>=0.01 --engine onnxruntime --out {out} --json"
         )
         found = spoken(ran)
         claims = spoken(command(f"verify {out} --json"))

@@ -290,8 +290,9 @@ def compressed(chain: tuple[Path, dict[str, str], list[Any]]) -> tuple[Path, dic
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entries, "time_all", steady)
         ran = command(
-            f"compress {done[0].artefact.path} --task tag {data} --depth 1 --student-epochs 2 --max-size 25MB "
-            f"--min-quality f1>=0.01 --engine onnxruntime --out {root / 'out'} --json"
+            f"compress {done[0].artefact.path} --task tag {data} --depth 1 --seeds 1 "
+            f"--student-epochs 2 --max-size 25MB --min-quality f1>=0.01 --engine onnxruntime "
+            f"--out {root / 'out'} --json"
         )
     return root / "out", spoken(ran)
 
