@@ -26,6 +26,8 @@ import torch
 
 from smidgen.anatomy import anatomy
 from smidgen.artefact import identity, write_atomic
+from smidgen.edits.head import Head
+from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_hidden import KeepHidden
 from smidgen.edits.keep_width import KeepWidth
@@ -36,10 +38,10 @@ from smidgen.method import Context, find
 from smidgen.prices import Costs, Shape, shape_of, widest
 from smidgen.runtime.engines.onnxruntime import open_session
 from smidgen.runtime.machine import cpu, features, usable_cores
-from smidgen.surgery import apply
+from smidgen.surgery import apply, from_data
 from smidgen.tasks import Task
 from smidgen.tokens import encode, open_tokenizer
-from smidgen.uneven import Uneven, plain
+from smidgen.uneven import plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -202,10 +204,16 @@ def table(times: Times, blocks: int) -> Costs:
 
 
 def skeleton(model: PreTrainedModel, hidden: int = 0) -> PreTrainedModel:
-    """A random model of the shape that this one had before its blocks were cut unevenly, of its hidden size or of
-    another one."""
-    cls = type(model).__mro__[2] if isinstance(model, Uneven) else type(model)
+    """A random model of this one's depth and head, of the shape that its blocks had before they were cut unevenly, of
+    its hidden size or of another one."""
+    cls = next(kind for kind in type(model).__mro__ if not kind.__module__.startswith("smidgen"))
     whole, hidden = cls(plain(model.config)), hidden or anatomy(model).hidden_size
+    for edit in from_data(getattr(model.config, "edits", ())):
+        if isinstance(edit, Head):
+            apply(whole, edit)
+    blocks = len(anatomy(model).blocks)
+    if blocks < len(anatomy(whole).blocks):  # blocks went after heads or units
+        apply(whole, KeepBlocks(tuple(range(blocks))))
     return whole if hidden == anatomy(whole).hidden_size else apply(whole, KeepHidden(tuple(range(hidden))))
 
 

@@ -187,6 +187,10 @@ class Method(Generic[S]):
     def step(self, state: S, t: float) -> None:
         return None
 
+    def reshapes(self) -> bool:
+        """Does it cut, skip or replace parts while the stage trains? Two that do cannot share a stage."""
+        return False
+
     def settled(self, t: float) -> bool:
         """Is the model, at the share t of the stage, of the kind that the stage leaves? Dev chooses among these."""
         return True

@@ -279,6 +279,12 @@ def _stage_faults(recipe: Recipe, stage: Stage, methods: tuple[Method[Any], ...]
     if len(methods) > 1 and any(owns_stage(method) for method in methods):
         own = next(name_of(method) for method in methods if owns_stage(method))
         faults.append(f"{where}: {own} needs a stage of its own.")
+    shaping = [name_of(method) for method in methods if method.reshapes()]
+    if len(shaping) > 1:
+        faults.append(
+            f"{where}: {' and '.join(shaping)} each cut, skip or replace parts while the stage trains. Give each a "
+            "stage of its own."
+        )
     makers = [name_of(method) for method in methods if method.new_model]
     if len(makers) > 1:
         faults.append(f"{where}: {' and '.join(makers)} each make a model. Give each a stage of its own.")

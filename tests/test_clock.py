@@ -17,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import smidgen.clock
 from smidgen.anatomy import anatomy
 from smidgen.clock import Clock, points, shaped, skeleton, spread, table
+from smidgen.edits.head import Head
+from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_hidden import KeepHidden
 from smidgen.edits.keep_width import KeepWidth
@@ -110,6 +112,15 @@ def test_small_models_have_the_shape_of_their_point(family: str) -> None:
     narrow = skeleton(apply(model, KeepHidden(tuple(range(20)))))
     assert (anatomy(narrow).hidden_size, shape_of(narrow)) == (20, [(4, 64)] * 2)
     assert anatomy(skeleton(model, 10)).hidden_size == 10
+
+
+def test_a_skeleton_has_the_head_and_the_depth_that_the_model_has() -> None:
+    pooled = apply(apply(tiny("bert", blocks=3), Head("mean")), KeepHeads(0, (0, 1)))
+    made = shaped(skeleton(pooled), (1, 32))
+    assert shape_of(made) == [(1, 32)] * 3 and made.pool == "mean"
+    made(**batch(VOCAB, [5, 7]))
+    cut = apply(apply(tiny("bert", blocks=4), KeepHeads(0, (0, 1))), KeepBlocks((0, 2)))
+    assert shape_of(skeleton(cut)) == [(4, 64)] * 2
 
 
 class Told(Clock):

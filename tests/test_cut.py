@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_surgery import logits
-from tiny import tiny
+from tiny import VOCAB, batch, tiny
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from smidgen.anatomy import anatomy
+from smidgen.edits.attach import Attach
+from smidgen.edits.factor import Factor
 from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
+from smidgen.edits.swap import Swap
 from smidgen.errors import InputError, ModelError
 from smidgen.surgery import apply, fold, rounded
 from smidgen.tape import listen
@@ -211,3 +215,25 @@ def test_a_family_that_cannot_be_cut() -> None:
 )
 def test_rounded(keep: float, multiple: int, whole: int, wanted: int) -> None:
     assert rounded(keep, multiple, whole) == wanted
+
+
+@pytest.mark.parametrize(
+    ("graft", "edit", "part"),
+    [
+        ("prefix", KeepHeads(0, (0, 1)), "heads"),
+        ("prefix", Swap((0,), "multi_query"), "attention"),
+        ("prefix", Factor(0, "key", 4), "matrices"),
+        ("ladder", KeepBlocks((0,)), "blocks"),
+        ("lora", KeepHeads(0, (0, 1)), "heads"),
+        ("scale", KeepWidth(0, (0, 1)), "widths"),
+    ],
+)
+def test_what_a_graft_stands_on_is_not_taken_from_under_it(graft: str, edit: Any, part: str) -> None:
+    """Before anything changes; a prefix above swapped attention would act no more, and nothing would say so."""
+    model = apply(tiny("bert"), Attach(graft, ()))
+    before = copy.deepcopy(model.state_dict())
+    said = f"{type(edit).__name__}: a {graft} was put beside the {part} of this model. Cut first, attach after."
+    with pytest.raises(ModelError, match=re.escape(said)):
+        apply(model, edit)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    apply(apply(tiny("bert"), Attach("adapter", ())), KeepHeads(0, (0, 1)))(**batch(VOCAB, [5, 7]))

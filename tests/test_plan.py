@@ -301,6 +301,22 @@ def test_every_fault_at_once(recipe: Recipe) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Use("prune.gates"), Use("replace.theseus", {"groups": 1})),
+        (Use("prune.movement"), Use("prune.magnitude")),
+        (Use("prune.layers", {"keep": 1, "drop": 0.2}), Use("replace.theseus", {"groups": 1})),
+    ],
+)
+def test_a_stage_has_one_method_that_changes_the_shape_while_it_trains(recipe: Recipe, one: Use, other: Use) -> None:
+    both = single(recipe, methods=(Use("tune.full"), one, other))
+    assert faults_of(both) == (
+        f"stage {both.stages[0].name}: {one.method} and {other.method} each cut, skip or replace parts while the stage "
+        "trains. Give each a stage of its own.",
+    )
+
+
 def test_a_lone_fault_of_a_model_or_of_the_data_is_raised_as_it_is(recipe: Recipe) -> None:
     with pytest.raises(ModelError) as model:
         plan(dataclasses.replace(recipe, model="./nowhere"))

@@ -32,6 +32,18 @@ def check_fields(edit: str, block: int, what: str, kept: tuple[int, ...]) -> Non
         )
 
 
+def unattached(model: PreTrainedModel, edit: str, part: str) -> None:
+    """Raise ModelError where a graft of the model stands on a part that is to change: heads, widths, blocks, matrices
+    or attention."""
+    from smidgen.edits.attach import attached
+
+    graft: Any
+    for graft in attached(model.base_model):
+        if part in graft.stands_on:
+            kind = type(graft).__module__.rpartition(".")[2]
+            raise ModelError(f"{edit}: a {kind} was put beside the {part} of this model. Cut first, attach after.")
+
+
 def block_of(model: PreTrainedModel, edit: str, index: int) -> Block:
     """The block, if its inside can be cut."""
     from torch import nn

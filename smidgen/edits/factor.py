@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from smidgen.anatomy import anatomy
-from smidgen.edits._parts import put
+from smidgen.edits._parts import put, unattached
 from smidgen.errors import InputError, ModelError, did_you_mean
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Factor:
                 f"{len(parts.blocks) - 1}."
             )
         table = self.matrix == TABLE
+        if not table:
+            unattached(model, "Factor", "matrices")
         root = parts.embeddings if table else parts.blocks[self.block].module
         old: Any = model.get_input_embeddings() if table else getattr(parts.blocks[self.block], self.matrix)
         if table and model.get_output_embeddings() is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from smidgen.anatomy import anatomy
-from smidgen.edits._parts import rising
+from smidgen.edits._parts import rising, unattached
 from smidgen.errors import InputError, ModelError
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class KeepBlocks:
                 f"loaded again. Keep block 0: take the rule 'ends', 'skip' or 'first', or blocks such as "
                 f"{(0, *self.blocks[1:])}."
             )
+        if len(self.blocks) < count:
+            unattached(model, "KeepBlocks", "blocks")
         for index in reversed(range(count)):
             if index not in self.blocks:
                 del parts.block_list[index]

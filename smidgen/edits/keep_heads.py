@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smidgen.edits._parts import block_of, check_fields, check_range, cut
+from smidgen.edits._parts import block_of, check_fields, check_range, cut, unattached
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,6 +33,7 @@ class KeepHeads:
         check_range("KeepHeads", self.block, "heads", self.heads, block.heads, block.width)
         if len(self.heads) == block.heads:
             return
+        unattached(model, "KeepHeads", "heads")
         size, count = block.head_size, block.heads
         inside = [head * size + i for head in self.heads for i in range(size)]
         outside = [part * count * size + i for part in range(3 if block.fused else 1) for i in inside]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smidgen.edits._parts import block_of, check_fields, check_range, cut
+from smidgen.edits._parts import block_of, check_fields, check_range, cut, unattached
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,6 +34,7 @@ class KeepWidth:
         check_range("KeepWidth", self.block, "units", self.units, block.width, block.heads)
         if len(self.units) == block.width:
             return
+        unattached(model, "KeepWidth", "widths")
         halves = range(2 if block.gated else 1)
         cut(block.up, outputs=[half * block.width + unit for half in halves for unit in self.units])
         cut(block.down, inputs=self.units)

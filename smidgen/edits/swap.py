@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from smidgen.anatomy import Block, anatomy
 from smidgen.anatomy._parts import product
 from smidgen.attention import kind, kinds
-from smidgen.edits._parts import rising
+from smidgen.edits._parts import rising, unattached
 from smidgen.errors import InputError, ModelError, did_you_mean
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Swap:
                 f"Swap got block {self.blocks[-1]}, but this model has {len(parts.blocks)} blocks: use indices from 0 "
                 f"to {len(parts.blocks) - 1}."
             )
+        unattached(model, "Swap", "attention")
         for index in self.blocks:
             self._check(parts.family, parts.blocks[index])
         for index in self.blocks:

@@ -26,6 +26,8 @@ class Graft(nn.Module, abc.ABC):
         grow        make the tensors for a model, so that nothing changes yet; NoEffect where there is nothing to tune
         attach      put the hooks in, by `hook`
         tell        change the config where it has a word for what the graft takes away, once it is a part of the model
+        stands_on   what of the model its tensors are made for, and which cannot be cut or replaced under them: heads,
+                    widths, blocks, matrices (of attention), attention
         mergeable, merge    fold the numbers into the model's weights, after which the graft is not needed
 
     Hooks are bound methods or partials of them, never closures, so that a copy of the model gets hooks of its own.
@@ -34,6 +36,7 @@ class Graft(nn.Module, abc.ABC):
     defaults: ClassVar[dict[str, Any]] = {}
     sizes: ClassVar[tuple[str, ...]] = ()
     stacks: ClassVar[bool] = True
+    stands_on: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__()

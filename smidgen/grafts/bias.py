@@ -20,6 +20,7 @@ class Bias(Graft):
     """`shift`: (outputs,) by block and place, such as `3/query`. Where a model has no such bias, `add` puts one in."""
 
     defaults = {"sites": SITES, "add": False}
+    stands_on = ("heads", "widths")
 
     def grow(self, model: PreTrainedModel) -> None:
         wanted = places(model, tuple(self.settings["sites"]))

@@ -29,6 +29,7 @@ class Ladder(Beside):
     """
 
     defaults = {"reduction": 8, "heads": 4, "every": 1}
+    stands_on = ("blocks",)
 
     def grow(self, model: PreTrainedModel) -> None:
         parts, like, heads = anatomy(model), first_weight(model), self.settings["heads"]

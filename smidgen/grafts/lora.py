@@ -30,6 +30,7 @@ class Lora(Graft):
     """
 
     defaults = {"rank": 8, "sites": ("query", "value"), "factors": False}
+    stands_on = ("heads", "widths")
     sizes = ("rank", "factors")
 
     @classmethod

@@ -36,6 +36,7 @@ class Prefix(Graft):
     real: Tensor
 
     defaults = {"length": 16}
+    stands_on = ("heads", "attention", "matrices")
     sizes = ("length",)
 
     def grow(self, model: PreTrainedModel) -> None:

@@ -19,6 +19,7 @@ class Scale(Graft):
     """By block and site, such as `3/key`: given (outputs,), of a site's output, and got (inputs,), of its input."""
 
     defaults = {"outputs": ("key", "value"), "inputs": ("down",)}
+    stands_on = ("heads", "widths")
 
     @classmethod
     def widest(cls, settings: Any) -> dict[str, Any]:

@@ -113,11 +113,14 @@ class Fisher(Method[None]):
         uncut = copy.deepcopy(model)
         fitted = self._cut(model, uncut, kept, self._sample(ctx, FITTED), ctx.edit)
         both = {"before": uncut, "after": model}
+        lost = {name: mean_loss(each, self._sample(ctx, TRIED)) for name, each in both.items()}
         measured = meter.measure({name: nn.Module.to(each, "cpu") for name, each in both.items()})
-        ctx.found["prune.fisher"] = told(meter.unit, nearest.share, shape, shape_of(model), measured) | {
+        ctx.found["prune.fisher"] = told(meter.unit, nearest.share, shape, shape_of(model), measured, lost) | {
             "fitted": fitted,
             "tried": [{"after": each.shape, "loss": loss} for each, loss in zip(fit, losses, strict=False)],
-            "rounds": [{"after": each.kept.shape, "speedup": each.speedup} for each in rounds],
+            "rounds": [
+                {"after": each.kept.shape, "speedup": each.speedup, "foretold": 1 / each.share} for each in rounds
+            ],
         }
 
     def _sought(self, kept: Kept, worth: tuple[Each, Each], costs: Costs, limit: float) -> Kept | None:
@@ -132,15 +135,15 @@ class Fisher(Method[None]):
         A limit is read off the power law through the two nearest measurements, the uncut model's first of all.
         """
         whole = costs.predict(shape_of(model))
-        limit, off, wanted = whole / self.speedup, 1.0, math.log(self.speedup)
+        limit, wanted = whole / self.speedup, math.log(self.speedup)
         rounds: list[Round] = []
         known = [(0.0, 0.0)]  # logarithms of a limit, as a share of the whole, and of the speedup under it
         for _ in range(ROUNDS):
             share = costs.predict(kept.shape) / whole
-            rounds.append(Round(kept, gained(meter, model, kept), share * off))
-            off = 1 / (share * rounds[-1].speedup)
+            rounds.append(Round(kept, gained(meter, model, kept), share))
             known.append((math.log(limit / whole), math.log(rounds[-1].speedup)))
-            if abs(known[-1][1] - wanted) <= NEAR or (len(rounds) == 1 and abs(off - 1) <= NEAR):
+            right = abs(share * rounds[-1].speedup - 1) <= NEAR  # so that another limit would be met no better
+            if abs(known[-1][1] - wanted) <= NEAR or (len(rounds) == 1 and right):
                 break
             (x, y), (other, there) = sorted(known, key=lambda each: abs(each[1] - wanted))[:2]
             if y == there:
@@ -157,9 +160,7 @@ class Fisher(Method[None]):
         assert ctx.model is not None
         trial, sample = copy.deepcopy(ctx.model), self._sample(ctx, TRIED)
         self._cut(trial, ctx.model, kept, sample, functools.partial(apply, trial))
-        with torch.no_grad():
-            losses = torch.cat([batch.losses(trial).double() for batch in sample])
-        return float(agreed(losses.mean()))
+        return mean_loss(trial, sample)
 
     def _sample(self, ctx: Context, most: int) -> Sequence[Batch]:
         return list(ctx.sight.sample(min(self.rows, most)))
@@ -201,11 +202,17 @@ class Fisher(Method[None]):
 @dataclass(frozen=True)
 class Round:
     """A choice, how many times faster than the uncut model one of its shape is, and its share of that model's price by
-    the table, which the round before had put right."""
+    the table."""
 
     kept: Kept
     speedup: float
     share: float
+
+
+@torch.no_grad()
+def mean_loss(model: PreTrainedModel, sample: Sequence[Batch]) -> float:
+    """Of a row."""
+    return float(agreed(torch.cat([batch.losses(model).double() for batch in sample]).mean()))
 
 
 def gained(meter: Meter, model: PreTrainedModel, kept: Kept) -> float:
@@ -285,8 +292,11 @@ def cut(model: PreTrainedModel, heads: Each, units: Each, edit: Callable[[Edit],
                 edit(kind(block, tuple(np.flatnonzero(factors).tolist())))
 
 
-def told(unit: str, share: float, before: Shape, after: Shape, measured: dict[str, float]) -> dict[str, Any]:
-    """What was cut, and how far off the price was that steered it."""
+def told(
+    unit: str, share: float, before: Shape, after: Shape, measured: dict[str, float], lost: dict[str, float]
+) -> dict[str, Any]:
+    """What was cut, how far off the price was that steered it, and what it cost."""
     words, numbers = held_against(unit, share, measured)
     shapes = {"before": [list(each) for each in before], "after": [list(each) for each in after]}
-    return {"told": f"{left(before, after)}, {words}.", **shapes, **numbers}
+    words += f". Mean loss on rows measured on: {lost['before']:.3f} before, {lost['after']:.3f} after"
+    return {"told": f"{left(before, after)}, {words}.", **shapes, **numbers, "losses": lost}

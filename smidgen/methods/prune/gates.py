@@ -68,6 +68,9 @@ class Gates(Method[Gating]):
     version: ClassVar[int] = 3
     needs: ClassVar[Needs] = Needs(training=True)
 
+    def reshapes(self) -> bool:
+        return True
+
     def faults(self) -> Iterator[str]:
         if not self.parts or not set(self.parts) <= set(KINDS) or len(set(self.parts)) < len(self.parts):
             yield f"parts: got {list(self.parts)}, wanted some of {', '.join(KINDS)}, each once."

@@ -29,11 +29,13 @@ from smidgen.edits.keep_heads import KeepHeads
 from smidgen.errors import InputError, NoEffect
 from smidgen.gates import Gates
 from smidgen.method import Context, Method, Needs, at_least, one_of, share
+from smidgen.surgery import cuttable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LEAST = 32  # rows that say anything
+DRAWS = 5  # of as many heads at random, beside those that are kept
 PerHead = list[np.ndarray]  # (heads,) a block
 
 
@@ -58,9 +60,11 @@ class Heads(Method[None]):
 
     def begin(self, ctx: Context) -> None:
         assert ctx.model is not None
-        heads = [block.heads for block in anatomy(ctx.model).blocks]
-        KeepHeads(0, tuple(range(heads[0]))).apply_to(ctx.model)  # refuses what cannot be cut before it is measured
-        count, rng = self._count(heads), np.random.default_rng(ctx.seed)
+        cuttable(ctx.model, units=False)  # refuses what cannot be cut before it is measured
+        blocks = anatomy(ctx.model).blocks
+        heads = [block.heads for block in blocks]
+        least = [max(self.least, 0 if block.width else 1) for block in blocks]  # a block cannot be empty
+        count, rng = self._count(heads, least), np.random.default_rng(ctx.seed)
         told: dict[str, Any] = {"before": heads}
 
         def scores(kept: PerHead) -> PerHead:
@@ -70,25 +74,31 @@ class Heads(Method[None]):
             told.setdefault("importance", [each.tolist() for each in found])
             return normalised(found) if self.normalise else found
 
-        kept = cut(heads, count, self.steps, self.least, scores)
+        kept = cut(heads, count, self.steps, least, scores)
         after = [int(each.sum()) for each in kept]
         told["told"] = f"{sum(after)} of {sum(heads)} heads are left."
         if self.by == "importance":
-            chance = cut(heads, count, 1, self.least, lambda whole: [rng.random(len(each)) for each in whole])
-            ways = {"all": [np.ones(each, bool) for each in heads], "kept": kept, "at_random": chance}
-            found = told["losses"] = losses(ctx.model, ctx.sight.sample(self.rows), ways)
+            drawn = {
+                f"at_random_{i}": cut(heads, count, 1, least, lambda whole: [rng.random(len(each)) for each in whole])
+                for i in range(DRAWS)
+            }
+            ways = {"all": [np.ones(each, bool) for each in heads], "kept": kept, **drawn}
+            found = losses(ctx.model, ctx.sight.sample(self.rows), ways)
+            chance = [found[name] for name in drawn]
+            told["losses"] = {"all": found["all"], "kept": found["kept"], "at_random": chance}
             told["told"] += (
                 f" Mean loss on the rows measured on: {found['all']:.3f} with all, {found['kept']:.3f} with these, "
-                f"{found['at_random']:.3f} with as many drawn at random."
+                f"{np.mean(chance):.3f} with as many drawn at random ({min(chance):.3f} to {max(chance):.3f} in "
+                f"{DRAWS} draws)."
             )
         for index, each in enumerate(kept):
             if not each.all():
                 ctx.edit(KeepHeads(index, tuple(np.flatnonzero(each).tolist())))
         ctx.found["prune.heads"] = told | {"after": after}
 
-    def _count(self, heads: Sequence[int]) -> int:
+    def _count(self, heads: Sequence[int], least: Sequence[int]) -> int:
         """How many heads go."""
-        total, most = sum(heads), sum(max(each - self.least, 0) for each in heads)
+        total, most = sum(heads), sum(max(each - few, 0) for each, few in zip(heads, least, strict=True))
         count = round(self.share * total)
         if count == 0:
             raise NoEffect(f"prune.heads: share {self.share} of {total} heads is none. Cut a larger share, or drop it.")
@@ -154,11 +164,13 @@ def normalised(scores: PerHead) -> PerHead:
     return [each / max(float(np.linalg.norm(each)), 1e-20) for each in scores]
 
 
-def cut(heads: Sequence[int], count: int, steps: int, least: int, scores: Callable[[PerHead], PerHead]) -> PerHead:
+def cut(
+    heads: Sequence[int], count: int, steps: int, least: Sequence[int], scores: Callable[[PerHead], PerHead]
+) -> PerHead:
     """Which heads stay, (heads,) bool a block, after `count` went in steps, the lowest of the scores first.
 
     Args:
-        least: heads that stay in each block.
+        least: how many stay in each block.
         scores: asked anew in each step, of the heads that are still kept.
     """
     kept = [np.ones(each, bool) for each in heads]
@@ -166,6 +178,6 @@ def cut(heads: Sequence[int], count: int, steps: int, least: int, scores: Callab
         found = scores(kept)
         places = [(score, b, h) for b, each in enumerate(found) for h, score in enumerate(each) if kept[b][h]]
         for _, block, head in sorted(places):
-            if sum(each.sum() for each in kept) > left and kept[block].sum() > least:
+            if sum(each.sum() for each in kept) > left and kept[block].sum() > least[block]:
                 kept[block][head] = False
     return kept

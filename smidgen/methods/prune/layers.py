@@ -56,6 +56,9 @@ class Layers(Method[Detours | None]):
         if not 0 <= self.drop < 1:
             yield f"drop: got {self.drop}, wanted a share from 0 and below 1."
 
+    def reshapes(self) -> bool:
+        return self.drop > 0
+
     def looks(self) -> bool:
         return self.rule == "search"
 
@@ -118,11 +121,22 @@ class Layers(Method[Detours | None]):
             )
         parts, measure = anatomy(ctx.model), ctx.sight.dev_loss
 
+        tried: dict[tuple[int, ...], float] = {}
+
         def loss(kept: tuple[int, ...]) -> float:
             with only(parts.block_list, kept):
-                return measure()
+                tried[kept] = measure()
+            return tried[kept]
 
-        return searched(len(parts.blocks), keep, loss, parts.pinned)
+        kept = searched(len(parts.blocks), keep, loss, parts.pinned)
+        best = sorted(tried, key=lambda each: (len(each) != keep, tried[each]))[:3]
+        ctx.found["prune.layers"] = {
+            "told": f"Of {len(tried)} sets of blocks that were tried these have the least loss on dev: "
+            + ", ".join(f"{list(each)} {tried[each]:.3f}" for each in best if len(each) == keep)
+            + ".",
+            "tried": [{"kept": list(each), "loss": value} for each, value in tried.items()],
+        }
+        return kept
 
 
 def searched(

@@ -37,6 +37,9 @@ class Magnitude(Method[Masks]):
     rewrites: ClassVar[bool] = True
     remark: ClassVar[str] = REMARK
 
+    def reshapes(self) -> bool:
+        return True
+
     def faults(self) -> Iterator[str]:
         yield from share("share", self.share)
         yield from one_of("scope", self.scope, SCOPES)

@@ -75,6 +75,9 @@ class Movement(Method[Scores]):
     needs: ClassVar[Needs] = Needs(training=True)
     remark: ClassVar[str] = REMARK
 
+    def reshapes(self) -> bool:
+        return True
+
     def faults(self) -> Iterator[str]:
         yield from one_of("kind", self.kind, ("topk", "soft"))
         yield from share("share", self.share)

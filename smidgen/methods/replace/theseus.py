@@ -56,6 +56,9 @@ class Theseus(Method[Detours]):
 
     needs: ClassVar[Needs] = Needs(training=True)
 
+    def reshapes(self) -> bool:
+        return True
+
     def faults(self) -> Iterator[str]:
         if isinstance(self.groups, int):
             if self.groups < 1:
