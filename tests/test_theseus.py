@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,5 +207,24 @@ def test_as_many_groups_as_blocks_change_nothing(home: Any) -> None:
 
 
 def test_groups_of_two_kinds_are_refused(home: Any) -> None:
-    with pytest.raises(ModelError, match=r"blocks 0 to 1 and block 0.*local and global ones, and modernbert"):
+    with pytest.raises(ModelError, match=r"blocks 0 to 1 and block 0.*local and global.*such as \[1, 2, 1, 2\], with"):
         Theseus().begin(context(home("modernbert"), tiny("modernbert", blocks=4, labels=2)))
+
+
+def test_groups_of_one_kind_start_from_their_own_blocks(home: Any) -> None:
+    """Of ModernBERT, where any other start would put a global block among local ones."""
+    model = tiny("modernbert", blocks=6, labels=2)
+    blocks = anatomy(model).blocks
+    windows = [block.window for block in blocks]
+    sizes = tuple(len(list(group)) for _, group in itertools.groupby(windows))
+    ctx = context(home("modernbert"), model)
+    state = Theseus(groups=sizes, start="group").begin(ctx)
+    firsts = [sum(sizes[:i]) for i in range(len(sizes))]
+    assert [block.window for block in anatomy(model).blocks] == [windows[at] for at in firsts]
+    assert [len(way) for way in state.ways] == list(sizes)
+
+
+def test_narrow_widths_are_multiples(home: Any) -> None:
+    model = tiny("bert", blocks=4, labels=2)
+    Theseus(groups=4, successor="narrow", width=0.45, multiple=16).begin(context(home("bert"), model))
+    assert [block.width for block in anatomy(model).blocks] == [32] * 4

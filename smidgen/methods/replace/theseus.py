@@ -32,11 +32,12 @@ from smidgen.edits.swap import Swap
 from smidgen.errors import InputError, ModelError, NoEffect
 from smidgen.method import Context, Method, Needs, at_least, one_of, share
 from smidgen.source import resolve
-from smidgen.surgery import RULES, choose
+from smidgen.surgery import RULES, choose, rounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+GROUP = "group"  # each successor starts from the first block of its own group
 KINDS = ("same", *kinds(), "narrow")
 
 
@@ -44,7 +45,9 @@ KINDS = ("same", *kinds(), "narrow")
 @dataclass(frozen=True)
 class Theseus(Method[Detours]):
     groups: int | float | tuple[int, ...] = 0.5  # how many, or what share of the blocks, or the size of each
-    start: str = "first"  # blocks that successors start from: first | uniform | skip | ends | last
+    start: str = (
+        "first"  # where successors start: first | uniform | skip | ends | last | group, each in its own
+    )
     rate: float = 0.5  # probability that a successor runs, when the stage begins
     rising: float = 0.5  # share of the stage in which it rises to 1; 0 = it stays as it is
     successor: str = "same"  # same | local | lsh | multi_query | narrow
@@ -53,6 +56,7 @@ class Theseus(Method[Detours]):
     rounds: int = 2  # lsh: times that tokens are put in buckets
     chunk: int = 64  # lsh: tokens that meet each other and as many before them
     width: float = 0.5  # narrow: share of the inner units that stay
+    multiple: int = 1  # narrow: widths are multiples of it
 
     needs: ClassVar[Needs] = Needs(training=True)
 
@@ -68,11 +72,11 @@ class Theseus(Method[Detours]):
                 yield f"groups: got {self.groups}, wanted a share of the blocks above 0 and up to 1, or a whole number."
         elif not self.groups or min(self.groups) < 1:
             yield f"groups: got {list(self.groups)}, wanted the number of blocks in each group, such as [1, 2, 3]."
-        yield from one_of("start", self.start, RULES)
+        yield from one_of("start", self.start, (*RULES, GROUP))
         yield from share("rate", self.rate)
         yield from share("rising", self.rising)
         yield from one_of("successor", self.successor, KINDS)
-        for name in ("window", "buckets", "rounds", "chunk"):
+        for name in ("window", "buckets", "rounds", "chunk", "multiple"):
             yield from at_least(name, getattr(self, name), 1)
         if self.buckets > 1 and self.buckets % 2:
             yield f"buckets: got {self.buckets}, wanted 1 or an even number: they come in opposites."
@@ -95,7 +99,8 @@ class Theseus(Method[Detours]):
                 f"replace.theseus: groups {self.groups} puts a block in the place of each of {len(sizes)} blocks. "
                 "Write fewer groups, or another successor."
             )
-        kept = choose(len(parts.blocks), len(sizes), self.start)
+        own = tuple(at.start for at in _slices(sizes))
+        kept = own if self.start == GROUP else choose(len(parts.blocks), len(sizes), self.start)
         _refuse_mixed(parts, sizes, kept)
         predecessor = _copied(ctx.model, parts).train()
         if len(kept) < len(parts.blocks):
@@ -117,7 +122,9 @@ class Theseus(Method[Detours]):
             numbers = tuple(getattr(self, name) for name in kind(self.successor).SETTINGS)
             ctx.edit(Swap(tuple(range(count)), self.successor, numbers))
         for block in (b for b in anatomy(ctx.model).blocks if self.successor == "narrow" and b.width):
-            ctx.edit(KeepWidth(block.index, largest(block, max(1, round(self.width * block.width)))))
+            units = rounded(self.width * block.width, self.multiple, block.width)
+            if units < block.width:
+                ctx.edit(KeepWidth(block.index, largest(block, units)))
 
     def probability(self, t: float) -> float:
         return replacing(t, self.rate, self.rising)
@@ -182,5 +189,5 @@ def _refuse_mixed(parts: Anatomy, sizes: tuple[int, ...], kept: tuple[int, ...])
             raise ModelError(
                 f"replace.theseus: blocks {at.start} to {at.stop - 1} and block {successor}, which their successor "
                 f"starts from, are local and global ones, and {parts.family} gives each its own mask. Write groups of "
-                "one kind, or take prune.layers."
+                "one kind, such as [1, 2, 1, 2], with start: group, or take prune.layers."
             )
