@@ -13,6 +13,9 @@ from smidgen.measure.entries import entry
 from smidgen.picture import picture
 
 
+SECONDS, POINTS = 180, 1.5  # that prune.fisher may take, and lose
+
+
 def fisher(found: dict[str, Any]) -> str:
     rows = []
     for r in found["runs"]:
@@ -21,14 +24,21 @@ def fisher(found: dict[str, Any]) -> str:
             f"| {r['seed']} | {interval(r['teacher'])} | {interval(r['cut'])} | {r['seconds']:.0f} | "
             f"{times(speed)} | {f['foretold']:.2f} | {f['measured']:.2f} |"
         )
+    kept = [
+        r["seconds"] <= SECONDS
+        and r["speedup"]["value"] >= found["asked"]
+        and 100 * (r["teacher"]["value"] - r["cut"]["value"]) <= POINTS
+        for r in found["runs"]
+    ]
     return "\n".join(
         [
             "## Pruned in minutes",
             "",
-            f"Wanted: {found['wanted']}. {found['what']}, n = {found['n']}. Asked for {found['asked']}x. Lost: {points(found['lost'])} points. "
+            f"Wanted: {found['wanted']}. Measured: kept by {sum(kept)} of {len(kept)} seeds, on {found['environment']['cores']} "
+            f"{'cores' if found['environment']['cores'] > 1 else 'core'}. {found['what']}, n = {found['n']}. Asked for {found['asked']}x. Lost: {points(found['lost'])} points. "
             "The first seed's time has the measuring of the table of milliseconds in it.",
             "",
-            "| seed | teacher | cut | seconds to cut | times as fast | ms foretold | ms measured |",
+            "| seed | teacher | cut | seconds to cut | times as fast | ms by the table | ms measured |",
             "|--:|--:|--:|--:|--:|--:|--:|",
             *rows,
             "",
