@@ -12,7 +12,6 @@ from pages._words import foot, holds, interval, ledger, mean, over, points, shar
 from smidgen.measure.entries import entry
 from smidgen.picture import picture
 
-
 SECONDS, POINTS = 180, 1.5  # that prune.fisher may take, and lose
 
 
