@@ -7,8 +7,8 @@ Idea       x_t the token embeddings, h = BiLSTM(x), z = W relu(V [h_L ahead; h_1
            of the model that the stage starts from, of the tokens that are kept, centred and cut to the width by its SVD
            (Mukherjee and Awadallah 2020, arXiv:2004.05686).
 Takes      A float model of any family, for its table and tokenizer, and the texts that the stage trains on, for the
-           vocabulary: `teacher`, the pieces of that tokenizer that occur, or `words`, which are fewer a text. `full`
-           keeps the tokenizer, so that tokens compare with the teacher's.
+           vocabulary: `teacher`, the pieces of that tokenizer that occur, or `words`, in lower case, fewer a
+           text. `full` keeps the tokenizer, so that tokens compare with the teacher's.
 Leaves     A BiLSTM of its own family, `smidgen-bilstm` (`smidgen-siamese` for pairs), with its own tokenizer.
 Beside     distil.logits with loss_kind mse, from the same stage on, and many unlabelled texts. With `vocabulary: full`,
            and `siamese: false` for pairs, distil.hidden before it.
@@ -38,7 +38,7 @@ class Bilstm(Method[None]):
     pooling: str = "last"  # last | attention | max
     siamese: bool = True  # read the two texts of a pair apart; false = as one sequence
     dropout: float = 0.1
-    vocabulary: str = "teacher"  # teacher = its pieces that occur | words | full = all of its pieces
+    vocabulary: str = "teacher"  # teacher = its pieces that occur | words, in lower case | full = all of its pieces
     vocabulary_size: int = 30_000  # the most frequent so many; not of full
 
     new_model: ClassVar[bool] = True

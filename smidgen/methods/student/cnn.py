@@ -30,7 +30,7 @@ class Cnn(Method[None]):
     channels: int = 100  # of each convolution
     hidden: int = 0  # of a ReLU layer before the classes; 0 = none
     dropout: float = 0.1
-    vocabulary: str = "teacher"  # teacher = its pieces that occur | words | full = all of its pieces
+    vocabulary: str = "teacher"  # teacher = its pieces that occur | words, in lower case | full = all of its pieces
     vocabulary_size: int = 30_000  # the most frequent so many; not of full
 
     new_model: ClassVar[bool] = True

@@ -33,7 +33,7 @@ class Static(Method[None]):
     hidden: int = 0  # of a ReLU layer before the classes; 0 = none
     smooth: float = 1e-3  # a of the first scores; 0 = all tokens weigh the same
     dropout: float = 0.1
-    vocabulary: str = "teacher"  # teacher = pieces of the source's tokenizer that occur | words
+    vocabulary: str = "teacher"  # teacher = pieces of the source's tokenizer that occur | words, in lower case
     vocabulary_size: int = 30_000  # the most frequent so many
 
     new_model: ClassVar[bool] = True
