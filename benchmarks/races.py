@@ -79,7 +79,7 @@ def raced(train: Trainings, finalists: int) -> dict[str, Any]:
     """Successive halving as `compress` does it without a time limit, with the seconds of all that it trained."""
     asked: dict[tuple[str, float], float] = {}
 
-    def counted(name: str, share: float, until: float) -> Trained:
+    def counted(name: str, share: float, until: float, kept: bool = False) -> Trained:
         found = train(name, share, until)
         asked[name, share] = found.seconds
         return found
