@@ -37,7 +37,7 @@ class Batch:
     def losses(self, model: PreTrainedModel) -> Tensor:
         """(B,) float32: the task's loss of each row, of its words the mean. No row's depends on the others."""
         with listen(model, ("logits",), self.at) as recording:
-            logits = recording.read(model(**self.inputs))["logits"]
+            logits = recording.read(model(**self.inputs), self.inputs["attention_mask"])["logits"]
         values = self.task.loss(logits.float(), self.labels)
         if self.at is not None:
             known, values = self.at, values.new_zeros(self.at.shape).masked_scatter(self.at, values)

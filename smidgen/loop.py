@@ -355,6 +355,11 @@ class _Run:
         brief = task.brief if isinstance(task, MaskLanguage) else None
         score = self.dev.score(task, predict(self.model, self.dev, self.accelerator, brief))
         terms = {name: value / max(self.since, 1) for name, value in self.whole(self.sums).items()}
+        if not math.isfinite(loss := sum(terms.values())):
+            raise InputError(
+                f"the loss is {loss} by step {step} of {self.total}: training has diverged. Write a lower "
+                "learning_rate, or precision: float32."
+            )
         lr = self.scheduler.get_last_lr()[0]
         entry = {"step": step, "dev": score, "loss": sum(terms.values()), "terms": terms, "lr": lr}
         history.entries.append(entry)

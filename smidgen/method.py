@@ -187,6 +187,10 @@ class Method(Generic[S]):
     def step(self, state: S, t: float) -> None:
         return None
 
+    def reads_labels(self) -> bool:
+        """Does it compare with labels?"""
+        return self.needs.labels
+
     def reshapes(self) -> bool:
         """Does it cut, skip or replace parts while the stage trains? Two that do cannot share a stage."""
         return False
@@ -319,8 +323,8 @@ def share(name: str, value: float) -> Iterator[str]:
 
 
 def above(name: str, value: float, least: float) -> Iterator[str]:
-    """A fault unless value > least."""
-    if not value > least:
+    """A fault unless value > least, and finite."""
+    if not least < value < math.inf:
         yield f"{name}: got {value}, wanted more than {least}."
 
 

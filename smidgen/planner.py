@@ -110,7 +110,7 @@ def plan(recipe: Recipe, data: Data | None = None) -> Plan:
     _forms(recipe, methods, faults)
     _refuse(recipe, faults, errors)
     assert data is not None
-    max_length = _max_length(recipe, methods, models[recipe.model], data)
+    max_length = _max_length(recipe, methods, models, data)
     planned = _identify(recipe, methods, models, data, max_length)
     _refuse(recipe, [*_misfits(planned, models), *_tokenizer_faults(data.task, planned, models)], [])
     return Plan(recipe, data, models, planned, max_length)
@@ -268,7 +268,7 @@ def _stage_faults(recipe: Recipe, stage: Stage, methods: tuple[Method[Any], ...]
             )
         if method.needs.training and not any(trains(other) for other in methods if other is not method):
             faults.append(f"{where}: {name_of(method)} acts while a stage trains. Add what has a loss, as tune.full.")
-        if method.needs.labels and "train" not in parts and recipe.task != "mask_language":
+        if method.reads_labels() and "train" not in parts and recipe.task != "mask_language":
             faults.append(f"{where}: {name_of(method)} needs labels, the stage trains on unlabeled texts.")
         if method.needs.examples and not stage.teachers and "train" not in parts and recipe.task != "mask_language":
             faults.append(
@@ -307,7 +307,7 @@ def _data_steps(
                 )
         if len(set(parts)) < len(parts):
             faults.append(f"{where}.data: got {stage.data!r}, which names a part twice. Name each once.")
-        for key, value in (("from", stage.source), ("teacher", stage.teacher)):
+        for key, value in (("from", stage.source), *(("teacher", name) for name in stage.teachers)):
             if value in steps:
                 faults.append(f"{where}.{key}: {value} is a data step and leaves texts, no model. Name it in data.")
         if not any(map(makes_texts, chosen)):
@@ -377,14 +377,20 @@ def _forms(recipe: Recipe, methods: list[tuple[Method[Any], ...]], faults: list[
         left[stage.name] = before = form
 
 
-def _max_length(recipe: Recipe, methods: list[tuple[Method[Any], ...]], model: Source, data: Data) -> int:
+def _max_length(
+    recipe: Recipe, methods: list[tuple[Method[Any], ...]], models: Mapping[str, Source], data: Data
+) -> int:
+    """The tokens that texts are cut at: no more than the model takes, or any other that reads them."""
     taken = sum(method.places for chosen in methods for method in chosen)
-    limit = length_limit(model.path, taken)
+    limits = {name: length_limit(each.path, taken) for name, each in models.items()}
+    model, least = models[recipe.model], 5 if data.task.name == "answer" else 4
+    binding = min(limits, key=lambda name: (limits[name], name != recipe.model))
+    limit, who = limits[binding], "the model" if binding == recipe.model else binding
     beside = f" beside the {taken} places of a prompt" if taken else ""
-    if recipe.data.max_length is None and limit >= 4:
-        return fitting_length(data.task, model.path, data.train.texts, data.train.pairs, taken)
-    if recipe.data.max_length is None or not 4 <= recipe.data.max_length <= limit:
-        got = f"data.max_length: got {recipe.data.max_length}, the model takes 4 to {limit}{beside}."
+    if recipe.data.max_length is None and limit >= least:
+        return min(limit, fitting_length(data.task, model.path, data.train.texts, data.train.pairs, taken))
+    if recipe.data.max_length is None or not least <= recipe.data.max_length <= limit:
+        got = f"data.max_length: got {recipe.data.max_length}, {who} takes {least} to {limit}{beside}."
         raise RecipeError([got], recipe.name)
     return recipe.data.max_length
 

@@ -324,6 +324,9 @@ def _yaml_load(text: str, where: str) -> Any:
         return Choice(tuple(loader.construct_sequence(node, deep=True)))
 
     def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            loader.flatten_mapping(node)  # what is merged comes first, and a key of its own replaces it
+            return loader.construct_mapping(node, deep=True)
         keys = [loader.construct_object(key) for key, _ in node.value]
         for i, key in enumerate(keys):
             if key in keys[:i]:

@@ -157,6 +157,11 @@ def _read_csv(source: str, text: str, delimiter: str = ",") -> Table:
             if record:
                 if records and len(record) != len(records[0]):
                     raise _ragged(source, start, record, records[0])
+                if delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in record):
+                    raise DataError(
+                        f"{source}, row {start}: a quote opens a text of several lines with tabs in it. Take the quote "
+                        "out, or put quotes around the text and write it twice."
+                    )
                 records.append(record)
                 rows.append(start)
             start = reader.line_num + 1
@@ -231,6 +236,8 @@ def _read_conll(source: str, text: str) -> Table:
         if not fields or fields[0] == "-DOCSTART-":
             inside = False
             continue
+        if not inside and _comment(fields):
+            continue
         if len(fields) == 1:
             raise DataError(
                 f"{source}, row {number}: got {line.strip()!r}, wanted a word and its tag with a space between."
@@ -243,6 +250,11 @@ def _read_conll(source: str, text: str) -> Table:
         tokens[-1].append(fields[0])
         tags[-1].append(fields[-1])
     return Table(source, {"tokens": tokens, "tags": tags}, rows)
+
+
+def _comment(fields: Sequence[str]) -> bool:
+    """Is this line before a sentence, in words, one about it, such as `# text = ...`, and no word `#`?"""
+    return fields[0] == "#" and len(fields) > 2 and re.fullmatch(r"O|[BIESLU]-.+", fields[-1]) is None
 
 
 def _read_parquet(source: str, path: Path) -> Table:

@@ -48,6 +48,9 @@ _NEEDS: dict[str, tuple[str, ...]] = {"first": ("hidden",), **dict.fromkeys(SQUA
 _Place = tuple[int, str]  # block, and what of it; what belongs to no block is kept under block -1
 
 
+NOWHERE = -1e4  # the logit of a start or an end at padding; 16 bits hold it
+
+
 @dataclass(frozen=True)
 class Tape:
     """What one forward of student and teacher left, for the loss terms of a stage.
@@ -157,13 +160,17 @@ class Recording:
     def read(self, outputs: Any, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
         """The tensors of exactly the asked taps, by the names they were asked by.
 
-        outputs          what the model returned, used for `logits`
+        outputs          what the model returned, used for `logits`; those of spans are NOWHERE at padding, so that a
+                         start and an end are each a choice among real tokens
         attention_mask   (B, L), nonzero at real tokens, as the model got it; None where nothing is padded
         """
         blocks = {tap.block for tap in self.taps.values() if tap.block is not None and tap.part in SQUARE}
         scores = {index: self._scores(index, attention_mask) for index in blocks}
         length = None if attention_mask is None else attention_mask.shape[1]
-        return {name: self._one(tap, outputs, scores, length) for name, tap in self.taps.items()}
+        found = {name: self._one(tap, outputs, scores, length) for name, tap in self.taps.items()}
+        if "logits" in found and attention_mask is not None and spans(outputs) is not None:
+            found["logits"] = found["logits"].masked_fill(attention_mask[..., None] == 0, NOWHERE)
+        return found
 
     def _one(self, tap: Tap, outputs: Any, scores: Mapping[int, Tensor], length: int | None) -> Tensor:
         match tap:
@@ -327,12 +334,19 @@ def _module(recording: Recording, index: int, what: str) -> nn.Module:
     return module
 
 
+def spans(outputs: Any) -> Tensor | None:
+    """(B, L, 2) of a model that points at starts and ends; None of others."""
+    if getattr(outputs, "start_logits", None) is None:
+        return None
+    return torch.stack((outputs.start_logits, outputs.end_logits), dim=-1)
+
+
 def logits_of(outputs: Any) -> Tensor:
     """What a Hugging Face model said: (B, C), (B, L, C), or (B, L, 2), start and end, for spans."""
     if getattr(outputs, "logits", None) is not None:
         return outputs.logits
-    if getattr(outputs, "start_logits", None) is not None:
-        return torch.stack((outputs.start_logits, outputs.end_logits), dim=-1)
+    if (both := spans(outputs)) is not None:
+        return both
     raise ModelError(
         f"tap is 'logits', but the model returned {type(outputs).__name__} without logits: give a model with a task "
         f"head, such as one of AutoModelForSequenceClassification."

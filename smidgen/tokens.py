@@ -86,6 +86,8 @@ def write_tokenizer(source: Path, target: Path, max_length: int) -> None:
     stated = source / "tokenizer_config.json"
     settings = json.loads(stated.read_text(encoding="utf-8")) if stated.is_file() else {}
     settings["model_max_length"] = max_length
+    if "truncation_side" in settings:
+        settings["truncation_side"] = "right"  # where training cut
     (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 

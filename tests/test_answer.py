@@ -23,6 +23,7 @@ from tiny import FAMILIES, VOCAB, batch, tiny
 
 import smidgen
 from smidgen import report
+from smidgen.batch import Batch
 from smidgen.data import load_data
 from smidgen.encoded import objects
 from smidgen.errors import DataError, InputError, RecipeError
@@ -271,6 +272,16 @@ def test_a_model_of_two_outputs_is_a_tagger_of_one(family: str) -> None:
     given = batch(VOCAB, [5, 9])
     with torch.inference_mode():
         torch.testing.assert_close(single_output(model)(**given).logits, logits_of(model(**given)))
+
+
+def test_the_loss_of_a_span_does_not_hang_on_padding() -> None:
+    """A start and an end are each a choice among real tokens: however wide the batch, whatever row is beside it."""
+    model, lengths = tiny("bert", labels=2, head="QuestionAnswering"), [5, 9, 3]
+    labels = torch.tensor([[1, 3], [0, 0], [2, 2]])
+    narrow, wide = (Batch(Answer(), batch(VOCAB, lengths, pad_to=width), labels).losses(model) for width in (9, 40))
+    torch.testing.assert_close(narrow, wide, rtol=1e-5, atol=1e-5)
+    alone = Batch(Answer(), {k: v[2:, :3] for k, v in batch(VOCAB, lengths).items()}, labels[2:]).losses(model)
+    torch.testing.assert_close(alone, wide[2:], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["mpnet", "modernbert"])

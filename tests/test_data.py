@@ -227,6 +227,11 @@ BAD: dict[str, tuple[dict[str, str | bytes], dict[str, Any], tuple[str, ...]]] =
     "UTF-16": ({"train.csv": GOOD.encode("utf-16")}, {}, ("train.csv is UTF-16", "iconv -f utf-16 -t utf-8")),
     "UTF-16 unmarked": ({"train.csv": GOOD.encode("utf-16-le")}, {}, ("train.csv is UTF-16", "iconv")),
     "NUL byte": ({"train.csv": GOOD + "a\0b,pos\n"}, {}, ("train.csv, row 6: a NUL byte", "tr -d '\\000'")),
+    "lines in a tsv's quotes": (
+        {"train.tsv": 'text\tlabel\n"A film\tpos\nbad\tneg\ngood"\tpos\nfine\tpos\n'},
+        {"train": "train.tsv"},
+        ("train.tsv, row 2: a quote opens a text of several lines with tabs in it", "Take the quote out"),
+    ),
     "broken gzip": (
         {"train.csv.gz": b"plain"},
         {"train": "train.csv.gz"},

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from smidgen import loop
 from smidgen.encoded import Encoded
+from smidgen.errors import InputError
 from smidgen.loop import History, Rows, batches, cut, make_accelerator, predict, rate, train
 from smidgen.method import Context, Method, find
 from smidgen.recipe import Training
@@ -552,3 +553,10 @@ def test_learns_what_can_be_learnt(tmp_path: Path) -> None:
     training = replace(SETTINGS, epochs=30, learning_rate=3e-3)
     _, history = trained(["tune.full"], rows, rows, tmp_path, training, make_model())
     assert history.best > 0.95
+
+
+def test_what_diverges_is_stopped_and_said(tmp_path: Path) -> None:
+    """And not found at the end, as a model of NaN."""
+    wild = replace(SETTINGS, learning_rate=1e30, clip=0)
+    with pytest.raises(InputError, match=r"the loss is nan by step \d+ of \d+: training has diverged\. Write a lower"):
+        trained(["tune.full"], make_rows(12), make_rows(6, 1), tmp_path, wild)

@@ -433,6 +433,22 @@ def test_training_settings(settings: dict[str, Any], fault: str, recipe: Recipe)
     assert found.startswith(f"stage s.train.{fault}")
 
 
+def test_length_within_that_of_every_model_that_reads(recipe: Recipe, tmp_path: Path) -> None:
+    small = model_folder(tmp_path / "small", labels=LABELS)
+    file = small / "tokenizer_config.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"model_max_length": 12}), encoding="utf-8"
+    )
+    asked = single(recipe, methods=(Use("distil.logits"),), teacher=str(small))
+    assert plan(asked).max_length <= 12
+    assert faults_of(files(asked, max_length=16)) == (f"data.max_length: got 16, {small} takes 4 to 12.",)
+
+
+def test_hard_labels_of_texts_without_any(recipe: Recipe) -> None:
+    asked = single(recipe, methods=(Use("distil.logits", {"hard": 0.9}),), teacher=recipe.model, data="unlabeled")
+    assert "stage s: distil.logits needs labels, the stage trains on unlabeled texts." in faults_of(asked)
+
+
 @pytest.mark.parametrize("length", [3, 49, -1])
 def test_length_within_the_models_limit(length: int, recipe: Recipe) -> None:
     assert faults_of(files(recipe, max_length=length)) == (f"data.max_length: got {length}, the model takes 4 to 48.",)

@@ -342,3 +342,9 @@ def test_to_data_leaves_out_what_is_at_its_default() -> None:
 def test_faults_arrive_whole_from_another_process() -> None:
     told = pickle.loads(pickle.dumps(RecipeError(["a: got 1.", "b: got 2."], "recipe.yaml")))
     assert told.faults == ("a: got 1.", "b: got 2.") and str(told).startswith("recipe.yaml: 2 faults")
+
+
+def test_what_is_merged_is_read_as_yaml_has_it() -> None:
+    text = f"{HEAD}stages:\n- methods: [tune.full]\n  train: &t {{epochs: 3, batch_size: 8}}\n- methods: [tune.full]\n"
+    first, second = load(text + "  name: b\n  train: {<<: *t, epochs: 2}\n").stages
+    assert (first.train.epochs, second.train.epochs, second.train.batch_size) == (3, 2, 8)

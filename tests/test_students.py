@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -511,6 +512,19 @@ def test_pairs_make_it_siamese_unless_asked_otherwise(tiny_classifier: Path) -> 
             kinds[pairs, siamese] = ctx.model.config.model_type
     assert kinds.pop((True, True)) == "smidgen-siamese"
     assert set(kinds.values()) == {"smidgen-bilstm"}
+
+
+def test_a_tokenizer_that_tells_no_texts_apart_makes_no_siamese(tmp_path: Path) -> None:
+    """RoBERTa's and MPNet's give both texts of a pair one type: the second would be read as nothing."""
+    folder = model_folder(tmp_path / "m", labels=LABELS)
+    told = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    for piece in told["post_processor"]["pair"]:
+        next(iter(piece.values()))["type_id"] = 0
+    (folder / "tokenizer.json").write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(InputError, match=r"both texts of a pair the type 0.*siamese: false, or vocabulary: words"):
+        Bilstm().begin(context(folder, True))
+    for chosen in (Bilstm(siamese=False), Bilstm(vocabulary="words")):
+        chosen.begin(context(folder, True))
 
 
 def test_static_starts_from_the_frequencies(tiny_classifier: Path) -> None:

@@ -15,6 +15,7 @@ from folders import PLAIN, model_folder, write_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics import accuracy_score, f1_score
+from seqeval.metrics.sequence_labeling import get_entities
 from test_cli import lines, spoken, steady
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -28,6 +29,7 @@ from smidgen.measure.peers import TorchModel, UsualTag
 from smidgen.planner import plan
 from smidgen.recipe import load as load_recipe
 from smidgen.runner import run
+from smidgen.tables import read_text
 from smidgen.tasks import Tag
 from smidgen.tasks.classify import NO_LABEL
 from smidgen.tasks.tag import broken, chunks, word_of
@@ -65,6 +67,11 @@ def test_chunks_of_tags_with_and_without_prefixes() -> None:
         ("x", 0, 2), ("x", 2, 3), ("y", 3, 4), ("y", 5, 6),
     ]  # fmt: skip
     assert list(chunks(["NOUN", "NOUN", "VERB"])) == [("NOUN", 0, 2), ("VERB", 2, 3)]
+    iobes = ["S-x", "S-x", "O", "B-x", "E-x", "B-x", "I-x", "E-x", "I-x"]
+    assert list(chunks(iobes)) == [("x", 0, 1), ("x", 1, 2), ("x", 3, 5), ("x", 5, 8), ("x", 8, 9)]
+    assert list(chunks([tag.translate(str.maketrans("SE", "UL")) for tag in iobes])) == list(chunks(iobes))
+    assert [(kind, a, b) for kind, a, b in get_entities(iobes)] == [(kind, a, b - 1) for kind, a, b in chunks(iobes)]
+    assert list(chunks(["-LRB-", "NN-TL", "VB-TL"])) == [("-LRB-", 0, 1), ("NN-TL", 1, 2), ("VB-TL", 2, 3)]
     assert broken(["B-x", "I-x", "O"]) is None and broken(["I-x"]) == 0 and broken(["B-x", "I-y"]) == 1
 
 
@@ -167,7 +174,10 @@ def test_conll_files(tmp_path: Path) -> None:
     data = load_data(str(file), task="tag", dev=write(tmp_path / "dev.jsonl", [{"tokens": ["q"], "tags": ["O"]}]))
     assert data.train.texts == ("EU is", "here") and data.task.labels == ("B-x", "I-x", "O")
     assert data.train.labels is not None and data.train.labels.tolist() == [(0, 2), (2,)]
-    file.write_text("EU B-x\nis\n", encoding="utf-8")
+    told = "# id 17ab domain=en\n# text = Rome is\nRome B-LOC\n# O\n\n# _ _ O\n"
+    table = read_text("train.conll", told, "conll")
+    assert table.columns == {"tokens": [["Rome", "#"], ["#"]], "tags": [["B-LOC", "O"], ["O"]]}
+    file.write_text("Rome B-LOC\nis\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"train.conll, row 2: got 'is', wanted a word and its tag"):
         load_data(str(file), task="tag")
 

@@ -1,4 +1,4 @@
-"""Tagging of words: named entities in BIO tags, or one tag a word such as parts of speech.
+"""Tagging of words: named entities in BIO tags (or IOBES, BILOU), or one tag a word such as parts of speech.
 
 A text is words joined by single spaces where its words are given (data files have them), or plain text whose words are
 those that its tokenizer sees. Each word is decided at its first token, in training, distillation and prediction: words,
@@ -8,6 +8,7 @@ not pieces, carry over from one tokenizer to another.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ class Tag:
 
     def counted(self, gold: np.ndarray) -> dict[str, int]:
         """How many entities of each type; of tags without B- and I-, how many words with each tag."""
-        types = dict.fromkeys(label[2:] for label in self.labels if label.startswith(("B-", "I-")))
+        types = dict.fromkeys(kind for prefix, kind in map(parted, self.labels) if prefix)
         found = (
             Counter(kind for row in gold for kind, *_ in self.entities(row))
             if types
@@ -238,16 +239,21 @@ def word_spans(text: str) -> np.ndarray:
 
 
 def chunks(tags: Sequence[str]) -> Iterator[Entity]:
-    """Entities of BIO tags; a tag without a prefix is a type of its own."""
-    kind, first = "", 0
+    """Entities of BIO tags, IOBES or BILOU; a tag without their prefixes is a type of its own."""
+    kind, first, closed = "", 0, False
     for i, tag in enumerate([*tags, OUTSIDE]):
-        prefix, _, rest = tag.partition("-")
-        mine = rest or tag
-        goes_on = tag != OUTSIDE and mine == kind and prefix != "B"
+        prefix, mine = parted(tag)
+        goes_on = tag != OUTSIDE and mine == kind and prefix not in ("B", "S", "U") and not closed
         if kind and not goes_on:
             yield kind, first, i
         if not goes_on:
             kind, first = ("" if tag == OUTSIDE else mine), i
+        closed = prefix in ("E", "L", "S", "U")
+
+
+def parted(tag: str) -> tuple[str, str]:
+    """A tag's prefix, of BIO, IOBES or BILOU, and its type; "" and the tag where it has none."""
+    return (tag[0], tag[2:]) if re.match(r"[BIESLU]-.", tag) else ("", tag)
 
 
 def broken(tags: Sequence[str]) -> int | None:

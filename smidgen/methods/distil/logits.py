@@ -48,6 +48,9 @@ class Logits(Method[Task]):
         yield from share("hard", self.hard)
         yield from above("weight", self.weight, 0)
 
+    def reads_labels(self) -> bool:
+        return self.hard > 0
+
     def begin(self, ctx: Context) -> Task:
         ctx.listen(student=["logits"], teacher=["logits"])
         return ctx.task

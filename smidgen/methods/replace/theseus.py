@@ -45,9 +45,7 @@ KINDS = ("same", *kinds(), "narrow")
 @dataclass(frozen=True)
 class Theseus(Method[Detours]):
     groups: int | float | tuple[int, ...] = 0.5  # how many, or what share of the blocks, or the size of each
-    start: str = (
-        "first"  # where successors start: first | uniform | skip | ends | last | group, each in its own
-    )
+    start: str = "first"  # where successors start: first | uniform | skip | ends | last | group, each in its own
     rate: float = 0.5  # probability that a successor runs, when the stage begins
     rising: float = 0.5  # share of the stage in which it rises to 1; 0 = it stays as it is
     successor: str = "same"  # same | local | lsh | multi_query | narrow

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+from smidgen.errors import InputError
 from smidgen.lexicon import FULL, KINDS
 from smidgen.making import LARGEST, MOST, grow, vocabulary
 from smidgen.method import Context, Method, between, one_of, share
@@ -61,6 +62,11 @@ class Bilstm(Method[None]):
 
         words = vocabulary(ctx, self.vocabulary, self.vocabulary_size, self.embedding)
         paired = self.siamese and any(pair for _, pair in ctx.texts)
+        if paired and 1 not in words.tokenizer.encode("a", "b").type_ids:
+            raise InputError(
+                "student.bilstm: this tokenizer gives both texts of a pair the type 0, so they cannot be read apart. "
+                "Write siamese: false, or vocabulary: words."
+            )
         config = (SiameseConfig if paired else BilstmConfig)(
             vocab_size=len(words.table),
             embedding_size=self.embedding,
