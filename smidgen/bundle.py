@@ -34,7 +34,7 @@ from smidgen.artefact import Artefact, identity, open_artefact, publish
 from smidgen.delta import Delta, check_base, fit, read
 from smidgen.errors import InputError, SmidgenError
 from smidgen.grafts import build, kind, stacked
-from smidgen.grafts.prompt import places
+from smidgen.grafts.prompt import Prompt, places
 from smidgen.graph import trace
 from smidgen.heads import Heads
 from smidgen.integer import KINDS, dynamic
@@ -99,7 +99,7 @@ class Together(nn.Module):
         found: dict[str, Tensor] = {}
         for graft in self.grafts:
             graft.tasks = tasks
-        with self._taking(found):
+        with self._taking(found, input_ids.shape[1]):
             states = self.body(input_ids=input_ids, attention_mask=attention_mask, **types)[0]
         for graft in self.grafts:
             graft.tasks = None  # type: ignore[assignment]
@@ -108,11 +108,14 @@ class Together(nn.Module):
         return found
 
     @contextmanager
-    def _taking(self, found: dict[str, Tensor]) -> Iterator[None]:
-        """Put the states behind each cut into `found`."""
+    def _taking(self, found: dict[str, Tensor], length: int) -> Iterator[None]:
+        """Put the states behind each cut into `found`: of the texts' own tokens, which come first in rows that have no
+        prompt."""
+        prompted = any(isinstance(graft, Prompt) for graft in self.grafts)
 
         def take(cut: int, module: nn.Module, args: Any, output: Any) -> None:
-            found[f"states_{cut}"] = output[0] if isinstance(output, tuple) else output
+            states = output[0] if isinstance(output, tuple) else output
+            found[f"states_{cut}"] = states[:, :length] if prompted else states
 
         blocks = anatomy(self.body).blocks
         hooks = [blocks[n - 1].module.register_forward_hook(functools.partial(take, n)) for n in self.cuts]
@@ -170,7 +173,7 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
     limit = length_limit(source.path)
     shared = {name: delta for name, delta in found.items() if stacks(delta)}
     own = {name: apart(delta, source) for name, delta in found.items() if name not in shared}
-    cuts = [cut for _, cut in own.values() if cut]
+    cuts = [cut for _, cut in own.values() if cut] or [1] * (not shared)  # a graph gives something
     any_task = next(iter(found.values())).task
     module = Together(source, list(shared.values()), cuts, None if shared else any_task)
     module.body.set_attn_implementation("eager")
@@ -322,7 +325,7 @@ def _feed(module: Together, rows: Mapping[str, np.ndarray], cut: int) -> dict[st
     if not cut:
         return inputs
     states = module(**{name: torch.from_numpy(value) for name, value in rows.items()})[f"states_{cut}"]
-    return {"inputs_embeds": states.numpy(), "attention_mask": rows["attention_mask"]}
+    return {"inputs_embeds": np.ascontiguousarray(states.numpy()), "attention_mask": rows["attention_mask"]}
 
 
 @torch.inference_mode()

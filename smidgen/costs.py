@@ -88,7 +88,9 @@ def _kept(plan: Plan, planned: Planned, tokens: int) -> float | None:
     levels = {level for method in planned.methods for level in method.frozen(source.blocks)}
     if training.cache == "off" or training.epochs <= 1 or max(levels, default=0) < 1 or _makes(plan, planned):
         return None
-    if hindrance(planned.methods, plan.data.task.name == "mask_language"):
+    if any(method.thaws() for method in planned.methods) or hindrance(
+        planned.methods, plan.data.task.name == "mask_language"
+    ):
         return None
     width = int(source.config.get("hidden_size") or source.config.get("dim") or 0)
     tokens += int(_lengths(plan, planned, plan.data.dev).sum())

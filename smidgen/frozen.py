@@ -100,7 +100,7 @@ def levels_of(
     depth = min(depth, max((level for method in methods for level in method.frozen(count)), default=0))
     if why := hindrance(methods, masked):
         return (), why
-    if depth < 1:
+    if depth < 1 or any(method.thaws() for method in methods):
         return (), "they thaw on the way"
     levels = {depth} | {level for method in methods for level in method.frozen(count) if level <= depth}
     for name in taps:

@@ -33,7 +33,7 @@ def merge(base: Source, folder: Path, out: Path, onnx: bool = False) -> Artefact
         InputError: something else is in `out`.
     """
     delta = read(folder)
-    id = identity({"merge": [base.id, file_hash(delta.path / TENSORS), delta.record["parts"]]})
+    id = identity({"merge": [base.id, file_hash(delta.path / TENSORS), delta.record["digest"]]})
     there = _there(out, id)
     if there is None:
         _write(base, delta, out, id)
@@ -78,7 +78,7 @@ def _write(base: Source, delta: Delta, out: Path, id: str) -> None:
         "model": parent.get("model", base.reference),
         "task": delta.task.to_data(),
         "max_length": delta.max_length,
-        "edits": [*parent.get("edits", []), *to_data(_attached(model)[before:])],
+        "edits": [*parent.get("edits", []), *to_data(delta.edits), *to_data(_attached(model)[before:])],
         "lineage": [*parent.get("lineage", []), own],
         "numbers": delta.record.get("numbers"),
     }

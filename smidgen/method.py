@@ -21,7 +21,7 @@ import copy
 import dataclasses
 import importlib
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -144,6 +144,7 @@ class Method(Generic[S]):
     leaves: ClassVar[str] = "float"  # or texts, of a data step
     new_model: ClassVar[bool] = False  # puts a model of its own in the place of the stage's
     rewrites: ClassVar[bool] = False  # writes into the blocks' weights between steps, into frozen ones too
+    wraps: ClassVar[bool] = False  # puts modules of another library around the model's, so it begins last of its kind
     remark: ClassVar[str] = ""  # what one has to know of all that it makes; the plan and the report say it
 
     @property
@@ -186,6 +187,14 @@ class Method(Generic[S]):
 
     def step(self, state: S, t: float) -> None:
         return None
+
+    def thaws(self) -> bool:
+        """Does it let what is frozen at first train later in the stage?"""
+        return False
+
+    def clashes(self, others: Sequence[Method[Any]]) -> Iterator[str]:
+        """Why it cannot share a stage with one of these: what is wrong, what to write."""
+        return iter(())
 
     def reads_labels(self) -> bool:
         """Does it compare with labels?"""

@@ -276,9 +276,19 @@ def _stage_faults(recipe: Recipe, stage: Stage, methods: tuple[Method[Any], ...]
                 "data: train, or teacher: STAGE or a model."
             )
     faults.extend(_task_faults(recipe, where, methods))
+    faults.extend(_together(where, methods))
+    return faults + [f"{where}.train.{fault}" for fault in _training_faults(stage.train)]
+
+
+def _together(where: str, methods: tuple[Method[Any], ...]) -> list[str]:
+    """Why methods cannot share a stage."""
+    faults: list[str] = []
     if len(methods) > 1 and any(owns_stage(method) for method in methods):
         own = next(name_of(method) for method in methods if owns_stage(method))
         faults.append(f"{where}: {own} needs a stage of its own.")
+    for method in methods:
+        others = [other for other in methods if other is not method]
+        faults.extend(f"{where}, {name_of(method)}: {why}" for why in method.clashes(others))
     shaping = [name_of(method) for method in methods if method.reshapes()]
     if len(shaping) > 1:
         faults.append(
@@ -288,7 +298,7 @@ def _stage_faults(recipe: Recipe, stage: Stage, methods: tuple[Method[Any], ...]
     makers = [name_of(method) for method in methods if method.new_model]
     if len(makers) > 1:
         faults.append(f"{where}: {' and '.join(makers)} each make a model. Give each a stage of its own.")
-    return faults + [f"{where}.train.{fault}" for fault in _training_faults(stage.train)]
+    return faults
 
 
 def _data_steps(

@@ -148,7 +148,7 @@ def _train_stage(
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = _shape(teacher)
     torch.manual_seed(planned.seed)
     # What makes the model comes before what cuts it, that before what acts while it trains, and that before the losses.
-    first = sorted(planned.methods, key=lambda m: (trains(m), m.needs.training, not m.new_model))
+    first = sorted(planned.methods, key=lambda m: (trains(m), m.needs.training, not m.new_model, m.wraps))
     running = [(method, method.begin(ctx)) for method in first]
     history: History | None = None
     home = home_of(ctx, source, work / "student")
@@ -177,7 +177,7 @@ def _train_stage(
     if _main_process():
         with publish(store.path(planned.id), record) as target:
             _save_model(plan, source, home, ctx, target)
-            _save_delta(plan, planned, source, ctx, running, opened_numbers, target)
+            _say(record, "delta", _save_delta(plan, planned, source, ctx, running, opened_numbers, target))
             _tell(record, running, ctx, target)
         shutil.rmtree(work, ignore_errors=True)
 
@@ -203,10 +203,11 @@ def _open(ctx: Context, running: Running) -> int:
 
 def _save_delta(
     plan: Plan, planned: Planned, source: Source, ctx: Context, running: Running, trained: int, target: Path
-) -> None:
+) -> str:
     """Keep apart what was put beside a frozen base, or the head alone, if the stage did nothing else to the model.
 
-    A method beside it may have: zeros in frozen weights, say. The base with the delta is then another model.
+    A method beside it may have: zeros in frozen weights, say. The base with the delta is then another model, and none
+    is kept; gives that in words, else "".
 
     Args:
         trained: how many numbers did, the head's among them.
@@ -218,16 +219,18 @@ def _save_delta(
     from smidgen.surgery import to_data
 
     assert ctx.model is not None
-    parts = tuple(part for method, state in running for part in method.adds(state, ctx))
+    parts = tuple(part for method, state in reversed(running) for part in method.adds(state, ctx))  # as they ended
     heads = [edit for edit in ctx.edits if getattr(edit, "above", False)]
     if ctx.skeleton is not None or not all(isinstance(edit, Attach) or edit in heads for edit in ctx.edits):
-        return
+        return ""
     if parts or (planned.trains and untouched(ctx.model, source.path)):
         about = {"methods": {name_of(m): settings_of(m) for m in planned.methods}, "edits": to_data(heads)}
         write(target / "delta", source, ctx.model, parts, plan.data.task, plan.max_length, about, trained)
         made, own = fit(read(target / "delta"), source).state_dict(), ctx.model.state_dict()
         if made.keys() != own.keys() or not all(torch.allclose(made[name], own[name], atol=1e-6) for name in own):
             shutil.rmtree(target / "delta")
+            return "none is kept: what the stage left is not the base with it."
+    return ""
 
 
 def _tell(record: dict[str, Any], running: Running, ctx: Context, target: Path) -> None:

@@ -309,6 +309,15 @@ def test_kinds_that_do_not_stack_go_their_own_ways(root: Path, monkeypatch: pyte
     for text, name, answer in zip(texts, names, model.predict(texts, task=names), strict=True):
         close(answer, single(root / "ways", name, text, root / "two"))
     assert root / "own" / "onnx" / "own-upper.onnx" in deployed_files(root / "own")
+    alone = bundle(str(root / "two"), [folders[2]], root / "alone")
+    assert alone.record["largest_difference"] <= 1e-5, "of tasks that all need the whole model"
+    close(load(root / "alone").predict(TEXTS[0], task="whole"), single(root / "ways", "whole", TEXTS[0], root / "two"))
+    folders[0] = written(root / "ways", base, "prompted", MOODS, [("prompt", {"length": 3})], 5)
+    mixed = bundle(str(root / "two"), folders, root / "mixed")
+    assert mixed.record["largest_difference"] <= 1e-5, "states behind a block are of the text's own tokens"
+    told = load(root / "mixed").predict(TEXTS[:3], task=["upper", "prompted", "upper"])
+    close(told[0], single(root / "ways", "upper", TEXTS[0], root / "two"))
+    close(told[1], single(root / "ways", "prompted", TEXTS[1], root / "two"))
 
 
 def test_no_torch_is_needed(root: Path) -> None:

@@ -199,3 +199,29 @@ def test_adapters_that_drop_out_at_random_are_all_there_when_they_are_judged(tmp
         assert all(torch.equal(one, said[seed][0]) for one in said[seed])
         said[seed] = skips
     assert said[0] != said[1], "another seed, other draws"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("tune.lora", {"rank": 2}), ("tune.bitfit", {"sites": ("key",)})),
+        (("tune.lora", {"rank": 2}), ("tune.adapter", {"width": 2})),
+        (("tune.lora", {"rank": 2}), ("tune.prefix", {"length": 2})),
+        (("tune.prefix", {"length": 2}), ("tune.adapter", {"width": 2})),
+        (("tune.prompt", {"length": 2}), ("tune.adapter", {"width": 2})),
+    ],
+)
+def test_two_methods_leave_one_delta_in_either_order(first: Any, second: Any, root: Path) -> None:
+    """What trains is what they put beside the base, and the delta is the model that was left."""
+    for (method, settings), other in ((first, Use(*second)), (second, Use(*first))):
+        done = tuned(root, method, settings, beside=(other,))
+        delta = read(done.artefact.path / "delta")
+        assert len(delta.parts) == 2 and all(bool(v.any()) for part in delta.parts for v in part.tensors.values())
+        counted = delta.record["parameters"]["delta"]
+        assert counted < 0.2 * delta.record["parameters"]["base"], "no matrix of the base trains"
+
+
+def test_a_shift_beside_a_head_trains(root: Path) -> None:
+    done = tuned(root, "tune.lora", {"rank": 2}, beside=(Use("tune.head", {"pool": "mean"}),))
+    (part,) = read(done.artefact.path / "delta").parts
+    assert all(bool(value.any()) for name, value in part.tensors.items() if name.startswith("back."))

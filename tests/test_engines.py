@@ -18,6 +18,7 @@ from smidgen.errors import InputError, MissingExtra, ModelError
 from smidgen.integer import dynamic, sources, static
 from smidgen.measure import child, trial, ways
 from smidgen.measure.number import Number
+from smidgen.methods.quant.half import halved
 from smidgen.runtime import Model, deployed_files, engines, load, machine, serving
 from smidgen.runtime.batches import batches, shares
 from smidgen.runtime.engines import Way
@@ -67,6 +68,8 @@ def in_form(form: str) -> onnx.ModelProto:
     whole = graph()
     if form == "dynamic":
         return dynamic(whole, ["MatMul", "Gather"], True, False, ())
+    if form == "half":
+        return halved(whole, "float16")[0]
     if form == "static":
         ranges = {x: (-3.0, 3.5) for x in sources(whole)}
         return dynamic(static(whole, ranges, False, ()), ["Gather"], True, False, ())
@@ -220,7 +223,7 @@ def test_an_engine_that_is_not_installed_names_the_extra(folder, monkeypatch):
 # ---- threads and batches
 
 
-@pytest.mark.parametrize("form", ["float32", "dynamic", "static"])
+@pytest.mark.parametrize("form", ["float32", "dynamic", "static", "half"])
 def test_multiplications_are_counted_from_the_file(tmp_path, form):
     file = deployed(tmp_path / form, form) / "onnx/model.onnx"
     assert multiplications(file) == WIDTH * WIDTH + WIDTH * len(LABELS)
@@ -317,7 +320,7 @@ def test_a_file_that_is_not_valid_is_told(own, four, change, message):
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(ModelError, match=message) as raised:
         load(own)
-    assert str(raised.value).endswith(f"Delete the file, or write it anew: smidgen bench {own} --tune")
+    assert str(raised.value).endswith(f"Delete the file; smidgen bench {own} --tune then finds it anew.")
 
 
 # ---- the fastest way
@@ -478,8 +481,11 @@ def test_bench_finds_the_fastest_and_says_how_folders_are_run(own, monkeypatch):
 # ---- the page
 
 
-def test_the_script_without_smidgen_says_the_same(folder, tmp_path):
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
+def test_the_script_without_smidgen_says_the_same(problem, own, tmp_path):
     """docs/runtime.md, its script as it stands there, in a process that cannot import smidgen."""
+    folder, file = own, own / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"problem_type": problem}))
     page = (Path(__file__).parents[1] / "docs" / "runtime.md").read_text(encoding="utf-8")
     script = page.split("```python\n# serve.py")[1].split("```")[0]
     (tmp_path / "serve.py").write_text("# serve.py" + script)

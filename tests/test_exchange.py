@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from folders import LABELS, data_files, model_folder
+from folders import LABELS, data_files, language_folder, model_folder
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import batch
@@ -374,3 +374,21 @@ def test_tuned_norms_do_not_go_to_adapterhub(tmp_path: Path) -> None:
         to_adapterhub(read(folder), base, tmp_path / "out")
     base, folder = tuned(tmp_path / "bare", "tune.adapter", {"width": 4, "kind": "houlsby", "norms": False})
     assert (to_adapterhub(read(folder), base, tmp_path / "out") / "adapter_config.json").is_file()
+
+
+def test_a_head_that_foreign_folders_have_no_word_for_stays(tmp_path: Path) -> None:
+    base, files = base_of(tmp_path, "bert"), data_files(tmp_path / "data")
+    uses = (Use("tune.full"), Use("tune.lora", {"rank": 2}), Use("tune.head", {"pool": "mean"}))
+    stage = Stage("t", uses, train=Training(epochs=1, learning_rate=1e-2))
+    done = run(plan(Recipe(str(base.path), Files(files["train"], files["dev"]), (stage,))), tmp_path / "stages")[-1]
+    for write, name in ((to_peft, "PEFT"), (to_adapterhub, "AdapterHub")):
+        with pytest.raises(InputError, match=rf"has a head of tune\.head, of which a folder of {name} has no word"):
+            write(read(done.artefact.path), base, tmp_path / "out")
+
+
+def test_a_base_with_a_head_of_another_task_lends_it_no_labels(tmp_path: Path) -> None:
+    """Such as a masked-language model, which most bases are."""
+    folder = tmp_path / "theirs"
+    theirs(base_of(tmp_path, "distilbert"), "distilbert", "dora", folder)
+    base = resolve(str(language_folder(tmp_path / "language", "distilbert")))
+    assert read(from_peft(folder, base, tmp_path / "delta")).task.labels == ("LABEL_0", "LABEL_1")

@@ -402,6 +402,16 @@ def test_which_levels_are_kept_and_why_none(
     assert levels_of(model, methods, taps, masked) == (levels, why)
 
 
+def test_nothing_is_kept_beside_a_method_that_thaws() -> None:
+    """Whatever another method keeps frozen: what thaws later would be run past, and never train."""
+    for beside in ("tune.head", "tune.side", "tune.full"):
+        thawing = find("tune.freeze")(blocks="all", thaw="top_down")
+        model = tiny("bert", blocks=3)
+        thawing.begin(Context(Path(), Path(), TASK, (), 0, model))
+        for methods in ([thawing, find(beside)()], [find(beside)(), thawing]):
+            assert levels_of(model, methods, (), False) == ((), "they thaw on the way")
+
+
 def test_where_nothing_is_frozen_nothing_is_said() -> None:
     assert levels_of(tiny("bert"), [find("tune.full")()], (), False) == ((), "")
 

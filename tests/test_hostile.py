@@ -288,6 +288,38 @@ def test_what_may_never_end_is_refused(folder):
         load(folder)
 
 
+def test_functions_that_may_grow_without_end_are_refused(folder):
+    """Each of which calls the next one twice: what is inlined doubles with each."""
+    made = graph(4)
+    for i in range(12):
+        calls = [helper.make_node(f"F{i + 1}", ["x"], ["y"], domain="own")] * 2 if i < 11 else []
+        nodes = calls or [helper.make_node("Identity", ["x"], ["y"])]
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+        made.functions.append(helper.make_function("own", f"F{i}", ["x"], ["y"], nodes, opsets))
+    (folder / "onnx/model.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(ModelError, match="has functions of its own, which may grow without end"):
+        load(folder)
+
+
+def test_a_normalizer_that_makes_much_of_little_is_refused(folder):
+    file = folder / "tokenizer.json"
+    double = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    told = json.loads(file.read_text()) | {"normalizer": {"type": "Sequence", "normalizers": [double] * 30}}
+    file.write_text(json.dumps(told))
+    with pytest.raises(ModelError, match=r"its normalizer makes 1,000,000,000 letters of one\. Copy the folder"):
+        load(folder)
+
+
+def test_what_a_link_leads_to_is_not_read_for_a_hint(folder, tmp_path):
+    (tmp_path / "secret.json").write_text("root:x:0")
+    for name in ("config.json", "onnx/model.onnx"):
+        (folder / name).unlink()
+    (folder / "config.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(ModelError) as raised:
+        load(folder)
+    assert "not JSON" not in str(raised.value)
+
+
 def test_an_unknown_operator_is_one_line(folder):
     made = graph(4)
     made.graph.node[-1].domain = "evil.ops"

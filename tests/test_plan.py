@@ -444,6 +444,20 @@ def test_length_within_that_of_every_model_that_reads(recipe: Recipe, tmp_path: 
     assert faults_of(files(asked, max_length=16)) == (f"data.max_length: got 16, {small} takes 4 to 12.",)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "why"),
+    [
+        (Use("tune.lora", {"kind": "ia3"}), Use("tune.prefix"), "ia3 scales a prefix's keys and values while"),
+        (Use("tune.side"), Use("tune.prompt"), "it reads a text's own tokens, and tune.prompt adds others."),
+        (Use("tune.ladder"), Use("tune.prompt"), "it reads a text's own tokens, and tune.prompt adds others."),
+    ],
+)
+def test_methods_that_would_undo_each_other(recipe: Recipe, one: Use, other: Use, why: str) -> None:
+    for uses in ((one, other), (other, one)):
+        (fault,) = faults_of(single(recipe, methods=(Use("tune.full"), *uses)))
+        assert fault.startswith(f"stage s, {one.method}: {why}")
+
+
 def test_hard_labels_of_texts_without_any(recipe: Recipe) -> None:
     asked = single(recipe, methods=(Use("distil.logits", {"hard": 0.9}),), teacher=recipe.model, data="unlabeled")
     assert "stage s: distil.logits needs labels, the stage trains on unlabeled texts." in faults_of(asked)

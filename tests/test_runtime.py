@@ -336,7 +336,10 @@ def test_logits_do_not_depend_on_the_batch(model):
         (lambda m: m.predict({"text": "a", "text_pair": 1}), "pair 0: got int, wanted two strings."),
         (lambda m: m.predict(["a"], ["b", "c"]), "pairs: wanted a list with one second text for each text"),
         (lambda m: m.predict(["a", "b\ud800"]), "text 1: holds U+D800, half of a character."),
+        (lambda m: m.predict(" " * 2000 + "a \udc00"), "text 0: holds U+DC00, half of a character."),
+        (lambda m: m.predict(["ok"] * 9000 + ["\udc00"]), "text 9000: holds U+DC00, half of a character."),
         (lambda m: m.predict("a", top_k=0), "top_k: got 0, wanted 1 or more"),
+        (lambda m: m.predict("a", top_k="3"), "top_k: got '3', wanted a number or None"),
     ],
 )
 def test_bad_input_is_told(model, call, message):

@@ -67,8 +67,8 @@ def read_tensors(folder: Path, safe: str, pickled: str) -> dict[str, Tensor]:
 
 
 def task_of(folder: Path, base: Source, name: str, labels: Sequence[str], head: Mapping[str, Tensor]) -> Task:
-    """The task of a foreign folder: the base's own where it has a head, else `name`, with labels given or LABEL_i."""
-    if base.head and not labels:
+    """The task of a foreign folder: the base's where it has such a head, else `name`, with labels given or LABEL_i."""
+    if base.head and not labels and TASKS[base.head].hf_class == TASKS[name].hf_class:
         return TASKS[base.head].from_config(base.config)
     if name == "answer":
         return from_data({"name": name})
@@ -150,7 +150,12 @@ NORMS = "Adapters of houlsby without norms are tuned with norms: false. "
 
 
 def only_part(delta: deltas.Delta, kinds: tuple[str, ...], format: str) -> Part:
-    """The part of a delta that has one, of these kinds. Raises InputError."""
+    """The part of a delta that has one, of these kinds, and a head of the model's class. Raises InputError."""
+    if delta.edits:
+        raise InputError(
+            f"{delta.path}: has a head of tune.head, of which a folder of {format} has no word. Use the delta as it "
+            "is, or the folder of the whole model beside it."
+        )
     got = [part.kind for part in delta.parts]
     if len(got) != 1 or got[0] not in kinds:
         raise InputError(

@@ -200,7 +200,11 @@ def first_line(error: BaseException) -> str:
 
 
 def _hint(root: Path) -> str:
-    if (root / "config.json").is_file() and head_of(read_config(root)) == "mask_language":
+    if (
+        (root / "config.json").is_file()
+        and _inside(root, [root / "config.json"])
+        and head_of(read_config(root)) == "mask_language"
+    ):
         return (
             " It is a masked-language model, which predicts nothing that is wanted: give it as the model of a recipe "
             "for another task."

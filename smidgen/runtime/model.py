@@ -141,6 +141,8 @@ class Model:
             return found[0] if single else found
         assert isinstance(self.task, Answer)
         single = isinstance(texts, str | Mapping)
+        if not single and not len(texts):
+            return []
         questions, contexts = as_questions(texts, pairs)
         answers = self.task.answers(self._gathered(questions, contexts, batch_tokens))
         return answers[0] if single else answers
@@ -196,7 +198,7 @@ class Model:
             return self._one(rows)
         found = np.zeros((len(rows), len(self.labels)), np.float32)
         for start in range(0, len(rows), CHUNK):
-            encoded = self.encoder.ids(rows[start : start + CHUNK])
+            encoded = self.encoder.ids(rows[start : start + CHUNK], start)
             lengths = np.array([len(ids) for ids, _ in encoded])
             for batch, _, said in self._all(lengths, batch_tokens, partial(self._picked, encoded)):
                 found[batch + start] = said
@@ -264,6 +266,8 @@ def classes(
     task: Classify | Several, texts: Any, top_k: int | Literal["unset"] | None, logits: Callable[[], np.ndarray]
 ) -> Any:
     """What `predict` gives for classes, from the logits of the texts, which are asked for once `top_k` is in order."""
+    if top_k is not None and top_k != "unset" and not isinstance(top_k, int):
+        raise InputError(f"top_k: got {top_k!r}, wanted a number or None for all labels.")
     if top_k is not None and top_k != "unset" and top_k < 1:
         raise InputError(f"top_k: got {top_k}, wanted 1 or more, or None for all labels.")
     found = task.answers(logits(), top_k)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from smidgen.errors import ModelError
@@ -12,7 +12,8 @@ from smidgen.runtime.wire import Wire
 
 PRODUCTS = (b"MatMul", b"Gemm", b"Conv", b"LSTM")  # in the names of operators
 GRAPH, NODE, INITIALIZER = 7, 1, 5  # fields of a model and of its graph
-INPUT, OPERATOR = 1, 4  # of a node
+INPUT, OUTPUT, OPERATOR = 1, 2, 4  # of a node
+PASSING = (b"Cast", b"DequantizeLinear", b"Transpose", b"Identity")  # of a weight, which is then as large
 NAME = 8  # of a tensor
 
 
@@ -31,15 +32,27 @@ def multiplications(graph: Path) -> int:
 def _of_graph(wire: Wire, start: int, end: int) -> int:
     sizes: dict[bytes, int] = {}
     taken: list[bytes] = []
+    passed: dict[bytes, bytes] = {}  # what is another form of a weight, and what it is made of
     for number, first, last in wire.fields(start, end):
         if number == INITIALIZER:
             dims = wire.tensor(first, wire.end(first, last)).dims
             sizes |= {name: math.prod(dims) if len(dims) > 1 else 0 for name in _said(wire, first, last, NAME)}
         elif number == NODE:
-            operators = _said(wire, first, wire.end(first, last), OPERATOR)
+            operators = [*_said(wire, first, wire.end(first, last), OPERATOR)]
+            if any(operator in PASSING for operator in operators):
+                given = [*_said(wire, first, last, INPUT)][:1]  # the others are scales and zero points
+                passed |= {name: one for one in given for name in _said(wire, first, last, OUTPUT)}
             if any(word in operator for operator in operators for word in PRODUCTS):
                 taken += _said(wire, first, last, INPUT)
-    return sum(sizes.get(name, 0) for name in taken)
+    return sum(sizes.get(_made_of(name, passed), 0) for name in taken)
+
+
+def _made_of(name: bytes, passed: Mapping[bytes, bytes]) -> bytes:
+    for _ in range(len(passed)):
+        if name not in passed:
+            break
+        name = passed[name]
+    return name
 
 
 def _said(wire: Wire, start: int, end: int, wanted: int) -> Iterator[bytes]:

@@ -103,7 +103,9 @@ def kept(folder: Path) -> Serving | None:
         return None
     data = read_json(file)
     if faults := list(_faults(data)):
-        raise ModelError(f"{file}: {' '.join(faults)} Delete the file, or write it anew: smidgen bench {folder} --tune")
+        raise ModelError(
+            f"{file}: {' '.join(faults)} Delete the file; smidgen bench {folder} --tune then finds it anew."
+        )
     found = Serving(Way(**data["latency"]), Way(**data["throughput"]), data["batch_tokens"])
     ways = (found.latency, found.throughput)
     fits = data["machine"] == machine() and all(installed(way.engine) for way in ways)

@@ -13,6 +13,7 @@ Long pairs have a module of their own (`pairs.py`): which part gives way depends
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -34,6 +35,7 @@ WINDOW = 8  # characters kept per token of the limit; English has between 4 and 
 BOUNDARY = re.compile(r"\S(?= )")
 BERT_BOUNDARY = re.compile(r"\S(?=[ \t\r\n])|[\u4e00-\u9fff](?=[\u4e00-\u9fff])")
 PLAIN = "BertPreTokenizer"
+GROWS, MOST_PARTS = 64, 64  # letters that a normalizer may make of one; parts that it may have
 SPLITTERS = (PLAIN, "ByteLevel", "Metaspace", "Whitespace", "WhitespaceSplit")
 SHIFTED = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 
@@ -69,18 +71,19 @@ class TextEncoder:
         if may_cut and by_words(described):
             self.words = WordEncoder(_alone(self.tokenizer), self.max_length)
 
-    def ids(self, rows: Sequence[Row]) -> list[Ids]:
-        """Token ids and token types of each row, not padded; None for types that are all 0.
+    def ids(self, rows: Sequence[Row], first: int = 0) -> list[Ids]:
+        """Token ids and token types of each row, not padded; None for types that are all 0. first: the first's number.
 
         Raises:
             InputError: a row that cannot be tokenised, with its index.
         """
         if self.words is None:
-            return [(found.ids, found.type_ids) for found in self(rows)]
+            return [(found.ids, found.type_ids) for found in self(rows, range(first, first + len(rows)))]
         found: list[Ids | None] = [self._by_words(row) for row in rows]
         left = [i for i, ids in enumerate(found) if ids is None]
         if left:
-            for i, said in zip(left, self([rows[i] for i in left], left), strict=True):
+            numbers = [first + i for i in left]
+            for i, said in zip(left, self([rows[i] for i in left], numbers), strict=True):
                 found[i] = (said.ids, said.type_ids)
         return found  # type: ignore[return-value]
 
@@ -109,6 +112,9 @@ class TextEncoder:
             found: list[Encoding | Pair] = [*self.tokenizer.encode_batch_fast(short)]
             for i in long:
                 found[i] = self.pairs(rows[i][0], rows[i][1], self._cut)
+            for i, row in enumerate(rows):
+                if short[i] is not row and type(row) is str and not found[i].overflowing:
+                    found[i] = self.tokenizer.encode_batch_fast([row])[0]
         except TypeError:
             refuse_halves(rows, numbers or range(len(rows)))
             raise InputError("a text that the tokenizer cannot read. Give plain strings.") from None
@@ -116,9 +122,6 @@ class TextEncoder:
             raise ModelError(
                 f"the tokenizer cannot read a text ({first_line(error)}). Copy the folder again."
             ) from None
-        for i, row in enumerate(rows):
-            if short[i] is not row and type(row) is str and not found[i].overflowing:
-                found[i] = self.tokenizer.encode_batch_fast([row])[0]
         return found
 
     @cached_property
@@ -140,6 +143,8 @@ def _opened(file: Path) -> Tokenizer:
     """The tokenizer of a file, that has tokenised something."""
     from tokenizers import Tokenizer
 
+    if (times := growth(read_json(file).get("normalizer"))) > GROWS:
+        raise ModelError(f"{file}: its normalizer makes {times:,} letters of one. Copy the folder again.")
     try:
         found: Tokenizer = Tokenizer.from_file(str(file))
         found.no_padding()
@@ -150,6 +155,17 @@ def _opened(file: Path) -> Tokenizer:
     except BaseException as error:  # where the library gives up, it raises no Exception
         raise ModelError(f"{file}: {first_line(error)}. Copy the folder again.") from None
     return found
+
+
+def growth(normalizer: Any) -> int:
+    """How many letters a normalizer may make of one, as far as its parts replace or put something before."""
+    if not isinstance(normalizer, Mapping):
+        return 1
+    parts = normalizer.get("normalizers")
+    if isinstance(parts, list):
+        return min(math.prod(map(growth, parts[:MOST_PARTS])), 10**9) if len(parts) <= MOST_PARTS else 10**9
+    more = normalizer.get("content" if normalizer.get("type") == "Replace" else "prepend")
+    return max(1, len(more) + (normalizer.get("type") == "Prepend")) if isinstance(more, str) else 1
 
 
 def _alone(tokenizer: Tokenizer) -> Tokenizer:

@@ -139,6 +139,11 @@ def tensors(graph: Path) -> Iterator[Tensor]:
                 inside = INSIDE[kind].get(number)
                 if kind == "Node" and number == OP_TYPE and data[at : wire.end(at, end)] == ENDLESS:
                     raise ModelError(f"{graph}: has a Loop, which may never end. Export the model without it.")
+                if inside == "Function":
+                    raise ModelError(
+                        f"{graph}: has functions of its own, which may grow without end. Export the model with them "
+                        "inlined: onnx.inliner."
+                    )
                 if inside == "Tensor":
                     yield wire.tensor(at, wire.end(at, end))
                 elif inside is not None:

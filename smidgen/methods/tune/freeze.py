@@ -63,6 +63,9 @@ class Freeze(Method[Frozen]):
             yield f"blocks: got {self.blocks!r}, wanted a number from 0, or all."
         yield from one_of("thaw", self.thaw, ("none", "top_down"))
 
+    def thaws(self) -> bool:
+        return self.thaw != "none"
+
     def frozen(self, blocks: int) -> tuple[int, ...]:
         count = blocks if isinstance(self.blocks, str) else min(self.blocks, blocks)
         return (count,) if self.embeddings and self.thaw == "none" else ()

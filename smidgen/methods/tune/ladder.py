@@ -16,12 +16,12 @@ Fails      The narrow encoder starts at random; the paper cuts it from the model
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from smidgen import grafting
-from smidgen.method import Context, Method, Needs, Part, between
+from smidgen.method import Context, Method, Needs, Part, between, name_of
 
 if TYPE_CHECKING:
     from smidgen.grafts._parts import Graft
@@ -40,6 +40,10 @@ class Ladder(Method["Graft"]):
         yield from between("reduction", self.reduction, 1, 64)
         yield from between("heads", self.heads, 1, 64)
         yield from between("every", self.every, 1, 64)
+
+    def clashes(self, others: Sequence[Method[Any]]) -> Iterator[str]:
+        if any(name_of(other) == "tune.prompt" for other in others):
+            yield "it reads a text's own tokens, and tune.prompt adds others. Give a stage each."
 
     def frozen(self, blocks: int) -> tuple[int, ...]:
         """What the embeddings, the blocks with a rung and the last one give is the same in every step."""

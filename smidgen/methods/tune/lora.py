@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from smidgen import grafting
 from smidgen.errors import InputError
-from smidgen.method import Context, Method, Needs, Part, above, between, one_of
+from smidgen.method import Context, Method, Needs, Part, above, between, name_of, one_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,6 +61,7 @@ class Lora(Method[Tuned]):
     sites: tuple[str, ...] = ()  # query, key, value, out, up, down; none = what is usual for the kind
 
     needs: ClassVar[Needs] = Needs(training=True)
+    wraps: ClassVar[bool] = True
 
     def faults(self) -> Iterator[str]:
         yield from one_of("kind", self.kind, KINDS)
@@ -72,6 +73,13 @@ class Lora(Method[Tuned]):
             yield f"dropout: got {self.dropout}, wanted 0: {self.kind} has no shift that could drop what it reads."
         for site in self.sites:
             yield from one_of("sites", site, SITES)
+
+    def clashes(self, others: Sequence[Method[Any]]) -> Iterator[str]:
+        if self.kind in ("ia3", "dora") and any(name_of(other) == "tune.prefix" for other in others):
+            yield (
+                f"{self.kind} scales a prefix's keys and values while it trains, and not when it is merged. Give a "
+                "stage each."
+            )
 
     def begin(self, ctx: Context) -> Tuned:
         from smidgen.grafts.lora import linears

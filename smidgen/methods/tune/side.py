@@ -13,12 +13,12 @@ Fails      It starts far from the model: with alpha 0.5 half of what the head re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from smidgen import grafting
-from smidgen.method import Context, Method, Needs, Part, between
+from smidgen.method import Context, Method, Needs, Part, between, name_of
 
 if TYPE_CHECKING:
     from smidgen.grafts._parts import Graft
@@ -42,6 +42,10 @@ class Side(Method["Graft"]):
             yield f"width: got {self.width}, wanted a multiple of heads, which is {self.heads}."
         if not 0 < self.alpha < 1:
             yield f"alpha: got {self.alpha}, wanted a share above 0 and below 1."
+
+    def clashes(self, others: Sequence[Method[Any]]) -> Iterator[str]:
+        if any(name_of(other) == "tune.prompt" for other in others):
+            yield "it reads a text's own tokens, and tune.prompt adds others. Give a stage each."
 
     def frozen(self, blocks: int) -> tuple[int, ...]:
         """What the embeddings and the last block give is the same in every step."""
