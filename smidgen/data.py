@@ -186,7 +186,7 @@ def _task(
     if name == "tag" and columns.text_pair:
         raise DataError("--text-pair-column: a tagger reads single texts. Leave it out.")
     if name == "answer":
-        return Answer(metric)
+        return Answer(metric, null=not all(asked(table, columns)[2]))
     if name == "mask_language":
         return MaskLanguage(metric)
     if name == "several":

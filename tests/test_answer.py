@@ -6,6 +6,7 @@ import random
 import re
 import string
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from smidgen.planner import plan
 from smidgen.recipe import load as load_recipe
 from smidgen.runner import run
 from smidgen.tape import logits_of
-from smidgen.tasks import Answer
+from smidgen.tasks import Answer, from_data
 from smidgen.tasks.answer import Found, best_span, exact, word_f1
 from smidgen.tokens import open_tokenizer
 
@@ -146,6 +147,10 @@ def test_no_answer_wins_where_it_scores_more(tokenizer: Any) -> None:
     values[0] = 1.0
     (found,) = TASK.gather(encoded, values, ["the film"], ["so good"])
     assert (found.text, found.start) == ("", -1)
+    (always,) = replace(TASK, null=False).gather(encoded, values, ["the film"], ["so good"])
+    assert always.text and always.text in "so good", "where each question of the training data has an answer"
+    assert Answer.from_config(replace(TASK, null=False).config()) == replace(TASK, null=False)
+    assert from_data(replace(TASK, null=False).to_data()) == replace(TASK, null=False)
     assert TASK.targets(encoded, ["the film"], objects([()])).tolist() == [[0, 0]]
 
 

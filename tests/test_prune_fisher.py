@@ -251,9 +251,9 @@ def test_a_cut_is_as_fast_as_was_asked_where_the_table_is_wrong(power: float) ->
     for shape, speedup in rounds:
         assert speedup == pytest.approx((4.1 / watch.costs(None).predict(shape)) ** power)
     assert abs(rounds[0][1] / 1.7 - 1) > 0.1
-    nearest = min(rounds, key=lambda each: abs(np.log(each[1] / 1.7)))
+    nearest = min(rounds, key=lambda each: (each[1] < 1.7 * 0.99, abs(np.log(each[1] / 1.7))))
     assert found["after"] == [list(each) for each in nearest[0]]
-    assert found["speedup"] == pytest.approx(nearest[1]) == pytest.approx(1.7, rel=0.04)
+    assert found["speedup"] == pytest.approx(nearest[1]) and 1.7 * 0.99 <= found["speedup"] <= 1.7 * 1.08
     assert found["error"] == pytest.approx(found["speedup"] / found["speedup"] ** (1 / power) - 1), "of the table alone"
 
 

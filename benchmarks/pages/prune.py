@@ -10,7 +10,7 @@ from common import ROOT
 
 from pages._words import foot, holds, interval, ledger, mean, over, points, shared, times
 from smidgen.measure.entries import entry
-from smidgen.picture import picture
+from smidgen.picture import arranged, drawn, point_of
 
 SECONDS, POINTS = 180, 1.5  # that prune.fisher may take, and lose
 
@@ -64,7 +64,7 @@ def by_speed(found: dict[str, Any], title: str, file: str) -> str:
         rows.append(
             f"| {r['method']} | {r['asked']} | refused, seed {r['seed']}: {r['why'].partition('. ')[0]} | | | | | | |"
         )
-    (ROOT / "docs" / file).write_text(picture(_as_report(found)), encoding="utf-8")
+    (ROOT / "docs" / file).write_text(_picture(_as_report(found), title), encoding="utf-8")
     return "\n".join(
         [
             f"## {title}",
@@ -91,7 +91,9 @@ STUDENTS = "layers, distilled"
 DRAWN = 0.9  # of what the uncut model scores: what is below would press all others together
 
 
-NOT_PRUNED = ("uncut", STUDENTS, "theseus", "lowrank, distilled")
+SMALLER = "a smaller model, distilled"
+BESIDE = (STUDENTS, SMALLER)
+NOT_PRUNED = ("uncut", STUDENTS, SMALLER, "theseus", "lowrank, distilled")
 
 
 def _mark(groups: list[list[dict[str, Any]]], mark: dict[str, Any]) -> str:
@@ -149,13 +151,23 @@ def _as_report(found: dict[str, Any]) -> dict[str, Any]:
         "seed": seed,
         "teacher": next(shown[id(run)] for run in others if run["method"] == "uncut"),
         "winner": shown[id(best)] if best else None,
-        "candidates": [shown[id(run)] for run in others if run["method"] not in ("uncut", STUDENTS)],
-        "baselines": [shown[id(run)] for run in others if run["method"] == STUDENTS],
+        "candidates": [shown[id(run)] for run in others if run["method"] not in ("uncut", *BESIDE)],
+        "baselines": [shown[id(run)] for run in others if run["method"] in BESIDE],
         "data": dict.fromkeys(("train", "dev", "test", "unlabeled")) | {"warnings": []},
         "environment": found["environment"],
         "timing": {"seconds": 0, "stages": []},
         "notes": [],
     }
+
+
+def _picture(report: dict[str, Any], title: str) -> str:
+    """By the median, which speeds are of too."""
+    told = [("winner", report["winner"]), ("teacher", report["teacher"])]
+    told += [(role, each) for role in ("candidate", "baseline") for each in report[f"{role}s"]]
+    largest = max(each["numbers"]["size_mb"] for _, each in told if each)
+    points = [point_of(report, each, role, largest, which="p50") for role, each in told if each]
+    metric = report["task"]["metric"]
+    return drawn(*arranged([point for point in points if point], None, None, metric, metric, "p50"), title)
 
 
 def _shown(run: dict[str, Any], status: str) -> dict[str, Any]:

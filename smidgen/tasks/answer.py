@@ -2,11 +2,12 @@
 
 A long context is read in windows that overlap. The first token of a window stands for "no answer here", so questions
 without an answer need nothing of their own (Devlin et al. 2019, arXiv:1810.04805; Rajpurkar et al. 2018,
-arXiv:1806.03822).
+arXiv:1806.03822). Where each question of the training data has one, as in SQuAD 1.1, the best span is always given.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LONGEST = 30  # tokens of an answer
+NULL = "null_answers"  # of a model's config: may it say that there is none?
 Gold = tuple[tuple[str, int], ...]  # the accepted answers: text and first character in the context; () = none
 
 
@@ -48,6 +50,7 @@ class Answer:
 
     metric: str = "f1"  # f1 of words, or exact match; the mean over questions, as SQuAD's official definition
     labels: tuple[str, ...] = ("start", "end")
+    null: bool = True  # may there be no answer? False where each question of the training data has one
 
     name: ClassVar[str] = "answer"
     hf_class: ClassVar[str] = "AutoModelForQuestionAnswering"
@@ -59,15 +62,16 @@ class Answer:
         object.__setattr__(self, "metric", check_metric(self.metric or "f1", self.METRICS))
 
     def to_data(self) -> dict[str, Any]:
-        return {"name": self.name, "labels": list(self.labels), "metric": self.metric}
+        told = {"name": self.name, "labels": list(self.labels), "metric": self.metric}
+        return told if self.null else told | {"null": False}
 
     def config(self) -> dict[str, Any]:
         """A span has a start and an end: two outputs a token, whatever the data."""
-        return {"num_labels": 2}
+        return {"num_labels": 2} if self.null else {"num_labels": 2, NULL: False}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Answer:
-        return cls()
+        return cls(null=bool(config.get(NULL, True)))
 
     # Questions to rows of tokens.
 
@@ -136,6 +140,7 @@ class Answer:
                     int(spans[last, 1]),
                 )
                 best[example] = max(best.get(example, found), found)
+        none = none if self.null else {i: (-math.inf, chance) for i, (_, chance) in none.items()}
         return objects(_choose(best.get(i), none[i], pairs[i]) for i in range(len(texts)))
 
     def counted(self, gold: np.ndarray) -> dict[str, int]:

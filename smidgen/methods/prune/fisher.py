@@ -58,7 +58,8 @@ TINY = 1e-6  # of a block's whole Fisher information: an exchange that gains les
 FITTED = 512  # rows at most that factors are fitted on: each token of them is an equation for every hidden unit
 TRIED = 256  # rows at most that a choice is tuned and judged on
 ROUNDS = 3  # times at most that a shape is measured before the model is cut to it
-NEAR = 0.05  # of the speed that was asked for: a shape that is so near is the one
+SHORT, OVER = 0.01, 0.08  # of the speed that was asked for: a shape that lacks, or has more, so little is the one
+AIM = 0.03  # of it, that is sought above it, where a shape was measured to miss it
 
 
 @final
@@ -71,7 +72,7 @@ class Fisher(Method[None]):
     tune: str = "weights"  # what is fitted: weights that read what stays | factors on it | nothing
     rows: int = 2048  # examples to measure on; all there are where the data has fewer
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     needs: ClassVar[Needs] = Needs(examples=True)
 
     def faults(self) -> Iterator[str]:
@@ -108,7 +109,7 @@ class Fisher(Method[None]):
         if kept.shape == shape:
             raise NoEffect(f"prune.fisher: speedup {self.speedup} cuts nothing. Ask for more, or a lower multiple.")
         rounds = self._rounds(meter, model, costs, kept, lambda limit: self._sought(kept, worth, costs, limit))
-        nearest = min(rounds, key=lambda each: abs(math.log(each.speedup / self.speedup)))
+        nearest = min(rounds, key=self._off)
         kept = mend(nearest.kept) if nearest is not rounds[0] else kept
         uncut = copy.deepcopy(model)
         fitted = self._cut(model, uncut, kept, self._sample(ctx, FITTED), ctx.edit)
@@ -122,6 +123,11 @@ class Fisher(Method[None]):
                 {"after": each.kept.shape, "speedup": each.speedup, "foretold": 1 / each.share} for each in rounds
             ],
         }
+
+    def _off(self, one: Round) -> tuple[bool, float]:
+        """Is a shape too slow, and how far is it from what was asked?"""
+        beyond = math.log(one.speedup / self.speedup)
+        return beyond < -SHORT, abs(beyond)
 
     def _sought(self, kept: Kept, worth: tuple[Each, Each], costs: Costs, limit: float) -> Kept | None:
         """A choice of the same kind under another limit."""
@@ -142,13 +148,13 @@ class Fisher(Method[None]):
             share = costs.predict(kept.shape) / whole
             rounds.append(Round(kept, gained(meter, model, kept), share))
             known.append((math.log(limit / whole), math.log(rounds[-1].speedup)))
-            right = abs(share * rounds[-1].speedup - 1) <= NEAR  # so that another limit would be met no better
-            if abs(known[-1][1] - wanted) <= NEAR or (len(rounds) == 1 and right):
+            right = abs(share * rounds[-1].speedup - 1) <= SHORT  # so that another limit would be met no better
+            if -SHORT <= known[-1][1] - wanted <= OVER or (len(rounds) == 1 and right):
                 break
             (x, y), (other, there) = sorted(known, key=lambda each: abs(each[1] - wanted))[:2]
             if y == there:
                 break
-            limit = whole * math.exp(x + (wanted - y) * (other - x) / (there - y))
+            limit = whole * math.exp(x + (wanted + AIM - y) * (other - x) / (there - y))
             found = sought(limit)
             if found is None or found.shape in [shape_of(model), *(each.kept.shape for each in rounds)]:
                 break
