@@ -96,7 +96,6 @@ BASE: dict[tuple[str, str], tuple[Stage, ...]] = {
     **{("fisher", f"{speed}x"): (fisher(speed),) for speed in (2.0, 3.0)},
     ("fisher, distilled", "2.0x"): (fisher(2.0), base(epochs=1.0)),
     ("fisher, distilled", "3.0x"): (fisher(3.0), base()),
-    ("layers, then fisher, distilled", "4 blocks, 2x"): (base(blocks(4), name="shallow"), fisher(2.0), base()),
     ("heads", "40 % fewer"): (Stage("cut", (heads(0.4, rows=256, steps=2),), data="train"),),
     ("vocabulary", "train's"): (Stage("cut", (Use("prune.vocab"),), data="train"),),
 }
