@@ -173,10 +173,14 @@ def test_edits_that_come_too_late() -> None:
         (Swap((0,), "local", (4,)), "the attention of block 0 was swapped since. Swap first, tune after."),
     ):
         model = tiny("bert")
-        settle(model, grown(model, "prefix"))
+        grown(model, "prefix").attach(model)
         apply(model, edit)
         with pytest.raises(ModelError, match=f"prefix: {why}"):
             said(model, batch(VOCAB, LENGTHS))
+        model = tiny("bert")
+        settle(model, grown(model, "prefix"))
+        with pytest.raises(ModelError, match=f"{type(edit).__name__}: a prefix was put beside the"):
+            apply(model, edit)
 
 
 @pytest.fixture
