@@ -181,13 +181,13 @@ def _peers(
 ) -> Iterator[dict[str, Any]]:
     """What the winner is shown beside: the teacher, and the baselines that are folders."""
     models = {"teacher": (report["teacher"], teacher)}
-    for entry in report["baselines"]:
+    for entry in report.get("baselines", ()):
         if entry["path"] and (folder := out / entry["path"]).is_dir():
             size, told = deployed_bytes(folder) / 1e6, entry["numbers"]["size_mb"]
             yield _claim(f"{entry['name']}: size in MB, to the byte", told, size, size == told)
             models[entry["name"]] = entry, load(folder)
     for name, (entry, model) in models.items() if test is not None else ():
-        said = entry["numbers"]["quality"]
+        said = entry["numbers"].get("quality")
         if said is not None and test is not None:
             value = entries.quality_data(task, model.outputs(test.texts, test.pairs), test)["value"]
             claim = f"{name}: {task.metric} on test, in its interval"
