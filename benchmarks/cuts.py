@@ -82,8 +82,7 @@ TABLE: dict[tuple[str, str], tuple[Stage, ...]] = {
     },
 }  # fmt: skip
 
-# A base-size model, at a base-size model's pace; beside them a small pretrained model that learns from it. Asked for 3.6 times
-# the speed without training it is left at chance (docs/LOG.md).
+# A base-size model, at a base-size model's pace; beside them a small pretrained model that learns from it.
 base = functools.partial(learnt, pace=5e-5)
 
 BASE: dict[tuple[str, str], tuple[Stage, ...]] = {

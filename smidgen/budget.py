@@ -96,7 +96,7 @@ def over(budget: Budget, numbers: Mapping[str, Any], teacher_quality: float | No
         key: `quality` (test) or `dev_quality`.
     """
     found: dict[str, float] = {}
-    latency = _at(numbers, budget.percentile)
+    latency = at_percentile(numbers, budget.percentile)
     for name, limit, value in (
         ("latency", budget.latency_ms, latency),
         ("size", budget.size_mb, numbers.get("size_mb")),
@@ -120,7 +120,7 @@ def fitting(budget: Budget, numbers: Mapping[str, Any], teacher_quality: float |
     if "quality" in broken and float(numbers[key]["value"]) < 0.001:
         return ""
     if "latency" in broken:
-        measured = 1.05 * (_at(numbers, budget.percentile) or 0.0)
+        measured = 1.05 * (at_percentile(numbers, budget.percentile) or 0.0)
         words.append(f"--max-latency {budget.percentile}={_rounded(measured, math.ceil):g}ms")
     for name in ("size", "memory"):
         if name in broken:
@@ -134,7 +134,7 @@ def fitting(budget: Budget, numbers: Mapping[str, Any], teacher_quality: float |
     return " ".join(words)
 
 
-def _at(numbers: Mapping[str, Any], percentile: str) -> float | None:
+def at_percentile(numbers: Mapping[str, Any], percentile: str) -> float | None:
     """Milliseconds of a percentile; those of p95 where too few calls were made to tell p99."""
     latency = numbers.get("latency") or {}
     return latency.get(f"{percentile}_ms") or (latency.get("p95_ms") if percentile == "p99" else None)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from smidgen.artefact import Artefact, identity
-from smidgen.budget import Budget, over
+from smidgen.budget import Budget, at_percentile, over
 from smidgen.checks import Check
 from smidgen.choosing import speed
 from smidgen.data import Data
@@ -216,7 +216,7 @@ def broken_words(budget: Budget, entry: Entry, broken: Mapping[str, float]) -> s
     numbers = entry["numbers"]
     words: list[str] = []
     if "latency" in broken:
-        got = numbers["latency"].get(f"{budget.percentile}_ms") or numbers["latency"]["p95_ms"]
+        got = at_percentile(numbers, budget.percentile)
         words.append(f"{budget.percentile} is {got:.2f} ms, the budget is {budget.latency_ms:g} ms")
     for name, limit in (("size", budget.size_mb), ("memory", budget.memory_mb)):
         if name in broken:

@@ -74,15 +74,15 @@ def guarded(ctx: Context, quantise: Quantise, parts: Mapping[str, str], max_loss
         first, last, back = _searched(ctx, dev, quantise, list(parts), max_loss, folder)
         if len(back) == len(parts):
             copy_graph(ctx.source / GRAPH, folder / GRAPH)
-        few = [each and each[:: math.ceil(len(dev) / JUDGED)] for each in (dev.texts, dev.pairs)]
-        same = without_vnni(ctx.task, folder, few[0] or (), few[1])
+        few = dev.take(range(0, len(dev), math.ceil(len(dev) / JUDGED)))
+        same = without_vnni(ctx.task, folder, few.texts, few.pairs)
         made = onnx.load(str(folder / GRAPH))
     note(made, same)
     save(made, ctx.target / GRAPH)
     words = told(first, last, [parts[name] for name in back], len(parts), max_loss, ctx.task.metric, len(dev))
     if same is not None and same < PORTABLE:
         words += (
-            f" Where the processor has no VNNI, {1 - same:.1%} of {len(few[0] or ())} decisions would be others: for "
+            f" Where the processor has no VNNI, {1 - same:.1%} of {len(few)} decisions would be others: for "
             "such machines write reduce_range: true."
         )
     return {

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from smidgen.artefact import open_artefact
 from smidgen.budget import least_quality
 from smidgen.budget import read as read_budget
@@ -53,11 +55,12 @@ def verify(out: Path, watch: Watch | None = None) -> list[dict[str, Any]]:
     test = _test(report, task)
     winner, teacher = load(out / "winner"), _teacher(report, out, task)
     claims.append(_labels(task, winner))
-    claims.extend(_run_by(report, out / "winner", winner))
+    claims.extend(_run_by(report, winner))
     claims.extend(_on_dev(report, task, winner))
     if test is not None:
-        claims.extend(_qualities(report, task, test, winner, teacher))
-    claims.extend(_peers(report, task, out, test, teacher))
+        reference = teacher.outputs(test.texts, test.pairs)
+        claims.extend(_qualities(report, task, test, winner, reference))
+        claims.extend(_peers(report, task, out, test, reference))
     watch.say("Timing the winner and its teacher again")
     claims.extend(_speeds(report, task, out, winner, teacher))
     return claims
@@ -137,11 +140,10 @@ def _labels(task: Task, winner: Any) -> dict[str, Any]:
     return _claim("labels, in their order", len(task.labels), len(mine) if same else "others", same)
 
 
-def _run_by(report: Mapping[str, Any], folder: Path, winner: Any) -> Iterator[dict[str, Any]]:
-    """On a machine like that of the report the winner is run as it was there; elsewhere `serve.json` does not hold, and
-    not where it was written anew."""
+def _run_by(report: Mapping[str, Any], winner: Any) -> Iterator[dict[str, Any]]:
+    """On a machine like that of the report the winner is run as it was there; elsewhere `serve.json` does not hold."""
     said = report["winner"].get("serving")
-    if said and not _anew(report, folder) and _host(report) == machine():
+    if said and _host(report) == machine():
         found = winner.serving.to_data()
         yield _claim("engine, precision and threads", served(said), served(found), found == said)
 
@@ -177,19 +179,18 @@ def _enough(report: Mapping[str, Any], task: Task, value: float, teacher: float)
 
 
 def _peers(
-    report: Mapping[str, Any], task: Task, out: Path, test: Split | None, teacher: TorchModel
+    report: Mapping[str, Any], task: Task, out: Path, test: Split, reference: np.ndarray
 ) -> Iterator[dict[str, Any]]:
-    """What the winner is shown beside: the teacher, and the baselines that are folders."""
-    models = {"teacher": (report["teacher"], teacher)}
+    """What the winner is shown beside: the teacher, by what it says of test, and the baselines that are folders."""
+    shown = [("teacher", report["teacher"], reference)]
     for entry in report.get("baselines", ()):
         if entry["path"] and (folder := out / entry["path"]).is_dir():
             size, told = deployed_bytes(folder) / 1e6, entry["numbers"]["size_mb"]
             yield _claim(f"{entry['name']}: size in MB, to the byte", told, size, size == told)
-            models[entry["name"]] = entry, load(folder)
-    for name, (entry, model) in models.items() if test is not None else ():
-        said = entry["numbers"].get("quality")
-        if said is not None and test is not None:
-            value = entries.quality_data(task, model.outputs(test.texts, test.pairs), test)["value"]
+            shown.append((entry["name"], entry, load(folder).outputs(test.texts, test.pairs)))
+    for name, entry, outputs in shown:
+        if said := entry["numbers"].get("quality"):
+            value = entries.quality_data(task, outputs, test)["value"]
             claim = f"{name}: {task.metric} on test, in its interval"
             yield _claim(claim, said["value"], value, said["low"] <= value <= said["high"])
 
@@ -208,10 +209,10 @@ def _teacher(report: Mapping[str, Any], out: Path, task: Task) -> TorchModel:
 
 
 def _qualities(
-    report: Mapping[str, Any], task: Task, test: Split, winner: Any, teacher: TorchModel
+    report: Mapping[str, Any], task: Task, test: Split, winner: Any, reference: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     said = report["winner"]["numbers"]
-    logits, reference = winner.outputs(test.texts, test.pairs), teacher.outputs(test.texts, test.pairs)
+    logits = winner.outputs(test.texts, test.pairs)
     found = {"quality": entries.quality_data(task, logits, test)} | entries.compared_data(task, logits, reference, test)
     names = {"quality": f"{task.metric} on test", "agreement": "agreement with the teacher", "quality_kept": "kept"}
     for key, name in names.items():

@@ -13,9 +13,8 @@ Long pairs have a module of their own (`pairs.py`): which part gives way depends
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,7 @@ WINDOW = 8  # characters kept per token of the limit; English has between 4 and 
 BOUNDARY = re.compile(r"\S(?= )")
 BERT_BOUNDARY = re.compile(r"\S(?=[ \t\r\n])|[\u4e00-\u9fff](?=[\u4e00-\u9fff])")
 PLAIN = "BertPreTokenizer"
-GROWS, MOST_PARTS = 64, 64  # letters that a normalizer may make of one; parts that it may have
+GROWS, MOST_STEPS = 64, 1000  # letters that a normalizer may make of one; what it may replace
 SPLITTERS = (PLAIN, "ByteLevel", "Metaspace", "Whitespace", "WhitespaceSplit")
 SHIFTED = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 
@@ -143,8 +142,8 @@ def _opened(file: Path) -> Tokenizer:
     """The tokenizer of a file, that has tokenised something."""
     from tokenizers import Tokenizer
 
-    if (times := growth(read_json(file).get("normalizer"))) > GROWS:
-        raise ModelError(f"{file}: its normalizer makes {times:,} letters of one. Copy the folder again.")
+    if grows(read_json(file).get("normalizer")):
+        raise ModelError(f"{file}: its normalizer makes more than {GROWS} letters of one. Copy the folder again.")
     try:
         found: Tokenizer = Tokenizer.from_file(str(file))
         found.no_padding()
@@ -157,15 +156,32 @@ def _opened(file: Path) -> Tokenizer:
     return found
 
 
-def growth(normalizer: Any) -> int:
-    """How many letters a normalizer may make of one, as far as its parts replace or put something before."""
+def grows(normalizer: Any) -> bool:
+    """Does one thing that a normalizer replaces come to more than GROWS times its letters, once all have replaced? Of
+    more than MOST_STEPS it is taken for granted."""
+    steps = [step for step in _replaced(normalizer) if step[0]]
+    if len(steps) > MOST_STEPS:
+        return True
+    for start, _ in steps:
+        text = start
+        for old, new in steps:
+            text = text.replace(old, new)
+            if len(text) > GROWS * len(start):
+                return True
+    return False
+
+
+def _replaced(normalizer: Any) -> Iterator[tuple[str, str]]:
+    """What the parts of a normalizer replace, as it is written, by what; in order."""
     if not isinstance(normalizer, Mapping):
-        return 1
+        return
+    pattern, content = normalizer.get("pattern"), normalizer.get("content")
+    if isinstance(pattern, Mapping) and isinstance(content, str):
+        old = pattern.get("String", pattern.get("Regex"))  # of an expression: where it stands for itself
+        yield (old, content) if isinstance(old, str) else ("", "")
     parts = normalizer.get("normalizers")
-    if isinstance(parts, list):
-        return min(math.prod(map(growth, parts[:MOST_PARTS])), 10**9) if len(parts) <= MOST_PARTS else 10**9
-    more = normalizer.get("content" if normalizer.get("type") == "Replace" else "prepend")
-    return max(1, len(more) + (normalizer.get("type") == "Prepend")) if isinstance(more, str) else 1
+    for part in parts if isinstance(parts, list) else ():
+        yield from _replaced(part)
 
 
 def _alone(tokenizer: Tokenizer) -> Tokenizer:
