@@ -390,9 +390,12 @@ def _forms(recipe: Recipe, methods: list[tuple[Method[Any], ...]], faults: list[
 def _max_length(
     recipe: Recipe, methods: list[tuple[Method[Any], ...]], models: Mapping[str, Source], data: Data
 ) -> int:
-    """The tokens that texts are cut at: no more than the model takes, or any other that reads them."""
+    """The tokens that texts are cut at: no more than the model takes, or than any other that reads them has places.
+
+    A teacher's tokenizer states the length of its own training, counted in its own tokens: no limit of another's.
+    """
     taken = sum(method.places for chosen in methods for method in chosen)
-    limits = {name: length_limit(each.path, taken) for name, each in models.items()}
+    limits = {name: length_limit(each.path, taken, stated=name == recipe.model) for name, each in models.items()}
     model, least = models[recipe.model], 5 if data.task.name == "answer" else 4
     binding = min(limits, key=lambda name: (limits[name], name != recipe.model))
     limit, who = limits[binding], "the model" if binding == recipe.model else binding

@@ -37,16 +37,19 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def length_limit(folder: Path, taken: int = 0) -> int:
-    """The most tokens that a model folder takes, special tokens included, where `taken` positions hold none."""
+def length_limit(folder: Path, taken: int = 0, stated: bool = True) -> int:
+    """The most tokens that a model folder takes, special tokens included, where `taken` positions hold none.
+
+    stated   heed what its tokenizer's settings say; without it the positions that there are
+    """
     from smidgen.runtime.folder import read_json
     from smidgen.runtime.tokenizer import length_limit as limit
 
-    stated = folder / "tokenizer_config.json"
+    settings = folder / "tokenizer_config.json"
     config = read_json(folder / "config.json")
     if taken:
         config["max_position_embeddings"] = config.get("max_position_embeddings", 512) - taken
-    return limit(config, read_json(stated) if stated.is_file() else {})
+    return limit(config, read_json(settings) if stated and settings.is_file() else {})
 
 
 def fitting_length(task: Task, folder: Path, texts: Sequence[str], pairs: Sequence[str] | None, taken: int = 0) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from folders import LABELS, model_folder, sentences, write_csv, write_tokenizer
+from tiny import tiny
 
 from smidgen.data import load_data
 from smidgen.errors import DataError, InputError, ModelError, RecipeError
@@ -433,13 +434,15 @@ def test_training_settings(settings: dict[str, Any], fault: str, recipe: Recipe)
     assert found.startswith(f"stage s.train.{fault}")
 
 
-def test_length_within_that_of_every_model_that_reads(recipe: Recipe, tmp_path: Path) -> None:
+def test_length_within_the_places_of_every_model_that_reads(recipe: Recipe, tmp_path: Path) -> None:
     small = model_folder(tmp_path / "small", labels=LABELS)
-    file = small / "tokenizer_config.json"
-    file.write_text(
-        json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"model_max_length": 12}), encoding="utf-8"
-    )
     asked = single(recipe, methods=(Use("distil.logits"),), teacher=str(small))
+    settings = json.loads((small / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (small / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 12}), encoding="utf-8")
+    assert plan(files(asked, max_length=16)).max_length == 16  # where the teacher's own training cut is no limit
+    short = tiny("bert", labels=2, max_position_embeddings=12)
+    short.config.update({"id2label": dict(enumerate(LABELS))})
+    short.save_pretrained(small)
     assert plan(asked).max_length <= 12
     assert faults_of(files(asked, max_length=16)) == (f"data.max_length: got 16, {small} takes 4 to 12.",)
 

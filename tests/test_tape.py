@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForQuestionAnswering, GPT2Config, G
 
 from smidgen.anatomy import anatomy
 from smidgen.errors import InputError, ModelError, SmidgenError
-from smidgen.tape import PARTS, Tape, hide, listen, parse
+from smidgen.tape import NOWHERE, PARTS, Tape, hide, listen, parse
 
 torch.set_num_threads(1)
 EACH = pytest.mark.parametrize("family", FAMILIES)
@@ -205,7 +205,9 @@ def test_spans_and_bare_bodies() -> None:
     config.num_labels = 2
     spans = AutoModelForQuestionAnswering.from_config(config).eval()
     taps = heard(spans, inputs, "logits", "block.-1.hidden")
-    torch.testing.assert_close(spans.qa_outputs(taps["block.-1.hidden"]), taps["logits"])
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(spans.qa_outputs(taps["block.-1.hidden"])[real], taps["logits"][real])
+    assert (taps["logits"][~real] == NOWHERE).all() and not real.all()
     body = AutoModel.from_config(config).eval()
     taps = heard(body, inputs, "pooled", "block.-1.hidden")
     torch.testing.assert_close(body.pooler(taps["block.-1.hidden"]), taps["pooled"])
