@@ -154,10 +154,12 @@ def side_by_side(
     for number, seed in enumerate(seeds, 1):
         teacher = str(uncut(seed))
         folders = {"uncut": make(splits, "uncut", GRAPHS, files, teacher, seed)[-1].artefact.path}
+        took: dict[str, float] = {}
         for (method, asked), stages in ways.items():
             try:
                 done = make(splits, f"{method}, {asked}", (*stages, *GRAPHS), files, teacher, seed)
                 folders[f"{method}, {asked}"] = done[-1].artefact.path
+                took[f"{method}, {asked}"] = sum(one.artefact.record["seconds"] for one in done)
             except SmidgenError as error:
                 refused.append({"seed": seed, "method": method, "asked": asked, "why": str(error)})
                 print(refused[-1], flush=True)
@@ -166,6 +168,7 @@ def side_by_side(
         for (method, asked), stages in ways.items():
             if f"{method}, {asked}" in measured:
                 told = {"seed": seed, "method": method, "asked": asked, "settings": settings(stages)}
+                told["seconds"] = took[f"{method}, {asked}"]
                 runs.append(told | measured[f"{method}, {asked}"])
                 print(runs[-1], flush=True)
         assert splits.test is not None

@@ -78,7 +78,7 @@ class Clock:
         file = self.kept / f"costs-{identity(self._key(whole))}.json"
         if not file.is_file():
             wanted = points(*widest(whole))
-            times = self._time({str(point): shaped(whole, point) for point in wanted})
+            times = self._time({str(point): shaped(whole, spread(point, shape_of(whole))) for point in wanted})
             found = table({point: times[str(point)] for point in wanted}, len(shape_of(whole)))
             write_atomic(file, json.dumps(found.to_data()))
         return Costs.from_data(json.loads(file.read_text(encoding="utf-8")))
@@ -217,10 +217,10 @@ def skeleton(model: PreTrainedModel, hidden: int = 0) -> PreTrainedModel:
     return whole if hidden == anatomy(whole).hidden_size else apply(whole, KeepHidden(tuple(range(hidden))))
 
 
-def shaped(whole: PreTrainedModel, point: Point) -> PreTrainedModel:
-    """A copy whose blocks have so many heads and inner units; see `spread`."""
-    model, shape = copy.deepcopy(whole), shape_of(whole)
-    for index, ((heads, width), (some, few)) in enumerate(zip(shape, spread(point, shape), strict=True)):
+def shaped(whole: PreTrainedModel, shape: Shape) -> PreTrainedModel:
+    """A copy whose blocks have so many heads and inner units, the first ones."""
+    model = copy.deepcopy(whole)
+    for index, ((heads, width), (some, few)) in enumerate(zip(shape_of(whole), shape, strict=True)):
         if some < heads:
             apply(model, KeepHeads(index, tuple(range(some))))
         if few < width:

@@ -57,7 +57,7 @@ class Cut:
 class Gating(nn.Module):
     """A method's state. See the module's text. All of it is float64: the price of a unit is small beside the whole.
 
-    stands: how many steps are done, and the share of the stage.
+    stands: how many steps are done, and the share of the stage. keep: the share of the price that may stay.
 
     Args:
         on: what has gates: kinds of `smidgen.gates`, and `hidden`.
@@ -71,6 +71,7 @@ class Gating(nn.Module):
     """
 
     stands: Tensor
+    keep: Tensor
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class Gating(nn.Module):
         super().__init__()
         self.gates, self.shape, self.costs, self.narrow = Gates(model, "hidden" in on), shape_of(model), costs, narrow
         self.hidden = anatomy(model).hidden_size
-        self.keep, self.multiple, self.warmup, self.rate, self.seed = keep, multiple, warmup, rate, seed
+        self.multiple, self.warmup, self.rate, self.seed = multiple, warmup, rate, seed
         self.whole = costs.predict(self.shape)
         blocks = [1] * len(self.shape)
         heads, widths = ([counts[i] for counts in self.shape] for i in (0, 1))
@@ -101,6 +102,7 @@ class Gating(nn.Module):
         self.log_alpha = nn.ParameterDict({kind: torch.from_numpy(each) for kind, each in start.items()})
         self.multipliers = nn.Parameter(torch.tensor([0.0, STEEP], dtype=torch.double))
         self.register_buffer("stands", torch.zeros(2, dtype=torch.double))
+        self.register_buffer("keep", torch.tensor(keep, dtype=torch.double))
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._cut: Cut | None = None  # of the weights as they are
 
@@ -161,7 +163,7 @@ class Gating(nn.Module):
 
     def target(self) -> float:
         """The share of the price that may stand in this step."""
-        return 1 - (1 - self.keep) * (min(1.0, float(self.stands[1]) / self.warmup) if self.warmup else 1.0)
+        return 1 - (1 - float(self.keep)) * (min(1.0, float(self.stands[1]) / self.warmup) if self.warmup else 1.0)
 
     def price(self, shape: Shape, hidden: int) -> float:
         """Of a model whose blocks have these heads and widths, at a hidden size."""
@@ -260,6 +262,11 @@ class Gating(nn.Module):
         many = float(chance(self.log_alpha["hidden"].detach().cpu() + shift).sum())
         return rounded(max(many, 1.0), self.multiple, self.hidden)
 
+    def aimed(self) -> tuple[list[tuple[int, int]], int]:
+        """Heads and widths, and the hidden size, that the price leaves while all gates are alike."""
+        shift = self._shift()
+        return self.shape_at(shift), self.hidden_at(shift)
+
     def _price_at(self, shift: float) -> float:
         return self.price(self.shape_at(shift), self.hidden_at(shift))
 
@@ -279,7 +286,7 @@ class Gating(nn.Module):
         low, high = -FAR / 2, FAR / 2
         while high - low > 1e-9:
             middle = (low + high) / 2
-            if self._price_at(middle) > self.keep * self.whole:
+            if self._price_at(middle) > float(self.keep) * self.whole:
                 high = middle
             else:
                 low = middle

@@ -50,13 +50,12 @@ def choices(heads: Each, units: Each, costs: Costs, limit: float, multiple: int 
 
     In each block the best group of units stays, and where there are none the best head: a block cannot be empty.
     """
-    gone = {(kind, b) for kind, each in enumerate((heads, units)) for b, scores in enumerate(each) if not len(scores)}
-    emptied = frozenset(gone)
+    emptied = _gone(heads, units)
     best = under(heads, units, costs, limit, multiple, emptied)
     if best is None:
         return []
     full = under(heads, units, costs, limit, multiple, emptied, full=True)
-    found = [best] if full is None or full.shape == best.shape else [full, best]
+    found = [best] if full is None else [full] if full.shape == best.shape else [full, best]
     while True:
         tried = []
         for sublayer in ((kind, b) for kind in (0, 1) for b in range(len(heads))):
@@ -69,6 +68,21 @@ def choices(heads: Each, units: Each, costs: Costs, limit: float, multiple: int 
         _, sublayer, best = max(tried, key=lambda each: each[0])
         emptied |= {sublayer}
         found.append(best)
+
+
+def again(kept: Kept, heads: Each, units: Each, costs: Costs, limit: float, multiple: int) -> Kept | None:
+    """A choice of the same kind under another limit; where that has no room for it, of the kind that takes the least.
+    None where nothing fits."""
+    kinds = ((kept.emptied, kept.full), (kept.emptied, False), (_gone(heads, units), False))
+    found = (under(heads, units, costs, limit, multiple, emptied, full) for emptied, full in kinds)
+    return next((each for each in found if each is not None), None)
+
+
+def _gone(heads: Each, units: Each) -> frozenset[Sublayer]:
+    """The sublayers that have nothing to keep."""
+    return frozenset(
+        (kind, b) for kind, each in enumerate((heads, units)) for b, scores in enumerate(each) if not len(scores)
+    )
 
 
 def under(

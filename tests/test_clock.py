@@ -104,7 +104,7 @@ def test_small_models_have_the_shape_of_their_point(family: str) -> None:
     whole = skeleton(model)
     assert shape_of(whole) == [(4, 64)] * 2 and type(whole) is type(tiny(family))
     for point in points(4, 64):
-        made = shaped(whole, point)
+        made = shaped(whole, spread(point, shape_of(whole)))
         assert shape_of(made) == ([point] * 2 if point[0] else [(0, 64), (4, 64)]), (
             "a model without any attention is another"
         )
@@ -116,7 +116,7 @@ def test_small_models_have_the_shape_of_their_point(family: str) -> None:
 
 def test_a_skeleton_has_the_head_and_the_depth_that_the_model_has() -> None:
     pooled = apply(apply(tiny("bert", blocks=3), Head("mean")), KeepHeads(0, (0, 1)))
-    made = shaped(skeleton(pooled), (1, 32))
+    made = shaped(skeleton(pooled), [(1, 32)] * 3)
     assert shape_of(made) == [(1, 32)] * 3 and made.pool == "mean"
     made(**batch(VOCAB, [5, 7]))
     cut = apply(apply(tiny("bert", blocks=4), KeepHeads(0, (0, 1))), KeepBlocks((0, 2)))

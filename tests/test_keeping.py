@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from smidgen.keeping import Each, Kept, choices
+from smidgen.keeping import Each, Kept, again, choices
 from smidgen.prices import Costs
 
 LINEAR = Costs("MACs", 3.0, ((0, 0.0), (2, 10.0)), ((0, 0.0), (4, 8.0)))
@@ -78,6 +78,20 @@ def test_a_head_in_each_block_is_a_choice_where_it_fits() -> None:
     assert found == [[(1, 3), (1, 1)], [(2, 3), (0, 1)]]
     small = choices(heads, units, LINEAR, LINEAR.predict([(1, 1), (0, 1)]))
     assert [each.shape for each in small] == [[(1, 1), (0, 1)]], "the price has no room for two"
+
+
+def test_under_a_tighter_limit_each_block_keeps_its_head_while_there_is_room() -> None:
+    heads, units = [np.array([9.0, 8.0]), np.array([7.5, 0.0])], [np.ones(4), np.ones(4)]
+    (kept,) = choices(heads, units, LINEAR, LINEAR.predict([(2, 4), (1, 1)]))
+    assert kept.shape == [(2, 4), (1, 1)] and kept.full, "best as it is, with a head in each block"
+    for room, shape in (
+        ([(1, 1), (1, 1)], [(1, 1), (1, 1)]),
+        ([(1, 1), (0, 1)], [(1, 1), (0, 1)]),
+        ([(0, 1), (0, 1)], [(0, 1), (0, 1)]),
+    ):
+        found = again(kept, heads, units, LINEAR, LINEAR.predict(room), 1)
+        assert found is not None and found.shape == shape
+    assert again(kept, heads, units, LINEAR, LINEAR.predict([(0, 1), (0, 0)]), 1) is None
 
 
 def test_a_feed_forward_is_emptied_too_and_then_a_head_stays() -> None:

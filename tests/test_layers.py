@@ -126,6 +126,14 @@ def test_a_search_without_a_trained_head_is_refused(tmp_path: Path) -> None:
         run(plan(bare), tmp_path / "stages")
 
 
+def test_a_search_on_a_few_rows_is_refused(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, model_folder(tmp_path / "m", labels=LABELS, blocks=4), SEARCH)
+    lines = Path(asked.data.dev or "").read_text(encoding="utf-8").splitlines(keepends=True)
+    Path(asked.data.dev or "").write_text("".join(lines[:16]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"dev has 15 rows, wanted at least 16\. Give more rows, or take another rule"):
+        run(plan(asked), tmp_path / "stages")
+
+
 # Blocks left out while the model trains.
 
 

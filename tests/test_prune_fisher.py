@@ -266,6 +266,15 @@ def test_a_table_that_is_right_is_taken_at_its_word() -> None:
         assert found["speedup"] >= 1.5
 
 
+def test_rounds_that_come_to_too_little_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smidgen.methods.prune.fisher.ROUNDS", 1)
+    ctx = context(tiny("bert"), Stopwatch(power=0.7))
+    Fisher(speedup=1.7, price="int8", multiple=4, tune="nothing").begin(ctx)
+    found = ctx.found["prune.fisher"]
+    assert found["told"].endswith(" Of 1 shapes that were timed none came to the 1.7 times that were asked for.")
+    assert found["asked"] == 1.7 and Costs.from_data(found["costs"]) == Stopwatch().costs(None)
+
+
 def test_how_many_sublayers_go_whole_is_tried() -> None:
     """Of all choices the one whose cut model has the least loss, whatever it scores."""
     model, steep = tiny("bert"), Stopwatch(widths=((0, 0.0), (8, 0.8), (64, 1.0)))
@@ -311,6 +320,22 @@ def test_too_much_is_refused_with_what_can_be_reached() -> None:
     Fisher(speedup=6.83, price="int8", multiple=16).begin(ctx)
     with pytest.raises(InputError, match=r"speedup 99 of 0\.\d+ million MACs is 0\.00\d+ million MACs, but"):
         Fisher(speedup=99).begin(context(tiny("bert")))
+
+
+def test_what_no_cut_is_measured_to_reach_is_refused() -> None:
+    """By the table up to 6.83 times; models are 6.83 ** 0.7 = 3.84 times as fast."""
+    for speedup in (4.0, 5.0, 6.8):
+        ctx = context(tiny("bert"), Stopwatch(power=0.7))
+        before = copy.deepcopy(ctx.model.state_dict())
+        wanted = (
+            rf"prune\.fisher: speedup {speedup} was asked for, but the least that can stay, with 16 units in each "
+            r"block, was measured to be 3\.84 times as fast\. Write a speedup up to 3\.83, a lower multiple, or drop"
+        )
+        with pytest.raises(InputError, match=wanted):
+            Fisher(speedup=speedup, price="int8", multiple=16, tune="nothing").begin(ctx)
+        assert all(torch.equal(value, before[name]) for name, value in ctx.model.state_dict().items())
+    Fisher(speedup=3.83, price="int8", multiple=16, tune="nothing").begin(ctx)
+    assert ctx.found["prune.fisher"]["speedup"] == pytest.approx(3.84, abs=0.01)
 
 
 def test_the_floor_of_a_block_without_units_is_a_head() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from folders import LABELS, data_files, model_folder
 from test_loop import TASK, make_rows
+from test_prune_fisher import Stopwatch
 from tiny import FAMILIES, VOCAB, batch, tiny
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
@@ -26,7 +27,7 @@ from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
 from smidgen.gating import Gating, hull, line
 from smidgen.loop import make_optimizer, train
 from smidgen.mapping import in_order
-from smidgen.method import Context
+from smidgen.method import Context, Sight
 from smidgen.methods.distil.hidden import Hidden, thirds
 from smidgen.methods.prune.gates import Gates
 from smidgen.methods.tune.full import Full
@@ -47,6 +48,12 @@ MS = Costs("ms", 0.5, ((0, 0.1), (1, 0.4), (4, 1.0)), ((0, 0.1), (16, 0.5), (64,
 
 def context(model: Any) -> Context:
     return Context(Path(), Path(), TASK, (), 0, model)
+
+
+def metered(meter: Any) -> Context:
+    ctx = context(tiny("bert"))
+    ctx.sight = Sight(meter=lambda unit: meter)
+    return ctx
 
 
 def begun(model: Any, **settings: Any) -> tuple[Gates, Gating, Context]:
@@ -400,6 +407,33 @@ def test_settings_that_cannot_be(settings: dict[str, Any], fault: str) -> None:
 
 def test_a_speedup_is_a_share() -> None:
     assert begun(tiny("bert"), speedup=2.5)[1].keep == 0.4
+
+
+@pytest.mark.parametrize("power", [0.7, 1.0, 1.5])
+def test_the_target_is_set_by_what_a_model_is_measured_to_take(power: float) -> None:
+    """A model that is s of the price by the table takes s ** power of it."""
+    watch = Stopwatch(power=power)
+    method, ctx = Gates(speedup=2.0, price="int8", multiple=8), metered(watch)
+    state = method.begin(ctx)
+    assert float(state.keep) == pytest.approx(0.5 ** (1 / power), abs=1e-6)
+    state.step(1.0)
+    assert state.target() == pytest.approx(float(state.keep))
+    method.end(state, ctx)
+    assert 2.0 <= ctx.found["prune.gates"]["speedup"] < 2.5
+    assert Costs.from_data(ctx.found["prune.gates"]["costs"]) == watch.costs(None)
+    other = Gates(speedup=1.5, price="int8", multiple=8).begin(metered(Stopwatch()))
+    other.load_state_dict(state.state_dict())
+    assert other.keep == state.keep, "a run that goes on aims where it did"
+
+
+def test_a_target_that_no_model_is_measured_to_reach_is_refused() -> None:
+    told = (
+        "prune.gates: speedup 4.0, 0.25 of the price leaves a block with nothing: with all gates shut on heads, units, "
+        "16 units in a block without heads, 0.26 of it stands, 1.068 ms. Write a speedup up to 3.83, a lower multiple,"
+    )
+    with pytest.raises(InputError, match=re.escape(told)):
+        Gates(speedup=4.0, price="int8", multiple=16).begin(metered(Stopwatch(power=0.7)))
+    Gates(speedup=3.8, price="int8", multiple=16).begin(metered(Stopwatch(power=0.7)))
 
 
 def test_a_target_that_leaves_a_block_with_nothing_is_refused() -> None:

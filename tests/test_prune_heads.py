@@ -220,6 +220,10 @@ def test_a_second_cut_starts_from_the_first() -> None:
 def test_too_much_is_refused() -> None:
     with pytest.raises(InputError, match=r"0\.9 of 8 heads is 7, but with least 1 in each of 2 blocks only 6 can"):
         Heads(share=0.9).begin(context(tiny("bert")))
+    many = tiny("bert", num_attention_heads=16)
+    with pytest.raises(InputError, match=r"only 30 can go\. Write a share up to 0\.93, or a lower least\."):
+        Heads(share=0.96).begin(context(many))
+    Heads(share=0.93, steps=1).begin(context(many))
 
 
 def test_nothing_is_refused() -> None:

@@ -3,7 +3,8 @@
 Reformer (Kitaev et al. 2020, arXiv:2001.04451): query and key are one, k_j = q_j / |q_j|; h(x) = argmax([xR; -xR]) for
 random directions R puts each token in a bucket; tokens are sorted by bucket, within it by place, and cut in chunks. A
 token sees those of its bucket in its chunk and the one before, itself only where there is no other. Several rounds with
-other R are weighed by the mass that each found. Work and memory grow with L * rounds * chunk.
+other R are weighed by the mass that each found; a key that is met in several rounds counts in each (the paper takes
+log N from its scores, N rounds that meet it). Work and memory grow with L * rounds * chunk.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Idea       With a gate on each head and inner unit and g_i(x) the gradient of an
            the diagonal alone, sum_x g_i(x)^2, is what a part is worth, and the most worth stays that the price allows.
            Whole sublayers may go for their price, or each block may keep a head: of models cut and tuned so, the one
            with the least loss on some rows is taken. A table of milliseconds adds up sublayers, and a model that is cut
-           everywhere is faster than their sum: so what it leaves is measured, and sought anew under another limit
-           until it is as fast as was asked.
+           everywhere is not quite as fast as their sum: so what it leaves is measured, and up to twice sought anew
+           under another limit, until it is as fast as was asked.
            Rearrangement: inside a block, a part that goes is exchanged for one that stays while that lowers
            sum_x (sum of g_i(x) over what goes)^2 (Kwon et al. 2022, arXiv:2204.09656). Tuning: from the bottom up, by
            least squares, so that each sublayer says what the uncut one says: `factors` on what stays, as there, or all
@@ -15,11 +15,12 @@ Idea       With a gate on each head and inner unit and g_i(x) the gradient of an
 Takes      A float model of a family with an anatomy, trained for its task, and labelled rows; of unlabelled ones a
            teacher's decisions.
 Leaves     A float model with fewer heads and units, not as many in each block, the factors inside its weights; `found`
-           in its record has the shape, the price that was foretold and the one that was measured.
+           in its record has the shape, the table, the price that was foretold and the one that was measured.
 Beside     Nothing, as a stage of its own; or tune.full or distil.* in the same stage.
 Fails      Where the price has no room for a head in each block; well before, training after it, or with it, does
            better. `price: int8` and `float32` are milliseconds of this machine: a table of them is measured first, in
-           about a minute.
+           about a minute. Tables, and counts of operations, know full attention and whole matrices alone; of others
+           milliseconds are right in the end, since what is left is measured.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, ModelError, NoEffect
 from smidgen.gates import Gates
-from smidgen.keeping import Each, Kept, choices, under
+from smidgen.keeping import Each, Kept, again, choices
 from smidgen.method import Context, Method, Needs, at_least, one_of
 from smidgen.prices import Costs, Meter, Shape, amount, held_against, left, shape_of
 from smidgen.refit import refit, reweigh
@@ -72,7 +73,7 @@ class Fisher(Method[None]):
     tune: str = "weights"  # what is fitted: weights that read what stays | factors on it | nothing
     rows: int = 2048  # examples to measure on; all there are where the data has fewer
 
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     needs: ClassVar[Needs] = Needs(examples=True)
 
     def faults(self) -> Iterator[str]:
@@ -108,8 +109,9 @@ class Fisher(Method[None]):
         kept = fit[int(np.argmin(losses))] if losses else fit[0]
         if kept.shape == shape:
             raise NoEffect(f"prune.fisher: speedup {self.speedup} cuts nothing. Ask for more, or a lower multiple.")
-        rounds = self._rounds(meter, model, costs, kept, lambda limit: self._sought(kept, worth, costs, limit))
+        rounds = self._rounds(meter, model, costs, kept, lambda limit: again(kept, *worth, costs, limit, self.multiple))
         nearest = min(rounds, key=self._off)
+        self._reached(nearest, rounds, costs, shape)
         kept = mend(nearest.kept) if nearest is not rounds[0] else kept
         uncut = copy.deepcopy(model)
         fitted = self._cut(model, uncut, kept, self._sample(ctx, FITTED), ctx.edit)
@@ -117,21 +119,34 @@ class Fisher(Method[None]):
         lost = {name: mean_loss(each, self._sample(ctx, TRIED)) for name, each in both.items()}
         measured = meter.measure({name: nn.Module.to(each, "cpu") for name, each in both.items()})
         ctx.found["prune.fisher"] = told(meter.unit, nearest.share, shape, shape_of(model), measured, lost) | {
+            "asked": self.speedup,
+            "costs": costs.to_data(),
             "fitted": fitted,
             "tried": [{"after": each.shape, "loss": loss} for each, loss in zip(fit, losses, strict=False)],
             "rounds": [
                 {"after": each.kept.shape, "speedup": each.speedup, "foretold": 1 / each.share} for each in rounds
             ],
         }
+        if self._off(nearest)[0]:
+            ctx.found["prune.fisher"]["told"] += (
+                f" Of {len(rounds)} shapes that were timed none came to the {self.speedup} times that were asked for."
+            )
 
     def _off(self, one: Round) -> tuple[bool, float]:
         """Is a shape too slow, and how far is it from what was asked?"""
         beyond = math.log(one.speedup / self.speedup)
         return beyond < -SHORT, abs(beyond)
 
-    def _sought(self, kept: Kept, worth: tuple[Each, Each], costs: Costs, limit: float) -> Kept | None:
-        """A choice of the same kind under another limit."""
-        return under(*worth, costs, limit, self.multiple, kept.emptied, kept.full)
+    def _reached(self, nearest: Round, rounds: Sequence[Round], costs: Costs, shape: Shape) -> None:
+        """Refuse what no cut can reach: where the least that can stay was measured, and is too slow."""
+        floor = costs.floor(shape, self.multiple) * (1 + 1e-9)
+        if self._off(nearest)[0] and any(costs.predict(each.kept.shape) <= floor for each in rounds):
+            raise InputError(
+                f"prune.fisher: speedup {self.speedup} was asked for, but the least that can stay, with "
+                f"{self.multiple} units in each block, was measured to be {nearest.speedup:.2f} times as fast. Write a "
+                f"speedup up to {int(nearest.speedup * 100) / 100}, a lower multiple, or drop blocks first with "
+                "prune.layers."
+            )
 
     def _rounds(
         self, meter: Meter, model: PreTrainedModel, costs: Costs, kept: Kept, sought: Callable[[float], Kept | None]
@@ -155,6 +170,7 @@ class Fisher(Method[None]):
             if y == there:
                 break
             limit = whole * math.exp(x + (wanted + AIM - y) * (other - x) / (there - y))
+            limit = max(limit, costs.floor(shape_of(model), self.multiple))
             found = sought(limit)
             if found is None or found.shape in [shape_of(model), *(each.kept.shape for each in rounds)]:
                 break

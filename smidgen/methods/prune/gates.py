@@ -7,14 +7,16 @@ Idea       Each part has a hard-concrete gate z, drawn anew in each step, with a
            what is nested, and a target t that falls linearly from 1, the stage's losses get l1 (s - t) + l2 (s - t)^2.
            The multipliers climb, l2 from 30, without which s swings about t. In the end each sublayer, and the hidden
            size, keeps as many parts as are open on average, the most open ones, all gates shifted alike until the
-           price is met, and what is left of z goes into the weights.
+           price is met, and what is left of z goes into the weights. A table of milliseconds adds up sublayers, and a
+           model is not quite their sum: so a model that has lost as much of everything is measured first, and the
+           target is set to the share by the table under which it would cost what was asked.
 Takes      A float model of a family with an anatomy, trained for its task, and another method with a loss. `hidden`
            among the parts: one gate a dimension for all blocks; norms take mean and variance over what is open. Cut
            before anything is factored or attached. For milliseconds, graphs of half the hidden size are timed too.
 Leaves     A float model with fewer heads and units, not as many in each block, and a smaller hidden size where that has
            gates; heads keep their size. `found` in its record has the shape, the share of the price, of milliseconds
            also those that were measured in the end, and the shift: far from 0, the gates had not reached the target,
-           and more epochs help.
+           and more epochs help. What is measured in the end may be some hundredths off: shapes differ.
 Beside     tune.full, as McCarley; distil.logits and distil.hidden with mapping: dynamic, as CoFi. Train the cut model
            by distil.* in the stage after it; with another hidden size than the teacher's, distil.hidden learns a
            projection. Dev is scored on what would be cut at that moment, down to the target; the last weights are kept.
@@ -25,14 +27,17 @@ Fails      Within a hundred steps: gates take about 5 / rate of them to shut. A 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
+import torch
 from torch import Tensor, nn
 
 from smidgen.anatomy import anatomy
-from smidgen.clock import PRECISIONS, of_machine
+from smidgen.batch import agreed
+from smidgen.clock import PRECISIONS, of_machine, shaped
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_hidden import KeepHidden
 from smidgen.edits.keep_width import KeepWidth
@@ -40,7 +45,7 @@ from smidgen.errors import InputError, NoEffect
 from smidgen.gating import FAR, Gating
 from smidgen.method import Context, Method, Needs, above, at_least, one_of, share
 from smidgen.prices import amount, held_against, left, shape_of, weights
-from smidgen.surgery import cuttable, fold, fold_hidden
+from smidgen.surgery import apply, cuttable, fold, fold_hidden
 from smidgen.tape import Tape
 
 if TYPE_CHECKING:
@@ -65,7 +70,7 @@ class Gates(Method[Gating]):
     warmup: float = 0.4  # share of the stage in which the target falls from 1
     rate: float = 0.1  # learning rate of the gates
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[Needs] = Needs(training=True)
 
     def reshapes(self) -> bool:
@@ -104,14 +109,11 @@ class Gates(Method[Gating]):
         whole, half = costs(model), costs(model, hidden // 2) if "hidden" in kinds else None
         keep = 1 / self.speedup if self.speedup else self.keep
         state = Gating(model, kinds, whole, keep, self.multiple, self.warmup, self.rate, ctx.seed, half)
-        if (least := state.least()) > keep:
-            narrow = f" and a hidden size of {state.hidden_at(-FAR)}" if half else ""
-            raise InputError(
-                f"prune.gates: {self._asked(keep)} of the price leaves a block with nothing: with all gates shut on "
-                f"{', '.join(self.parts)}, {self.multiple} units in a block without heads{narrow}, {least:.2f} of it "
-                f"stands, {amount(least * state.whole, whole.unit)}. Write a {self._more(least)}, a lower multiple, "
-                "more parts, or drop blocks first with prune.layers."
-            )
+        self._room(state, keep)
+        if self.price in PRECISIONS:
+            power = self._power(ctx, state)
+            state.keep.fill_(keep ** (1 / power))
+            self._room(state, keep, power)
         state.attach()
         ctx.shut = state.shut
         return state
@@ -150,12 +152,40 @@ class Gates(Method[Gating]):
             "after": [list(each) for each in after],
             "hidden": [state.hidden, hidden],
             "unit": state.costs.unit,
+            "costs": state.costs.to_data(),
             "share": share,
             "on_average": on_average,
             "shift": cut.shift,
         }
         if uncut is not None:
             self._hold_against(ctx, share, uncut)
+
+    def _room(self, state: Gating, keep: float, power: float = 1.0) -> None:
+        """Refuse a share of the price that no cut leaves; see `_power`."""
+        if (least := state.least()) > float(state.keep):
+            narrow = f" and a hidden size of {state.hidden_at(-FAR)}" if state.narrow else ""
+            raise InputError(
+                f"prune.gates: {self._asked(keep)} of the price leaves a block with nothing: with all gates shut on "
+                f"{', '.join(self.parts)}, {self.multiple} units in a block without heads{narrow}, {least**power:.2f} "
+                f"of it stands, {amount(least**power * state.whole, state.costs.unit)}. Write a "
+                f"{self._more(least**power)}, a lower multiple, more parts, or drop blocks first with prune.layers."
+            )
+
+    def _power(self, ctx: Context, state: Gating) -> float:
+        """p, where a model that is s of the price by the table is measured to be s ** p of it; all gates alike."""
+        assert ctx.model is not None
+        shape, hidden = state.aimed()
+        foretold = state.price(shape, hidden) / state.whole
+        with torch.random.fork_rng(devices=[]):  # what is measured changes nothing that is drawn
+            after = shaped(ctx.model, shape)
+            if hidden < state.hidden:
+                apply(after, KeepHidden(tuple(range(hidden))))
+            both = {"before": copy.deepcopy(ctx.model), "after": after}
+            found = ctx.sight.meter(self.price).measure(
+                {name: nn.Module.to(each, "cpu") for name, each in both.items()}
+            )
+        share = float(agreed(torch.tensor(found["after"] / found["before"])))
+        return math.log(share) / math.log(foretold) if 0 < share < 1 and foretold < 1 else 1.0
 
     def _hold_against(self, ctx: Context, share: float, uncut: PreTrainedModel) -> None:
         """What the cut model takes, beside what the table foretold."""

@@ -105,7 +105,8 @@ class Heads(Method[None]):
         if count > most:
             raise InputError(
                 f"prune.heads: share {self.share} of {total} heads is {count}, but with least {self.least} in each of "
-                f"{len(heads)} blocks only {most} can go. Write a share up to {most / total:.2f}, or a lower least."
+                f"{len(heads)} blocks only {most} can go. "
+                f"Write a share up to {int(100 * most / total) / 100}, or a lower least."
             )
         return count
 

@@ -35,6 +35,7 @@ from smidgen.source import resolve
 from smidgen.surgery import RULES, choose
 
 FEW = 64  # sets of blocks that are all tried
+LEAST = 16  # rows of dev that say anything
 
 
 @final
@@ -118,6 +119,12 @@ class Layers(Method[Detours | None]):
             raise InputError(
                 f"prune.layers: rule search compares losses, and the model has no trained head for {ctx.task.name}. "
                 "Fine-tune it in a stage before this one, or take another rule."
+            )
+        dev = ctx.sight.dev()
+        if dev is not None and len(dev) < LEAST:
+            raise InputError(
+                f"prune.layers: rule search judges sets of blocks by their loss on dev, and dev has {len(dev)} rows, "
+                f"wanted at least {LEAST}. Give more rows, or take another rule."
             )
         parts, measure = anatomy(ctx.model), ctx.sight.dev_loss
 
