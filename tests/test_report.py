@@ -23,6 +23,7 @@ from smidgen import report
 from smidgen.errors import ArtefactError, MissingExtra
 from smidgen.findings import constraints
 from smidgen.measure import entries
+from smidgen.words import md
 
 pytest.importorskip("jinja2")
 yaml = pytest.importorskip("yaml")
@@ -256,6 +257,24 @@ def test_hostile_texts_stay_texts() -> None:
         assert any("<script>alert(1)</script>" in found for found in rendered.text)
     svg = ElementTree.fromstring(report.picture(evil))
     assert not [node for node in svg.iter() if node.tag.endswith(("script", "img", "foreignObject"))]
+
+
+ACTING = (
+    *("@torvalds", "a@b.example", "https://evil.example/x", "ftp://evil.example", "www.evil.example", "WWW.evil.example"),
+    *("GH-12", "gh-12", "#12", "owner/name#12", "_x_ __y__", "snake_case_name", ":tada:", r"\@me \_x_ \#1"),
+)
+
+
+@pytest.mark.parametrize("text", ACTING)
+def test_labels_do_not_act_in_a_pull_request(text: str) -> None:
+    """GitHub looks for mentions and references in each text of the rendered page that is not code."""
+    rendered = Tags(MarkdownIt("commonmark", {"html": True}).render(md(text)))
+    assert "".join(rendered.text).strip() == text and [name for name, _ in rendered.found] == ["p"]
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(report.markdown(poisoned(text)))
+    page = Tags(re.sub(r"<code>.*?</code>", "", html, flags=re.DOTALL))
+    assert page.count("em") == page.count("a") == 0 and text in "".join(page.text)
+    for one in (*rendered.text, *page.text):
+        assert not re.search(r"@\w|://|www\.|GH-\d|#\d|:\w+:", one, re.IGNORECASE)
 
 
 def test_hostile_names_do_not_break_a_markdown_table() -> None:
