@@ -198,5 +198,15 @@ def test_what_a_test_set_can_tell_is_foreseen() -> None:
     (found,) = foreseen(test, Quality(0.97, True, None, "97%teacher"))
     assert "100 rows of test tell differences of 4.3 points" in found.words and "97%teacher allows 3.0" in found.words
     assert (found.count, found.of) == (100, 206)
-    for asked in (None, Quality(0.95, True, None, "95%teacher"), Quality(0.9, False, "accuracy", "0.9")):
+    for asked in (None, Quality(0.95, True, None, "95%teacher"), Quality(1.0, False, "accuracy", "1.0")):
         assert not list(foreseen(test, asked))
+
+
+def test_what_a_test_set_can_tell_of_a_score_is_foreseen() -> None:
+    """1.96 sqrt(0.9 * 0.1 / 100) = 5.9 points, and 0.98 with 3,600 rows."""
+    asked = Quality(0.9, False, "accuracy", "accuracy>=0.9")
+    test = Split("test", tuple(map(str, range(100))), None, None, "test.csv")
+    (found,) = foreseen(test, asked)
+    assert "100 rows of test tell such a score to 5.9 points either way; a model shows that it keeps accuracy>=0.9 by" in found.words
+    assert "About 3,457 rows would tell 1.0 points." in found.words and (found.count, found.of) == (100, 3457)
+    assert not list(foreseen(replace(test, texts=tuple(map(str, range(3600)))), asked))
