@@ -260,8 +260,18 @@ def test_hostile_texts_stay_texts() -> None:
 
 
 ACTING = (
-    *("@torvalds", "a@b.example", "https://evil.example/x", "ftp://evil.example", "www.evil.example", "WWW.evil.example"),
-    *("GH-12", "gh-12", "#12", "owner/name#12", "_x_ __y__", "snake_case_name", ":tada:", r"\@me \_x_ \#1"),
+    *("@torvalds", "a@b.example", "https://evil.example/x", "ftp://evil.example", "www.evil.example"),
+    *(
+        "WWW.evil.example",
+        "GH-12",
+        "gh-12",
+        "#12",
+        "owner/name#12",
+        "_x_ __y__",
+        "snake_case_name",
+        ":tada:",
+        r"\@me \_x_ \#1",
+    ),
 )
 
 
