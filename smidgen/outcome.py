@@ -197,6 +197,7 @@ def _report(search: Search, winner: Candidate | None, word: str, reason: str, co
         },
         "portrait": search.portrait,
         "environment": environment(),
+        "cluster": search.executor is not None,
         "timing": {"seconds": round(search.clock.now() - search.clock.started, 1), "stages": search.timing},
         "notes": search.notes,
     }

@@ -320,6 +320,17 @@ def test_without_a_winner() -> None:
         report.card(found)
 
 
+@pytest.mark.parametrize("cluster", [None, False, True])
+def test_one_machine_is_claimed_where_no_cluster_ran_the_stages(cluster: bool | None) -> None:
+    """None: an older report, which does not tell."""
+    found = sample() | ({} if cluster is None else {"cluster": cluster})
+    text, markdown = " ".join(Tags(report.html(found)).text), report.markdown(found)
+    assert ("All of it on one machine, the one described below." in text) == (cluster is False)
+    assert ("Stages ran on a cluster, on machines that may be others" in text) == (cluster is True)
+    assert ("Stages ran on a cluster, on machines that may be others" in markdown) == (cluster is True)
+    assert ("on the clock of the machine that ran it" in text) == (cluster is True)
+
+
 def test_the_candidate_that_missed_in_the_end_is_shown_beside_the_teacher() -> None:
     for text in (" ".join(Tags(report.html(missed())).text), report.markdown(missed())):
         assert "3 blocks, int8 fits on dev, but not in the end" in text and "chosen on dev, beside the teacher" in text
