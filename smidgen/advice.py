@@ -9,10 +9,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smidgen.words import count, mb, score, seconds
+
+LEAST_STEPS, MOST_EPOCHS = 500, 16
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Advice:
     best: str
     tied: tuple[str, ...]  # cannot be told from the best, itself among them
     why: str
+
+
+def enough_epochs(rows: int, batch_size: int = 32) -> int:
+    """Epochs of so many rows that what trains few numbers takes: LEAST_STEPS steps, but MOST_EPOCHS at most."""
+    return min(math.ceil(LEAST_STEPS * batch_size / rows), MOST_EPOCHS)
 
 
 def choose(tried: Sequence[Tried], tasks: int, base: int) -> Tried:

@@ -28,7 +28,7 @@ from smidgen.runtime.machine import cpu, features, usable_cores
 from smidgen.source import Source
 from smidgen.tasks import Answer, MaskLanguage
 from smidgen.tokens import length_limit, mask_token, whole_lengths
-from smidgen.tuning import HABITS
+from smidgen.tuning import HABITS, long_enough, way_of
 from smidgen.watch import Silent, Watch
 
 LENGTHS = (64, 128, 256, 512)  # tokens at which a cut is weighed
@@ -171,7 +171,8 @@ def _stages(facts: Facts, chosen: Course) -> Iterator[Stage]:
     teacher = "model"
     if chosen.deltas or not facts.model.trained:
         teacher = "tuned" if chosen.deltas else "teacher"
-        yield Stage(teacher, _tuned(chosen), train=trained(HABITS[chosen.tuned]))
+        way = long_enough(way_of(chosen.tuned), facts.texts.train)
+        yield Stage(teacher, _tuned(chosen), train=trained(way.training))
     if chosen.window:
         local = {"groups": 1.0, "rate": 0.3, "successor": "local", "window": chosen.window}
         full = HABITS["full"]

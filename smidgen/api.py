@@ -447,7 +447,10 @@ def run(
 
 
 def verify(out: str | Path, watch: Watch | None = None) -> list[dict[str, Any]]:
-    """Measure every claim of `out/report.json` again: a list of `{claim, reported, measured, passed}`."""
+    """Measure again what `out/report.json` claims of its winner: a list of `{claim, reported, measured, passed}`.
+
+    docs/report.md lists the claims, and what is not measured again.
+    """
     need_training()
     from smidgen.verification import verify as check
 

@@ -128,8 +128,11 @@ def publish(path: Path, record: dict[str, Any]) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
+def alone(root: Path, wait: bool = False) -> Iterator[None]:
     """Hold a folder for one run; the system lets go of it however the run ends.
+
+    Args:
+        wait: until it is free, for what takes moments.
 
     Raises:
         Busy: another run holds it.
@@ -139,7 +142,7 @@ def alone(root: Path) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     held = os.open(root, os.O_RDONLY)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
         raise Busy(f"{root}: another run is working there. Wait for it, or give another --out.") from error

@@ -446,9 +446,11 @@ def report(
 def verify(
     folder: Annotated[Path, typer.Argument(help="What 'smidgen compress --out' wrote.")], json: Json = False
 ) -> None:
-    """Measure every claim of a report again and print PASS or FAIL for each.
+    """Measure again what a report claims of its winner, and print PASS or FAIL for each claim.
 
-    Exit code 1 if any fails. Timings are compared as ratios to the teacher, timed in the same run.
+    Of the teacher and of baselines in folders quality on test too, and the bytes of these; the choice among candidates,
+    other baselines, and speed and memory of any are not measured again. Exit code 1 if any claim fails. Timings are
+    compared as ratios to the teacher, timed in the same run.
 
     `smidgen verify out/demo`
     """

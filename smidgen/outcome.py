@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from smidgen import report
-from smidgen.artefact import RECORD, file_hash, identity, open_artefact, publish, write_atomic
+from smidgen.artefact import RECORD, alone, file_hash, identity, open_artefact, publish, write_atomic
 from smidgen.candidates import Candidate, Search, in_budget, only_quality
 from smidgen.choosing import speed
 from smidgen.data import Split
-from smidgen.errors import ArtefactError
+from smidgen.errors import ArtefactError, InputError
 from smidgen.feasibility import feasible, start
 from smidgen.measure.environment import environment, versions
 from smidgen.racing import train_finalists
@@ -64,17 +64,19 @@ def carry_out(
         The report. A finished command that is run again gives its report again.
 
     Raises:
-        InputError: what was given cannot be used; nothing was written then.
+        InputError: what was given cannot be used, or `out/winner` is no winner; nothing was written then.
     """
     watch = watch or Silent()
+    need_place(out)
     search = start(job, out, watch, store, storage)
     search.trackers, search.executor = trackers, executor
     print_ = _fingerprint(search)
-    found = _finished(out, print_)
-    if found is not None:
-        watch.say("Nothing has changed since this was run: here is its report again.")
-        report.render(out)
-        return found
+    with alone(out, wait=True):
+        found = _finished(out, print_)
+        if found is not None:
+            watch.say("Nothing has changed since this was run: here is its report again.")
+            report.render(out)
+            return found
     feasible(search)
     train_finalists(search)
     winner = None
@@ -97,7 +99,7 @@ def carry_out(
         "nearest": miss.to_data() if word != "met" and miss is not None else None,
         "fingerprint": print_,
     }
-    _write(search, winner if word == "met" else None, written)
+    deliver(out, winner.folder if winner is not None and word == "met" else None, written)
     return written
 
 
@@ -195,6 +197,7 @@ def _report(search: Search, winner: Candidate | None, word: str, reason: str, co
         },
         "portrait": search.portrait,
         "environment": environment(),
+        "cluster": search.executor is not None,
         "timing": {"seconds": round(search.clock.now() - search.clock.started, 1), "stages": search.timing},
         "notes": search.notes,
     }
@@ -205,18 +208,39 @@ def _describe(split: Split, task: Task) -> dict[str, Any]:
     return told if split.labels is None else told | {"classes": task.counted(split.labels)}
 
 
-def _write(search: Search, winner: Candidate | None, written: Mapping[str, Any]) -> None:
-    """The winner first, the report last: a report speaks of a winner that is there."""
-    out = search.out
-    (out / "report.json").unlink(missing_ok=True)
-    shutil.rmtree(out / "winner", ignore_errors=True)
-    if winner is not None:
-        assert winner.folder is not None
-        publish_winner(winner.folder, out / "winner", written)
-        # The record of a cascade is deployed with it, and has grown by the numbers.
-        written["winner"]["numbers"]["size_mb"] = deployed_bytes(out / "winner") / 1e6
-    write_atomic(out / "report.json", json.dumps(written, indent=1, ensure_ascii=False))
-    report.render(out)
+def is_winner(folder: Path) -> bool:
+    """Is it a folder that `compress` may replace? The record of a winner alone has numbers."""
+    try:
+        return "numbers" in json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def need_place(out: Path) -> None:
+    """Raise InputError where something else has the winner's place."""
+    target = out / "winner"
+    if target.exists() and not is_winner(target):
+        raise InputError(
+            f"--out {out}: {target} is there and no winner of smidgen compress. Give another --out, or move it away."
+        )
+
+
+def deliver(out: Path, folder: Path | None, written: Mapping[str, Any]) -> None:
+    """The winner first, the report last: a report speaks of a winner that is there. One search at a time.
+
+    Args:
+        folder: the artefact that won; None = nothing did.
+    """
+    with alone(out, wait=True):
+        need_place(out)
+        (out / "report.json").unlink(missing_ok=True)
+        shutil.rmtree(out / "winner", ignore_errors=True)
+        if folder is not None:
+            publish_winner(folder, out / "winner", written)
+            # The record of a cascade is deployed with it, and has grown by the numbers.
+            written["winner"]["numbers"]["size_mb"] = deployed_bytes(out / "winner") / 1e6
+        write_atomic(out / "report.json", json.dumps(written, indent=1, ensure_ascii=False))
+        report.render(out)
 
 
 def publish_winner(folder: Path, target: Path, written: Mapping[str, Any]) -> None:

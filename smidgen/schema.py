@@ -64,6 +64,7 @@ OPTIONAL = {
     },
     "choice": {"compared": None, "sure": None},
     "alternatives": [{"axis": None, "name": None}],
+    "cluster": None,  # did a cluster run the stages?
 }
 
 _COUNTED = {"delta": None, "head": None, "base": None, "share": None}

@@ -8,7 +8,6 @@ of any recipe, and `tuned.json` in it what was measured, so that nothing is trai
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from smidgen.advice import enough_epochs
 from smidgen.artefact import RECORD, Artefact, identity, publish, write_atomic
 from smidgen.data import Data, Split
 from smidgen.delta import RECORD as DELTA
@@ -56,7 +56,6 @@ HABITS = {
 # epochs than after 4 (docs/evidence.md), so their habit grows where rows are few. Freezing and sparse tuning gain as
 # much, but keep the habit of full tuning, with which they are compared.
 SLOW = frozenset({"adapter", "bitfit", "lora", "mask", "prefix", "prompt"})
-LEAST_STEPS, MOST_EPOCHS = 500, 16
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,8 @@ def long_enough(way: Way, rows: int) -> Way:
     train = way.training
     if not way.habitual or way.method.removeprefix(FOLDER) not in SLOW:
         return way
-    epochs = min(math.ceil(LEAST_STEPS * train.batch_size / rows), MOST_EPOCHS)
-    return replace(way, training=replace(train, epochs=max(train.epochs, epochs)))
+    epochs = max(train.epochs, enough_epochs(rows, train.batch_size))
+    return replace(way, training=replace(train, epochs=epochs))
 
 
 @dataclass

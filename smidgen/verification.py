@@ -1,4 +1,4 @@
-"""Measure every claim of a report again."""
+"""Measure again what a report claims of its winner."""
 
 from __future__ import annotations
 
@@ -36,8 +36,13 @@ CLOSE = 0.01  # how far a share without an interval may be from the reported one
 
 
 def verify(out: Path, watch: Watch | None = None) -> list[dict[str, Any]]:
-    """Check the winner of `out/report.json`, every number that its page shows: files, bytes, labels, quality,
-    agreement, mistakes, calibration, speed and memory.
+    """Measure again what `out/report.json` claims of its winner, and a little of what that is shown beside.
+
+    Of the winner: files, bytes, parameters, labels, how it is run, quality on dev and test, what it keeps of the
+    teacher and agrees with it, mistakes, calibration, speed, memory, and the limits of the budget. Of the teacher:
+    quality and calibration on test. Of baselines that are folders: bytes and quality on test. Nothing else: not the
+    other candidates and the choice among them, the speed and memory of baselines, those without a folder (TF-IDF, the
+    usual tag), the size of the teacher, and the scores without rows of test that are nearly in train.
 
     Timings are compared as ratios to the teacher, timed in the same run; absolute times only against the budget.
 

@@ -53,6 +53,8 @@ NOT_MEASURED = "not measured"
 NBSP = "\u00a0"
 # What a text must not do to the page it stands on: control it, turn the direction of its letters, or be half a letter.
 UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+# Where GitHub would see a mention, an address, an issue or an emoji: a comment there is read by nobody and breaks it.
+ACTS = re.compile(r"(?<=@)(?=\S)|(?<=:)(?=//|[\w+-]+:)|(?<=www)(?=\.)|(?<=gh)(?=-\d)|(?<=#)(?=\d)", re.IGNORECASE)
 
 
 def of_task(name: object) -> TaskWords:
@@ -217,9 +219,13 @@ def short(name: object, most: int = 36) -> str:
 
 
 def md(value: object) -> str:
-    """Text that Markdown shows as it is: one line, no markup, no HTML, no broken table."""
-    text = re.sub(r"([\\`*\[\]|#~$])", r"\\\1", str(value).replace("\r", " ").replace("\n", " "))
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Text that Markdown, GitHub's too, shows as it is: one line, no markup, no HTML, no link, no broken table."""
+    return "<!-- -->".join(map(_escaped, ACTS.split(re.sub(r"[\r\n]", " ", str(value)))))
+
+
+def _escaped(text: str) -> str:
+    escaped = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", text)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _value(value: object) -> str:

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from smidgen.caveats import seen, unresolved
+from smidgen.measure.quality import quality
 from smidgen.splits import Split
 from smidgen.tasks import Classify
 
@@ -63,3 +64,19 @@ def test_a_test_set_that_is_too_small_is_told() -> None:
     assert "about 329 rows would show it" in said and (told[0].count, told[0].of) == (100, 329)
     assert unresolved(TASK, gold, student, teacher, 0.9) == []  # ten points are allowed
     assert unresolved(TASK, gold, student, teacher, None) == []
+
+
+def test_a_score_that_is_asked_for_is_held_against_the_interval_of_the_model() -> None:
+    """91.0 % of 300 rows: 1.96 sqrt(0.91 * 0.09 / 300) = 3.2 points, and 90.5 % is half a point below."""
+    gold = split("test", 300, 0)
+    teacher, student = outputs(gold.labels, np.arange(15)), outputs(gold.labels, np.arange(27))
+    (told,) = unresolved(TASK, gold, student, teacher, 0.905, of_teacher=False)
+    half = quality(TASK, student, gold.labels)
+    points = 50 * (half.high - half.low)
+    assert points == pytest.approx(3.2, abs=0.2)
+    assert f"300 rows of test tell accuracy to {points:.1f} points either way; the budget's 0.905 is 0.5" in told.words
+    assert (told.count, told.of) == (300, round(300 * (points / 0.5) ** 2))
+    assert unresolved(TASK, gold, student, teacher, 0.95, of_teacher=False) == []  # it is 4 points below
+    assert unresolved(TASK, gold, student, teacher, 0.87, of_teacher=False) == []  # and 4 above
+    (on_it,) = unresolved(TASK, gold, student, teacher, 0.91, of_teacher=False)
+    assert on_it.of == round(300 * (points / 0.1) ** 2)

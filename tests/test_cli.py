@@ -250,7 +250,7 @@ def test_the_budget_is_met(whole: Whole) -> None:
 def test_the_report_has_its_schema(whole: Whole) -> None:
     found = whole.report
     report.check(found)
-    assert found["schema"] == 1
+    assert found["schema"] == 1 and found["cluster"] is False
     wanted = {"verdict", "budget", "teacher", "winner", "candidates", "baselines", "data", "environment"}
     assert wanted <= set(found)
     keys = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -20,6 +22,15 @@ def test_the_picture_is_a_still_svg() -> None:
     text = " ".join(svg.itertext())
     assert "within the budget" in text and "3 blocks, int8" in text and "TF-IDF" in text
     assert not [node.tag for node in svg.iter() if node.tag.endswith(("script", "style", "image", "foreignObject"))]
+
+
+def test_the_tour_reads_off_what_the_picture_of_the_demo_shows() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    drawn = " ".join(ElementTree.parse(docs / "demo.svg").getroot().itertext()).replace("\u00a0", " ")
+    tour = (docs / "compress.md").read_text(encoding="utf-8").partition("## What comes out")[2].partition("\n## ")[0]
+    said = re.findall(r"[\d.]+ (?:ms|MB|%)", tour.replace("\n", " "))
+    assert "(demo.svg)" in tour and len(said) > 8
+    assert [figure for figure in said if figure not in drawn] == []
 
 
 def test_names_in_the_picture_do_not_overlap() -> None:

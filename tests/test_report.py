@@ -23,6 +23,7 @@ from smidgen import report
 from smidgen.errors import ArtefactError, MissingExtra
 from smidgen.findings import constraints
 from smidgen.measure import entries
+from smidgen.words import md
 
 pytest.importorskip("jinja2")
 yaml = pytest.importorskip("yaml")
@@ -258,6 +259,34 @@ def test_hostile_texts_stay_texts() -> None:
     assert not [node for node in svg.iter() if node.tag.endswith(("script", "img", "foreignObject"))]
 
 
+ACTING = (
+    *("@torvalds", "a@b.example", "https://evil.example/x", "ftp://evil.example", "www.evil.example"),
+    *(
+        "WWW.evil.example",
+        "GH-12",
+        "gh-12",
+        "#12",
+        "owner/name#12",
+        "_x_ __y__",
+        "snake_case_name",
+        ":tada:",
+        r"\@me \_x_ \#1",
+    ),
+)
+
+
+@pytest.mark.parametrize("text", ACTING)
+def test_labels_do_not_act_in_a_pull_request(text: str) -> None:
+    """GitHub looks for mentions and references in each text of the rendered page that is not code."""
+    rendered = Tags(MarkdownIt("commonmark", {"html": True}).render(md(text)))
+    assert "".join(rendered.text).strip() == text and [name for name, _ in rendered.found] == ["p"]
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(report.markdown(poisoned(text)))
+    page = Tags(re.sub(r"<code>.*?</code>", "", html, flags=re.DOTALL))
+    assert page.count("em") == page.count("a") == 0 and text in "".join(page.text)
+    for one in (*rendered.text, *page.text):
+        assert not re.search(r"@\w|://|www\.|GH-\d|#\d|:\w+:", one, re.IGNORECASE)
+
+
 def test_hostile_names_do_not_break_a_markdown_table() -> None:
     found = sample()
     plain_rows = [line.count("|") for line in report.markdown(found).splitlines() if line.startswith("|")]
@@ -289,6 +318,17 @@ def test_without_a_winner() -> None:
         assert found["reason"] in text and "Met by" in text
     with pytest.raises(ArtefactError, match=r"winner is null, so there is no model .* Loosen the budget"):
         report.card(found)
+
+
+@pytest.mark.parametrize("cluster", [None, False, True])
+def test_one_machine_is_claimed_where_no_cluster_ran_the_stages(cluster: bool | None) -> None:
+    """None: an older report, which does not tell."""
+    found = sample() | ({} if cluster is None else {"cluster": cluster})
+    text, markdown = " ".join(Tags(report.html(found)).text), report.markdown(found)
+    assert ("All of it on one machine, the one described below." in text) == (cluster is False)
+    assert ("Stages ran on a cluster, on machines that may be others" in text) == (cluster is True)
+    assert ("Stages ran on a cluster, on machines that may be others" in markdown) == (cluster is True)
+    assert ("on the clock of the machine that ran it" in text) == (cluster is True)
 
 
 def test_the_candidate_that_missed_in_the_end_is_shown_beside_the_teacher() -> None:
