@@ -203,8 +203,10 @@ def read_test(search: Search, winner: Candidate | None, models: Mapping[str, Any
     search.checks += told
     if winner is not None:
         least = least_quality(search.job.budget, search.teacher["numbers"]["quality"]["value"])
-        search.checks += unresolved(task, test, said[winner.entry["name"]], teacher, least)
-        search.portrait = portrait(task, test, said[winner.entry["name"]], teacher)
+        asked = search.job.budget.quality
+        said_by, of_teacher = said[winner.entry["name"]], asked is not None and asked.of_teacher
+        search.checks += unresolved(task, test, said_by, teacher, least, of_teacher)
+        search.portrait = portrait(task, test, said_by, teacher)
 
 
 def measure_memory(search: Search, winner: Candidate | None) -> None:
