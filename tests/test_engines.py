@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,14 @@ import onnx
 import pytest
 from folders import LABELS, sentences, write_tokenizer
 from onnx import TensorProto, helper, numpy_helper
+from tiny import tiny
 
 from smidgen.errors import InputError, MissingExtra, ModelError
 from smidgen.integer import dynamic, sources, static
 from smidgen.measure import child, trial, ways
 from smidgen.measure.number import Number
+from smidgen.method import Context
+from smidgen.methods.export.onnx import Onnx
 from smidgen.methods.quant.half import halved
 from smidgen.runtime import Model, deployed_files, engines, load, machine, serving
 from smidgen.runtime.batches import batches, shares
@@ -481,20 +485,58 @@ def test_bench_finds_the_fastest_and_says_how_folders_are_run(own, monkeypatch):
 # ---- the page
 
 
+PAGES = Path(__file__).parents[1]
+SCRIPT = (PAGES / "docs" / "runtime.md").read_text(encoding="utf-8").split("```python\n# serve.py")[1].split("```")[0]
+
+
+def served(folder: Path, texts: list[str], place: Path) -> list[list[str]]:
+    """What the script of docs/runtime.md, as it stands there, prints in a process that cannot import smidgen."""
+    (place / "serve.py").write_text("# serve.py" + SCRIPT)
+    command = [sys.executable, "-I", str(place / "serve.py"), str(folder), *texts]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [line.split("\t") for line in done.stdout.splitlines()]
+
+
 @pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
 def test_the_script_without_smidgen_says_the_same(problem, own, tmp_path):
-    """docs/runtime.md, its script as it stands there, in a process that cannot import smidgen."""
-    folder, file = own, own / "config.json"
+    file = own / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"problem_type": problem}))
-    page = (Path(__file__).parents[1] / "docs" / "runtime.md").read_text(encoding="utf-8")
-    script = page.split("```python\n# serve.py")[1].split("```")[0]
-    (tmp_path / "serve.py").write_text("# serve.py" + script)
-    assert "smidgen" not in "".join(line for line in script.splitlines() if "import" in line)
+    assert "smidgen" not in "".join(line for line in SCRIPT.splitlines() if "import" in line)
     texts = ["a good film", "a very very dull and awful play"]
-    command = [sys.executable, "-I", str(tmp_path / "serve.py"), str(folder), *texts]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = [line.split("\t") for line in done.stdout.splitlines()]
-    wanted = load(folder).predict(texts)
+    found, wanted = served(own, texts, tmp_path), load(own).predict(texts)
     assert [label for label, _, _ in found] == [answer["label"] for answer in wanted]
     for (_, score, text), answer, given in zip(found, wanted, texts, strict=True):
         assert float(score) == pytest.approx(answer["score"], abs=1e-4) and text == given
+
+
+@pytest.mark.parametrize("length", [16, 700, None])
+def test_the_script_cuts_where_smidgen_does_and_knows_labels_without_names(own, tmp_path, length):
+    """A student has no places; transformers leaves LABEL_0 and LABEL_1 out of a config."""
+    for name, more in (("config.json", {"id2label": None}), ("tokenizer_config.json", {"model_max_length": length})):
+        told = json.loads((own / name).read_text()) | {"max_position_embeddings": None} | more
+        (own / name).write_text(json.dumps({key: value for key, value in told.items() if value is not None}))
+    text = " ".join(4 * TEXTS)
+    assert len(text.split()) > 700
+    ((label, score, _),), (wanted,) = served(own, [text], tmp_path), load(own).predict([text])
+    assert label == wanted["label"] and label.startswith("LABEL_")
+    assert float(score) == pytest.approx(wanted["score"], abs=1e-4) and wanted["score"] < 0.99
+
+
+def test_the_pages_count_the_lines_of_the_script():
+    count = sum(bool(line.strip()) for line in SCRIPT.splitlines()[1:])  # below the one that says how it is called
+    for page in ("README.md", "docs/runtime.md"):
+        assert f" in {count} lines" in (PAGES / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_a_graph_s_folder_names_the_labels_of_its_task(multi, tmp_path):
+    """A model with LABEL_0 and LABEL_1, of which its config says nothing, and data that says what they are."""
+    task, nameless, made = Classify(LABELS, multi_label=multi), tmp_path / "nameless", tmp_path / "made"
+    tiny("bert", labels=2).save_pretrained(nameless)
+    write_tokenizer(nameless)
+    assert "id2label" not in json.loads((nameless / "config.json").read_text())
+    shutil.copytree(nameless, made)
+    Onnx().run(Context(nameless, made, task, (("a good film", None), ("a dull play", None)), 0))
+    assert load(made).task == task
+    ((label, _, _),) = served(made, ["a good film"], tmp_path)
+    assert label in LABELS
