@@ -15,7 +15,7 @@ from smidgen.errors import InputError
 from smidgen.measure import entries
 from smidgen.measure.environment import environment
 from smidgen.measure.memory import memory
-from smidgen.measure.ways import THOROUGH, Effort, Run, Trial, chosen, difference, trials
+from smidgen.measure.ways import THOROUGH, Effort, Run, Trial, chosen, difference, paced, trials
 from smidgen.runtime import Bundle, Cascade, Model, deployed_bytes, load
 from smidgen.runtime.engines import DEFAULT, Way
 from smidgen.runtime.machine import usable_cores
@@ -114,7 +114,8 @@ def bench(
 def tuned(folder: Path, rows: Sequence[entries.Row], split: Split | None, watch: Watch) -> list[Trial]:
     """Every way to run a folder, timed; the fastest is written into it."""
     with watch.bar(f"ways to run {folder.name}", 1) as bar:
-        found, best = fastest_way(folder, rows, split, lambda done, of: bar.to(done / of))
+        effort = paced(folder, rows)
+        found, best = fastest_way(folder, rows, split, lambda done, of: bar.to(done / of), effort=effort)
     for trial in found:
         if trial.reason:
             watch.say(f"{folder}: {trial.way} is left out: {trial.reason}.")

@@ -371,6 +371,32 @@ def test_the_fastest_is_chosen_and_what_fails_is_told(folder, monkeypatch):
     assert ways.fastest(slow).throughput == Way("openvino", "bfloat16", 2) and ways.fastest(slow).batch_tokens == 1024
 
 
+@pytest.mark.parametrize(("ms", "single", "together"), [(2, 60, 128), (63, 60, 128), (440, 8, 18), (1100, 4, 7)])
+def test_fewer_texts_are_timed_where_one_takes_long(folder, ms, single, together):
+    """MPNet at 512 tokens takes 440 to 1,100 ms."""
+    jobs = []
+
+    def run(job):
+        jobs.append(job)
+        return told(job["way"], ms=ms, speed=1)
+
+    found = ways.paced(folder, [(text, None) for text in TEXTS], run)
+    assert (found.single, found.together) == (single, together)
+    assert found.calls * ms / 1e3 <= ways.TIMEOUT / 3
+    assert len(jobs) == 1 and len(jobs[0]["rows"]) == jobs[0]["single"] == 4 and not jobs[0]["budgets"]
+
+
+def test_few_texts_are_timed_in_every_way_alike(folder):
+    rows, asked = [(text, None) for text in TEXTS], []
+
+    def run(job):
+        asked.append((job["single"], len(job["rows"])))
+        return told(job["way"], ms=1100, speed=1)
+
+    ways.trials(folder, rows, run=run, tried=[Way(), Way(threads=2)], effort=ways.paced(folder, rows, run))
+    assert asked == [(4, 4), *[(4, 7)] * 6]
+
+
 def test_what_would_be_chosen_is_judged(folder):
     wrong, asked = {("openvino", "bfloat16"): "it is wrong"}, []
 
@@ -418,6 +444,8 @@ def test_where_onnx_runtime_fails_nothing_is_chosen(folder):
 
     with pytest.raises(ModelError, match=r"onnxruntime did not run it \(took longer than 1 s"):
         ways.trials(folder, [("a text", None)], run=run)
+    with pytest.raises(ModelError, match=r"onnxruntime did not run it \(took longer than 1 s and was stopped\)\.$"):
+        ways.paced(folder, [("a text", None)], run=run)
 
 
 def test_a_process_that_crashes_or_hangs_is_one_line(folder, monkeypatch):
@@ -440,6 +468,7 @@ def test_a_fresh_process_times_a_folder_and_decides_as_it_does(folder):
     found = ways.alone(job)
     assert len(found["ms"]) == 3 and set(found["texts_per_s"]) == {"64", "512"}
     assert found["decided"] == [{"label": answer["label"]} for answer in load(folder).predict(TEXTS[:8])]
+    assert ways.paced(folder, rows) == ways.THOROUGH
     with pytest.raises(ModelError, match="engine: there is no 'x'"):
         ways.alone(job | {"way": Way("x").to_data()})
 
