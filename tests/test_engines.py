@@ -511,6 +511,52 @@ def test_bench_finds_the_fastest_and_says_how_folders_are_run(own, monkeypatch):
         bench(tune=True, engine="openvino")
 
 
+@pytest.mark.parametrize("way", ["directory", "read-only"])
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_timed(own, monkeypatch, way):
+    from smidgen import benching
+    from smidgen.data import Columns
+    from smidgen.watch import Silent
+
+    if way == "directory":
+        (own / serving.FILE).mkdir()
+    else:  # root may write anywhere
+        monkeypatch.setattr(serving.os, "access", lambda path, mode: path != own or mode != serving.os.W_OK)
+    monkeypatch.setattr(benching, "paced", None)
+    with pytest.raises(ModelError) as raised:
+        benching.bench([own], None, Columns(), [], 20, None, Silent(), tune=True)
+    assert str(raised.value) == (
+        f"{own / serving.FILE}: cannot be written, and what is found would be lost. Copy the folder to where you may "
+        "write, or make it writable: chmod u+w."
+    )
+
+
+def test_what_was_found_is_told_where_it_cannot_be_written(own):
+    (own / serving.FILE).mkdir()
+    with pytest.raises(ModelError) as raised:
+        write(own, Serving(Way(), Way(threads=2)))
+    assert str(raised.value) == (
+        f"{own / serving.FILE}: cannot be written (Is a directory). What was found: onnxruntime, 1 thread; batches of "
+        "1,024 tokens, 1 at once: onnxruntime, 2 threads. Make room for it, then type the command again."
+    )
+
+
+def test_a_way_that_fails_on_the_whole_of_the_data_is_left_out(folder, monkeypatch):
+    from smidgen import benching
+
+    class Failing(Model):
+        def outputs(self, texts, pairs=None):
+            raise ModelError(f"{self.serving.latency.engine} ran out of memory.")
+
+    faster, rows = Way("openvino"), [(text, None) for text in TEXTS[:8]]
+    monkeypatch.setattr(benching, "Model", Failing)
+    found, best = benching.fastest_way(
+        *(folder, rows, None, lambda done, of: None),
+        run=lambda job: told(job["way"], ms=1.0 if job["way"]["engine"] == faster.engine else 2.0, speed=1),
+        tried=[Way(), faster],
+    )
+    assert [one.reason for one in found] == ["", "openvino ran out of memory"] and best.latency == Way()
+
+
 # ---- the page
 
 
