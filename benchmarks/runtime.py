@@ -45,7 +45,7 @@ from smidgen.measure.quality import interval
 from smidgen.measure.speed import throughput
 from smidgen.recipe import Stage, Training, Use
 from smidgen.runtime import load
-from smidgen.runtime.engines import Way, session
+from smidgen.runtime.engines import Way, installed, refusal, session
 from smidgen.runtime.engines.onnxruntime import open_session
 from smidgen.runtime.folder import GRAPH, deployed_bytes
 from smidgen.runtime.machine import usable_cores
@@ -77,6 +77,10 @@ WAYS: dict[str, tuple[str, str, str]] = {  # of ours: the folder, the engine and
     "dynamic int8, ONNX Runtime": ("int8", "onnxruntime", "float32"),
     "static int8, ONNX Runtime": ("static", "onnxruntime", "float32"),
     "static int8, OpenVINO bf16": ("static", "openvino", "bfloat16"),
+}
+PEAKS: dict[tuple[str, str], tuple[str, ...]] = {  # by engine and precision, the graphs whose memory is measured
+    ("onnxruntime", "float32"): ("onnx", "int8", "static"),
+    ("openvino", "bfloat16"): ("onnx", "static"),
 }
 ANSWERED = 256  # sentences, by a process whose memory is measured
 TEXTS = 320  # of each kind, at most
@@ -351,19 +355,19 @@ def same_strings() -> None:
 
 
 def peaks() -> None:
-    """Of a process that answers sentences, for every model in float32 and int8."""
+    """Of a process that answers sentences, for every model in float32 and int8, by each engine that is there."""
     splits = load_data(**data("sst2"))
     assert splits.test is not None
     rows = []
     for name in MODELS:
-        for form, folder in made(name).items():
-            if form == "float":
-                continue
-            size = deployed_bytes(folder) / 1e6
-            found = memory(folder, splits.test.texts[:ANSWERED])
-            most = 2 * size + 150
-            rows.append({"model": name, "graph": form, "size_mb": size, "most_mb": most, **found.to_data()})
-            print(rows[-1], flush=True)
+        folders = made(name)
+        for (engine, bits), forms in PEAKS.items():
+            for form in forms if installed(engine) and not refusal(engine, bits) else ():
+                size = deployed_bytes(folders[form]) / 1e6
+                found = memory(folders[form], splits.test.texts[:ANSWERED], engine=engine, precision=bits)
+                about = {"model": name, "graph": form, "engine": engine, "size_mb": size, "most_mb": 2 * size + 150}
+                rows.append(about | found.to_data())
+                print(rows[-1], flush=True)
     result = {"what": f"peak of a process that answers {ANSWERED} SST-2 sentences", "n": ANSWERED, "rows": rows}
     keep(FILE, "memory", result, [0])
 

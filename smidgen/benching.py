@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 
 from smidgen.data import Columns, Split, read_split
-from smidgen.errors import InputError
+from smidgen.errors import InputError, ModelError
 from smidgen.measure import entries
 from smidgen.measure.environment import environment
 from smidgen.measure.memory import memory
-from smidgen.measure.ways import THOROUGH, Effort, Run, Trial, chosen, difference, trials
+from smidgen.measure.ways import THOROUGH, Effort, Run, Trial, chosen, difference, paced, trials
 from smidgen.runtime import Bundle, Cascade, Model, deployed_bytes, load
 from smidgen.runtime.engines import DEFAULT, Way
+from smidgen.runtime.folder import first_line
 from smidgen.runtime.machine import usable_cores
-from smidgen.runtime.serving import FILE, Serving, write
+from smidgen.runtime.serving import FILE, Serving, check_writable, write
 from smidgen.tasks import Task
 from smidgen.watch import Watch
 from smidgen.words import of_task
@@ -59,6 +60,8 @@ def bench(
     mean = any(isinstance(model, Cascade) for model in models.values())
     if tune and mean:
         raise InputError("--tune finds how to run one model. Tune the models of the cascade, then make it again.")
+    for folder in folders if tune else ():
+        check_writable(folder)
     first: Model = models[str(folders[0])]
     task = replace(first.task, metric=metric) if metric else first.task
     split = read_split(data, "test", task, columns) if data else None
@@ -114,7 +117,8 @@ def bench(
 def tuned(folder: Path, rows: Sequence[entries.Row], split: Split | None, watch: Watch) -> list[Trial]:
     """Every way to run a folder, timed; the fastest is written into it."""
     with watch.bar(f"ways to run {folder.name}", 1) as bar:
-        found, best = fastest_way(folder, rows, split, lambda done, of: bar.to(done / of))
+        effort = paced(folder, rows)
+        found, best = fastest_way(folder, rows, split, lambda done, of: bar.to(done / of), effort=effort)
     for trial in found:
         if trial.reason:
             watch.say(f"{folder}: {trial.way} is left out: {trial.reason}.")
@@ -151,7 +155,10 @@ def fastest_way(
     def judge(way: Way) -> str:
         if wrong := refuse(way):
             return wrong
-        said = Model(folder, told=Serving(way, way)).outputs(texts, pairs)
+        try:
+            said = Model(folder, told=Serving(way, way)).outputs(texts, pairs)
+        except ModelError as error:
+            return first_line(error)
         return difference(usual.task, reference(), said, split.labels if split is not None else None)
 
     return chosen(found, judge, effort.gain)

@@ -175,16 +175,16 @@ def logits(graph: onnx.ModelProto, feeds: Iterable[Feed]) -> np.ndarray:
 
 def told(first: Loss, last: Loss, back: Sequence[str], of: int, max_loss: float, metric: str, rows: int) -> str:
     """The whole in a sentence or two."""
+    unsure = last.points > max_loss
+    doubt = ", and so few rows cannot tell it from none: give a larger dev to be sure" if unsure else ""
     if not back:
-        limit = f"up to {max_loss:g} are allowed"
-        if last.points > max_loss:
-            limit += ", and so few rows cannot tell it from none: give a larger dev to be sure"
-        return f"int8 costs {_points(last)} of {metric} on {rows} rows of dev; {limit}."
+        allowed = f"up to {max_loss:g} are allowed"
+        return f"int8 costs {_points(last)} of {metric} on {rows} rows of dev; {allowed}{doubt}."
     before = f"int8 would cost {_points(first)} of {metric} on {rows} rows of dev, and {max_loss:g} are allowed"
     if len(back) == of:
         return f"{before}; no part of the graph could stay in int8, so that it is in float32 as it was."
     names = ", ".join(back[:NAMED]) + (" ..." if len(back) > NAMED else "")
-    return f"{before}; {len(back)} of {of} parts went back to float32 ({names}), and it costs {_points(last)}."
+    return f"{before}; {len(back)} of {of} parts went back to float32 ({names}), and it costs {_points(last)}{doubt}."
 
 
 def _points(loss: Loss) -> str:

@@ -22,7 +22,7 @@ from smidgen.errors import ModelError, OutOfTime
 from smidgen.measure import entries
 from smidgen.measure.environment import versions
 from smidgen.measure.memory import memory
-from smidgen.measure.ways import BRIEF, TIMEOUT, Trial, alone, ways
+from smidgen.measure.ways import BRIEF, TIMEOUT, Effort, Trial, alone, ways
 from smidgen.runtime import deployed_bytes, load
 from smidgen.runtime.engines import DEFAULT, Way, names
 from smidgen.runtime.folder import GRAPH
@@ -61,8 +61,9 @@ def run_fastest(search: Search) -> bool:
 
 def time_for(search: Search, count: int) -> float:
     """Seconds that so many candidates may take, by what their shapes take; with a time limit a tenth of it at most."""
-    fit = [c for c in search.candidates if c.fits and c.folder is not None]
-    each = sorted(BRIEF.turns * len(tried(search, c.folder)) * (START + BRIEF.calls * c.ms / 1e3) for c in fit)  # type: ignore[arg-type]
+    fit = [(c.folder, c.ms) for c in search.candidates if c.fits and c.folder is not None]
+    turns = [(BRIEF.turns * len(tried(search, folder)), ms) for folder, ms in fit]
+    each = sorted(count * (START + BRIEF.within(ms).calls * ms / 1e3) for count, ms in turns)
     most = math.inf if search.clock.limit is None else SHARE * search.clock.limit
     return min(most, sum(each[-count:]))
 
@@ -78,7 +79,7 @@ def _run_fastest(search: Search, candidate: Candidate, until: float, done: Calla
     assert candidate.folder is not None
     made = Store(search.root).find(_id(search, candidate.folder))
     if made is None:
-        found, best = _found(search, candidate.folder, until, done)
+        found, best = _found(search, candidate.folder, until, done, BRIEF.within(candidate.ms))
         made = _with_serving(search.root / _id(search, candidate.folder), candidate.folder, best, found)
     candidate.folder, entry = made.path, candidate.entry
     entry |= {"path": search.place(made), "ways": made.record["ways"]}
@@ -97,7 +98,9 @@ def _id(search: Search, folder: Path) -> str:
     return identity(["served", folder.name, machine(), engines, asked])
 
 
-def _found(search: Search, folder: Path, until: float, done: Callable[[int, int], None]) -> tuple[list[Trial], Serving]:
+def _found(
+    search: Search, folder: Path, until: float, done: Callable[[int, int], None], effort: Effort
+) -> tuple[list[Trial], Serving]:
     """Raises OutOfTime, or ModelError where nothing runs it."""
     wanted = tried(search, folder)
     if not wanted:
@@ -115,7 +118,7 @@ def _found(search: Search, folder: Path, until: float, done: Callable[[int, int]
         found = memory(folder, *entries.two_lists(rows[:64]), engine=way.engine, precision=way.precision).value
         return f"it needs {found:,.0f} MB of memory" if found > most else ""
 
-    return fastest_way(folder, rows, search.data.dev, done, refuse, run, wanted, BRIEF)
+    return fastest_way(folder, rows, search.data.dev, done, refuse, run, wanted, effort)
 
 
 def _with_serving(target: Path, folder: Path, best: Serving, found: list[Trial]) -> Artefact:

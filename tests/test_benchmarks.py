@@ -314,10 +314,65 @@ def test_what_is_said_of_rivals() -> None:
     assert "the least of the rows: **1.30x**, holds" in text and "Measured: **0.90x**, does not hold" in text
     assert "the most: **0.40**, does not hold" in text and "Did not run: m: c (too new)." in text
     assert "| m | SST-2 | 1 | w | 2.00 | a | 2.60 | 1.30x (1.20 to 1.40) | +0.10 |" in text
+    assert "of the models measured" not in text
+    text = runtime.speed(
+        found | {"rows": [row("SST-2", 1.3, 0.1), row("BBC", 1.5, 0), row("SST-2", 2, 0) | {"model": "n"}]}
+    )
+    assert "Measured: **1.50x**, holds of the models measured, without n." in text
     limit = {"model": "m", "precision": "int8", "batch": 1, "tokens": 24, "gigaops": 100.0, "of_peak": 0.25}
     assert "| m | int8 | 1 | 24 | 100 | 25% |" in runtime.limit(
         found | {"peak_gigaops": {"int8": 400.0}, "rows": [limit]}
     )
+
+
+def test_the_table_of_engines_is_that_of_the_figures() -> None:
+    root = Path(__file__).parent.parent
+    rows = json.loads((root / "benchmarks" / "runtime.json").read_text(encoding="utf-8"))["speed"]["rows"]
+    page = (root / "docs" / "runtime.md").read_text(encoding="utf-8")
+    ways = {(row["model"], row["texts"], row["batch"]): row["way"] for row in rows}
+    for model in dict.fromkeys(row["model"] for row in rows):
+        found = [
+            ways.get((model, texts, n), "not measured")
+            for texts in ("SST-2 sentences", "BBC articles")
+            for n in (1, 32)
+        ]
+        short = [way.replace(" int8", "").replace(" bf16", "") for way in found]
+        assert f"  | {model} | {' | '.join(short)} |" in page
+
+
+@pytest.mark.parametrize(
+    ("lows", "said"),
+    [
+        ((1, 1), "holds"),
+        ((-2, -2), "does not hold"),
+        ((-1, -1), "not resolved"),
+        ((1, -1), "holds on a, not resolved on the other"),
+        ((-2, -1, -1), "does not hold on a, not resolved on the others"),
+        ((1, 1, -1), "holds on a and b, not resolved on the other"),
+        ((1, -2, 1, -1, 1), "holds on a, c and e, does not hold on b, not resolved on the other"),
+    ],
+)
+def test_a_claim_holds_where_its_interval_says_so(lows: tuple[int, ...], said: str) -> None:
+    found = {name: between(low + 0.1, low + 1.8) for name, low in zip("abcde", lows, strict=False)}
+    assert _words.resolved(found, 0) == said
+
+
+def test_fusions_are_a_tenth_faster_where_the_low_end_is() -> None:
+    batches = {"1": {"none": between(1.16, 1.22)}, "32": {"none": between(1.02, 1.21)}}
+    text = runtime.fusions(MADE | {"what": "w", "rows": [{"model": "m", "threads": 2, "batches": batches}]})
+    assert "**1.11x**, holds on m at batch 1, not resolved on the other." in text
+
+
+def test_the_bound_of_memory_is_onnx_runtimes() -> None:
+    about = {"model": "m", "graph": "static", "size_mb": 23.6, "most_mb": 197.0}
+    rows = [about | {"value": 130.0}, about | {"value": 249.0, "engine": "openvino"}]
+    text = runtime.memory(MADE | {"what": "w", "rows": rows})
+    assert "**Holds**. OpenVINO in bfloat16 goes beyond it in 1 of 1 rows." in text
+    assert "| m | static | openvino | 23.6 | 249 | 197 |" in text
+    assert "**Holds**. OpenVINO, which needs more, was not measured here." in runtime.memory(
+        MADE | {"what": "w", "rows": rows[:1]}
+    )
+    assert "**Does not hold**" in runtime.memory(MADE | {"what": "w", "rows": [rows[0] | {"value": 198.0}]})
 
 
 def between(low: float, high: float) -> dict[str, float]:

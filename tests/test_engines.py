@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,14 @@ import onnx
 import pytest
 from folders import LABELS, sentences, write_tokenizer
 from onnx import TensorProto, helper, numpy_helper
+from tiny import tiny
 
 from smidgen.errors import InputError, MissingExtra, ModelError
 from smidgen.integer import dynamic, sources, static
 from smidgen.measure import child, trial, ways
 from smidgen.measure.number import Number
+from smidgen.method import Context
+from smidgen.methods.export.onnx import Onnx
 from smidgen.methods.quant.half import halved
 from smidgen.runtime import Model, deployed_files, engines, load, machine, serving
 from smidgen.runtime.batches import batches, shares
@@ -367,6 +371,32 @@ def test_the_fastest_is_chosen_and_what_fails_is_told(folder, monkeypatch):
     assert ways.fastest(slow).throughput == Way("openvino", "bfloat16", 2) and ways.fastest(slow).batch_tokens == 1024
 
 
+@pytest.mark.parametrize(("ms", "single", "together"), [(2, 60, 128), (63, 60, 128), (440, 8, 18), (1100, 4, 7)])
+def test_fewer_texts_are_timed_where_one_takes_long(folder, ms, single, together):
+    """MPNet at 512 tokens takes 440 to 1,100 ms."""
+    jobs = []
+
+    def run(job):
+        jobs.append(job)
+        return told(job["way"], ms=ms, speed=1)
+
+    found = ways.paced(folder, [(text, None) for text in TEXTS], run)
+    assert (found.single, found.together) == (single, together)
+    assert found.calls * ms / 1e3 <= ways.TIMEOUT / 3
+    assert len(jobs) == 1 and len(jobs[0]["rows"]) == jobs[0]["single"] == 4 and not jobs[0]["budgets"]
+
+
+def test_few_texts_are_timed_in_every_way_alike(folder):
+    rows, asked = [(text, None) for text in TEXTS], []
+
+    def run(job):
+        asked.append((job["single"], len(job["rows"])))
+        return told(job["way"], ms=1100, speed=1)
+
+    ways.trials(folder, rows, run=run, tried=[Way(), Way(threads=2)], effort=ways.paced(folder, rows, run))
+    assert asked == [(4, 4), *[(4, 7)] * 6]
+
+
 def test_what_would_be_chosen_is_judged(folder):
     wrong, asked = {("openvino", "bfloat16"): "it is wrong"}, []
 
@@ -414,6 +444,8 @@ def test_where_onnx_runtime_fails_nothing_is_chosen(folder):
 
     with pytest.raises(ModelError, match=r"onnxruntime did not run it \(took longer than 1 s"):
         ways.trials(folder, [("a text", None)], run=run)
+    with pytest.raises(ModelError, match=r"onnxruntime did not run it \(took longer than 1 s and was stopped\)\.$"):
+        ways.paced(folder, [("a text", None)], run=run)
 
 
 def test_a_process_that_crashes_or_hangs_is_one_line(folder, monkeypatch):
@@ -436,6 +468,7 @@ def test_a_fresh_process_times_a_folder_and_decides_as_it_does(folder):
     found = ways.alone(job)
     assert len(found["ms"]) == 3 and set(found["texts_per_s"]) == {"64", "512"}
     assert found["decided"] == [{"label": answer["label"]} for answer in load(folder).predict(TEXTS[:8])]
+    assert ways.paced(folder, rows) == ways.THOROUGH
     with pytest.raises(ModelError, match="engine: there is no 'x'"):
         ways.alone(job | {"way": Way("x").to_data()})
 
@@ -478,23 +511,107 @@ def test_bench_finds_the_fastest_and_says_how_folders_are_run(own, monkeypatch):
         bench(tune=True, engine="openvino")
 
 
+@pytest.mark.parametrize("way", ["directory", "read-only"])
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_timed(own, monkeypatch, way):
+    from smidgen import benching
+    from smidgen.data import Columns
+    from smidgen.watch import Silent
+
+    if way == "directory":
+        (own / serving.FILE).mkdir()
+    else:  # root may write anywhere
+        monkeypatch.setattr(serving.os, "access", lambda path, mode: path != own or mode != serving.os.W_OK)
+    monkeypatch.setattr(benching, "paced", None)
+    with pytest.raises(ModelError) as raised:
+        benching.bench([own], None, Columns(), [], 20, None, Silent(), tune=True)
+    assert str(raised.value) == (
+        f"{own / serving.FILE}: cannot be written, and what is found would be lost. Copy the folder to where you may "
+        "write, or make it writable: chmod u+w."
+    )
+
+
+def test_what_was_found_is_told_where_it_cannot_be_written(own):
+    (own / serving.FILE).mkdir()
+    with pytest.raises(ModelError) as raised:
+        write(own, Serving(Way(), Way(threads=2)))
+    assert str(raised.value) == (
+        f"{own / serving.FILE}: cannot be written (Is a directory). What was found: onnxruntime, 1 thread; batches of "
+        "1,024 tokens, 1 at once: onnxruntime, 2 threads. Make room for it, then type the command again."
+    )
+
+
+def test_a_way_that_fails_on_the_whole_of_the_data_is_left_out(folder, monkeypatch):
+    from smidgen import benching
+
+    class Failing(Model):
+        def outputs(self, texts, pairs=None):
+            raise ModelError(f"{self.serving.latency.engine} ran out of memory.")
+
+    faster, rows = Way("openvino"), [(text, None) for text in TEXTS[:8]]
+    monkeypatch.setattr(benching, "Model", Failing)
+    found, best = benching.fastest_way(
+        *(folder, rows, None, lambda done, of: None),
+        run=lambda job: told(job["way"], ms=1.0 if job["way"]["engine"] == faster.engine else 2.0, speed=1),
+        tried=[Way(), faster],
+    )
+    assert [one.reason for one in found] == ["", "openvino ran out of memory"] and best.latency == Way()
+
+
 # ---- the page
+
+
+PAGES = Path(__file__).parents[1]
+SCRIPT = (PAGES / "docs" / "runtime.md").read_text(encoding="utf-8").split("```python\n# serve.py")[1].split("```")[0]
+
+
+def served(folder: Path, texts: list[str], place: Path) -> list[list[str]]:
+    """What the script of docs/runtime.md, as it stands there, prints in a process that cannot import smidgen."""
+    (place / "serve.py").write_text("# serve.py" + SCRIPT)
+    command = [sys.executable, "-I", str(place / "serve.py"), str(folder), *texts]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [line.split("\t") for line in done.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
 def test_the_script_without_smidgen_says_the_same(problem, own, tmp_path):
-    """docs/runtime.md, its script as it stands there, in a process that cannot import smidgen."""
-    folder, file = own, own / "config.json"
+    file = own / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"problem_type": problem}))
-    page = (Path(__file__).parents[1] / "docs" / "runtime.md").read_text(encoding="utf-8")
-    script = page.split("```python\n# serve.py")[1].split("```")[0]
-    (tmp_path / "serve.py").write_text("# serve.py" + script)
-    assert "smidgen" not in "".join(line for line in script.splitlines() if "import" in line)
+    assert "smidgen" not in "".join(line for line in SCRIPT.splitlines() if "import" in line)
     texts = ["a good film", "a very very dull and awful play"]
-    command = [sys.executable, "-I", str(tmp_path / "serve.py"), str(folder), *texts]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = [line.split("\t") for line in done.stdout.splitlines()]
-    wanted = load(folder).predict(texts)
+    found, wanted = served(own, texts, tmp_path), load(own).predict(texts)
     assert [label for label, _, _ in found] == [answer["label"] for answer in wanted]
     for (_, score, text), answer, given in zip(found, wanted, texts, strict=True):
         assert float(score) == pytest.approx(answer["score"], abs=1e-4) and text == given
+
+
+@pytest.mark.parametrize("length", [16, 700, None])
+def test_the_script_cuts_where_smidgen_does_and_knows_labels_without_names(own, tmp_path, length):
+    """A student has no places; transformers leaves LABEL_0 and LABEL_1 out of a config."""
+    for name, more in (("config.json", {"id2label": None}), ("tokenizer_config.json", {"model_max_length": length})):
+        told = json.loads((own / name).read_text()) | {"max_position_embeddings": None} | more
+        (own / name).write_text(json.dumps({key: value for key, value in told.items() if value is not None}))
+    text = " ".join(4 * TEXTS)
+    assert len(text.split()) > 700
+    ((label, score, _),), (wanted,) = served(own, [text], tmp_path), load(own).predict([text])
+    assert label == wanted["label"] and label.startswith("LABEL_")
+    assert float(score) == pytest.approx(wanted["score"], abs=1e-4) and wanted["score"] < 0.99
+
+
+def test_the_pages_count_the_lines_of_the_script():
+    count = sum(bool(line.strip()) for line in SCRIPT.splitlines()[1:])  # below the one that says how it is called
+    for page in ("README.md", "docs/runtime.md"):
+        assert f" in {count} lines" in (PAGES / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_a_graph_s_folder_names_the_labels_of_its_task(multi, tmp_path):
+    """A model with LABEL_0 and LABEL_1, of which its config says nothing, and data that says what they are."""
+    task, nameless, made = Classify(LABELS, multi_label=multi), tmp_path / "nameless", tmp_path / "made"
+    tiny("bert", labels=2).save_pretrained(nameless)
+    write_tokenizer(nameless)
+    assert "id2label" not in json.loads((nameless / "config.json").read_text())
+    shutil.copytree(nameless, made)
+    Onnx().run(Context(nameless, made, task, (("a good film", None), ("a dull play", None)), 0))
+    assert load(made).task == task
+    ((label, _, _),) = served(made, ["a good film"], tmp_path)
+    assert label in LABELS

@@ -363,6 +363,11 @@ def test_what_was_done_is_told() -> None:
     ]
     for first, back, wanted in cases:
         assert told(first, NONE, back, 9, 0.5, "accuracy", 900).startswith(wanted)
+    again = told(LOST, Loss(2.0, -0.25, 4.5, 0.9), ["a"], 9, 0.5, "accuracy", 900)
+    assert again == (
+        f"{before}1 of 9 parts went back to float32 (a), and it costs 2.0 points (-0.2 to 4.5), and so few rows cannot "
+        "tell it from none: give a larger dev to be sure."
+    )
     within, unsure = "int8 costs 12.3 points (8.0 to 16.0)", Loss(12.34, -2.0, 30.0, 0.8)
     assert told(LOST, LOST, [], 9, 15.0, "f1", 900) == f"{within} of f1 on 900 rows of dev; up to 15 are allowed."
     assert told(unsure, unsure, [], 9, 0.5, "f1", 9) == (

@@ -125,6 +125,17 @@ def test_what_needs_more_memory_than_there_is_is_refused(made: Artefact, monkeyp
     assert found.entry["numbers"]["memory_mb"] == 90.0
 
 
+def test_fewer_texts_are_timed_where_one_takes_long(made: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, {Way(): 1.0, Way(threads=2): 1.0})
+    rows, alone = [], running.alone
+    monkeypatch.setattr(running, "alone", lambda job, left: (rows.append(len(job["rows"])), alone(job, left))[1])
+    search = search_of(made, job_of())
+    search.candidates[0].entry["numbers"]["latency"]["mean_ms"] = 1000.0
+    assert running.time_for(search, 1) < 2 * 2 * running.TIMEOUT / 2
+    running.run_fastest(search)
+    assert rows == [13] * 4, "of 64"
+
+
 def test_without_a_choice_it_is_run_by_rule(made: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where there is one engine and too little work for more than a thread: no process is begun."""
     monkeypatch.setattr(running, "alone", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,23 @@ def shared(number: dict[str, Any]) -> str:
 
 def holds(it_does: bool) -> str:
     return "holds" if it_does else "does not hold"
+
+
+def resolved(found: Mapping[str, Mapping[str, Any]], least: float) -> str:
+    """Is a number at least so much, by its interval on each of several? `holds on a, not resolved on the others`."""
+    above = [name for name, number in found.items() if number["low"] > least]
+    below = [name for name, number in found.items() if number["high"] < least]
+    if len(found) in (len(above), len(below)):
+        return holds(bool(above))
+    parts = [f"{holds(names is above)} on {_listed(names)}" for names in (above, below) if names]
+    left = len(found) - len(above) - len(below)
+    if parts and left:
+        parts.append(f"not resolved on the other{'s' * (left > 1)}")
+    return ", ".join(parts) or "not resolved"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def foot(found: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """The fastest way to run a folder on this machine: every engine in every precision on one, two, four ... threads, each
 in a fresh process, in turns.
 
-What crashes or takes too long is told and dropped, and so is what would be chosen and answers otherwise than ONNX
-Runtime. Another way has to be faster by more than turns differ, so that the choice does not change with the weather.
+Where one text takes long, fewer are timed. What crashes or hangs all the same is told and dropped, and so is what would
+be chosen and answers otherwise than ONNX Runtime. Another way has to be faster by more than turns differ, so that the
+choice does not change with the weather.
 
 Two engines round an int8 graph differently: 1 to 2 % of answers change, as many as int8 itself changes, and no fewer of
 them are right. Where labels tell, another engine may therefore cost what int8 may: half a point, or what chance
@@ -30,6 +31,8 @@ from smidgen.tasks import Task
 SAME = 0.995  # of the answers, at least, where no labels tell
 MAX_LOSS = 0.5  # points of the metric, as for int8
 TIMEOUT = 120.0  # seconds of one process
+WELL = TIMEOUT / 3  # that it may take by what a text takes: another engine or precision may take three times as long
+FEWEST = 4  # rows, of whatever length
 MODULE = ["-P", "-m", "smidgen.measure.trial"]
 
 Row = tuple[str, str | None]
@@ -51,6 +54,12 @@ class Effort:
     def calls(self) -> int:
         """Texts that one process answers."""
         return 2 * self.single + (1 + len(self.budgets)) * self.together
+
+    def within(self, ms: float) -> Effort:
+        """With fewer rows where a text takes so long that a process would not end well within its time."""
+        share = min(1.0, WELL * 1e3 / (self.calls * ms))
+        single, together = (max(FEWEST, int(share * count)) for count in (self.single, self.together))
+        return replace(self, single=single, together=together)
 
 
 THOROUGH = Effort()
@@ -97,6 +106,20 @@ def ways(cores: int, most: int | None = None, engine: str | None = None) -> Iter
                 yield from (Way(name, precision, count, cores // count) for count in threads)
 
 
+def paced(folder: Path, rows: Sequence[Row], run: Run | None = None, effort: Effort = THOROUGH) -> Effort:
+    """As many of the rows as end in time, by what some of them take the first engine on one thread.
+
+    Raises:
+        ModelError: it did not run them.
+    """
+    way, few = Way(), rows[:FEWEST]
+    job = {"folder": str(folder), "way": way.to_data(), "budgets": (), "rows": few, "single": len(few)}
+    try:
+        return effort.within(float(np.mean((run or alone)(job)["ms"])))
+    except ModelError as error:
+        raise _not_run(folder, way, str(error)) from None
+
+
 def trials(
     folder: Path,
     rows: Sequence[Row],
@@ -128,7 +151,7 @@ def trials(
         left = _near({way: said[way] for way in left if way not in failed}, effort.near)
     whole = [way for way in tried if way not in failed]
     if not whole or whole[0].engine != tried[0].engine:
-        raise ModelError(f"{folder}: {tried[0].engine} did not run it ({next(iter(failed.values()))}).")
+        raise _not_run(folder, tried[0], next(iter(failed.values())))
     reference = said[whole[0]][0]["decided"]
     return [Trial(way, reason=failed[way]) if way in failed else _trial(way, said[way], reference) for way in tried]
 
@@ -198,6 +221,10 @@ def alone(job: Mapping[str, Any], timeout: float = TIMEOUT) -> dict[str, Any]:
     """
     found: dict[str, Any] = ask(MODULE, job, timeout)
     return found
+
+
+def _not_run(folder: Path, way: Way, why: str) -> ModelError:
+    return ModelError(f"{folder}: {way.engine} did not run it ({why}).")
 
 
 def _trial(way: Way, said: Sequence[Mapping[str, Any]], reference: Sequence[Any]) -> Trial:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -112,10 +113,26 @@ def kept(folder: Path) -> Serving | None:
     return found if fits else None
 
 
-def write(folder: Path, found: Serving) -> Path:
-    """Keep `found` as what is the fastest on machines like this one."""
+def check_writable(folder: Path) -> None:
+    """Raises ModelError where what is found could not be kept in the folder."""
     file = folder / FILE
-    file.write_text(text(found.to_data(), machine()), encoding="utf-8")
+    if file.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
+        raise ModelError(
+            f"{file}: cannot be written, and what is found would be lost. Copy the folder to where you may write, or "
+            "make it writable: chmod u+w."
+        )
+
+
+def write(folder: Path, found: Serving) -> Path:
+    """Keep `found` as what is the fastest on machines like this one. Raises ModelError, with what it is."""
+    file = folder / FILE
+    try:
+        file.write_text(text(found.to_data(), machine()), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(
+            f"{file}: cannot be written ({error.strerror}). What was found: {found}. Make room for it, then type the "
+            "command again."
+        ) from error
     return file
 
 

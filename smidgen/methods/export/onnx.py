@@ -25,7 +25,8 @@ from smidgen.errors import SmidgenError
 from smidgen.fusions import FUSIONS
 from smidgen.graph import difference, export, single_output
 from smidgen.method import Context, Method, above, one_of
-from smidgen.source import load_model, resolve
+from smidgen.source import Source, load_model, resolve
+from smidgen.tasks import Task
 from smidgen.tokens import encode, length_limit, pad_id
 
 
@@ -47,7 +48,7 @@ class Onnx(Method[None]):
         """Export `ctx.source` into `ctx.target`; gives the largest difference that was seen, and what was fused."""
         source = resolve(str(ctx.source))
         model = load_model(source, ctx.task, ctx.seed)
-        if source.head != ctx.task.name:  # the head that was drawn for it belongs to the folder too
+        if not _says(source, ctx.task):  # a head that was drawn for it belongs to the folder too, and so do its labels
             model.save_pretrained(ctx.target)
         model.set_attn_implementation("eager")
         limit = length_limit(ctx.source)
@@ -72,3 +73,8 @@ class Onnx(Method[None]):
                 "allowed. Nothing was written. Please report this with the model's config.json."
             )
         return {"largest_difference": worst, "fused": found}
+
+
+def _says(source: Source, task: Task) -> bool:
+    """Does its config.json say this task? transformers leaves out of it that there are LABEL_0 and LABEL_1."""
+    return source.head == task.name and task.from_config(source.config).config() == task.config()
