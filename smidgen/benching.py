@@ -15,7 +15,7 @@ from smidgen.errors import InputError
 from smidgen.measure import entries
 from smidgen.measure.environment import environment
 from smidgen.measure.memory import memory
-from smidgen.measure.ways import THOROUGH, Effort, Run, Trial, chosen, difference, trials
+from smidgen.measure.ways import THOROUGH, Effort, Run, Trial, amiss, chosen, trials
 from smidgen.runtime import Bundle, Cascade, Model, deployed_bytes, load
 from smidgen.runtime.engines import DEFAULT, Way
 from smidgen.runtime.machine import usable_cores
@@ -152,7 +152,7 @@ def fastest_way(
         if wrong := refuse(way):
             return wrong
         said = Model(folder, told=Serving(way, way)).outputs(texts, pairs)
-        return difference(usual.task, reference(), said, split.labels if split is not None else None)
+        return amiss(usual.task, reference(), said, split.labels if split is not None else None)
 
     return chosen(found, judge, effort.gain)
 
