@@ -12,6 +12,7 @@ import numpy as np
 from smidgen.errors import DataError, ModelError
 from smidgen.source import Source, tensor_shapes
 from smidgen.speech import cut, is_content
+from smidgen.tokens import open_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -89,7 +90,7 @@ def has_table(source: Source) -> bool:
 
 def model_vectors(source: Source, words: Sequence[str]) -> Vectors:
     """The mean of the pieces' rows in the model's input embeddings, for each word."""
-    pieces = spell(_tokenizer(source), words)
+    pieces = spell(open_tokenizer(source.path), words)
     table = _table(source)
     lengths = np.array([len(ids) for ids in pieces])
     flat = np.fromiter((i for ids in pieces for i in ids), np.int64)
@@ -106,21 +107,12 @@ def spell(tokenizer: Tokenizer, words: Sequence[str]) -> list[list[int]]:
 
 def whole_words(source: Source) -> dict[int, str]:
     """Token ids that are a whole word by themselves, and the word."""
-    tokenizer = _tokenizer(source)
+    tokenizer = open_tokenizer(source.path)
     ids = range(tokenizer.get_vocab_size())
     words = [word.strip() for word in tokenizer.decode_batch([[i] for i in ids], skip_special_tokens=True)]
     likely = [i for i in ids if words[i].isalpha()]
     spelt = spell(tokenizer, [words[i] for i in likely])
     return {i: words[i] for i, pieces in zip(likely, spelt, strict=True) if pieces == [i]}
-
-
-def _tokenizer(source: Source) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(source.path / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
 
 
 def _table(source: Source) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from smidgen.artefact import RECORD
 from smidgen.data import Split
 from smidgen.measure.quality import agreement, kept, quality
 from smidgen.measure.speed import Latency, latency, ratio, throughput
@@ -128,7 +129,7 @@ def curves(lineage: Sequence[Mapping[str, Any]], root: Path) -> dict[str, list[d
 
     found: dict[str, list[dict[str, Any]]] = {}
     for stage in lineage:
-        record = root / str(stage["id"]) / "smidgen.json"
+        record = root / str(stage["id"]) / RECORD
         history = json.loads(record.read_text(encoding="utf-8")).get("history") if record.is_file() else None
         if history:
             found[str(stage["name"])] = history["entries"]
