@@ -19,7 +19,7 @@ from smidgen.measure import environment as env
 from smidgen.measure.memory import memory
 from smidgen.measure.number import Number
 from smidgen.measure.quality import agreement, difference, kept, mcnemar, quality, resampled_rows, resolvable, wilson
-from smidgen.measure.size import parameters, size
+from smidgen.measure.size import parameters
 from smidgen.measure.speed import BLOCK, SETTLE, Latency, latency, order_interval, ratio, throughput
 from smidgen.runtime import load, machine
 from smidgen.tasks.classify import Classify
@@ -257,13 +257,6 @@ def test_memory_is_that_of_a_fresh_process(folder):
 def test_memory_of_what_does_not_load_is_told(tmp_path):
     with pytest.raises(ModelError, match=r"memory of .* could not be measured: .*no config\.json"):
         memory(tmp_path, ["good"])
-
-
-def test_size_is_exact(folder):
-    number = size(folder)
-    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx")
-    assert number.conditions["bytes"] == {name: (folder / name).stat().st_size for name in names}
-    assert number.value == sum(number.conditions["bytes"].values()) / 1e6 and number.unit == "MB"
 
 
 def test_parameters_are_counted_from_the_header(tmp_path):
