@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TABLES = ("word_embeddings.weight", "tok_embeddings.weight")  # endings of the names that families give theirs
 MOST_WORDS = 100_000  # of a file of vectors, which has the frequent ones first
+LEAST = 8  # words of a learned class, in the mean
 AHEAD = "a"  # a word is spelt behind another one, as in the middle of a text
 
 
@@ -64,8 +65,8 @@ def neighbours(words: Iterable[str], source: Source, file: str, k: int) -> dict[
     return nearest(model_vectors(source, asked), model_vectors(source, sorted(others.values())), k) if asked else {}
 
 
-def learned_classes(source: Source, texts: Iterable[str], seed: int, least: int = 8) -> dict[str, str]:
-    """Word -> class: k-means over the words of a corpus by the model's own table, about `least` words or more a class.
+def learned_classes(source: Source, texts: Iterable[str], seed: int) -> dict[str, str]:
+    """Word -> class: k-means over the words of a corpus by the model's own table, about LEAST words or more a class.
 
     Only words of letters have a class.
     """
@@ -74,7 +75,7 @@ def learned_classes(source: Source, texts: Iterable[str], seed: int, least: int 
     words = sorted({word for text in texts for word in cut(text).words if word.isalpha()})
     if not words:
         return {}
-    found = KMeans(max(1, min(64, len(words) // least)), n_init=1, random_state=seed % 2**32)
+    found = KMeans(max(1, min(64, len(words) // LEAST)), n_init=1, random_state=seed % 2**32)
     classes = found.fit_predict(model_vectors(source, words).table)
     return {word: f"class {int(i)}" for word, i in zip(words, classes, strict=True)}
 

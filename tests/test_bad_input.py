@@ -369,7 +369,8 @@ RECIPE = [
     case(
         "unknown tracker",
         "run recipe.yaml --track tensorbord",
-        "--track tensorbord: no such tracker. Did you mean 'tensorboard'? Use one of tensorboard, mlflow, wandb,",
+        "--track tensorbord: there is none of that name. Did you mean 'tensorboard'?",
+        "Use one of tensorboard, mlflow, wandb,",
     ),
     case("run, no such model", "run recipe.yaml --model modle", "Error modle: no such folder", "Did you mean 'model'?"),
 ]

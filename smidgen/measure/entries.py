@@ -96,10 +96,10 @@ def speedup_data(of: Latency, over: Latency, mean: bool = False) -> dict[str, An
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def quality_data(task: Task, outputs: np.ndarray, split: Split, seed: int = 0) -> dict[str, Any]:
+def quality_data(task: Task, outputs: np.ndarray, split: Split) -> dict[str, Any]:
     """A quality as `report.json` has it, with its interval; of several tasks also that of each, under `tasks`."""
     assert split.labels is not None
-    found = quality(task, outputs, split.labels, seed=seed)
+    found = quality(task, outputs, split.labels)
     each = {"tasks": task.each(outputs, split.labels)} if isinstance(task, Several) else {}
     return {
         "metric": task.metric,
