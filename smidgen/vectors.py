@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from smidgen.corpus import SIDES
 from smidgen.errors import DataError, ModelError
+from smidgen.method import above, one_of
 from smidgen.source import Source, tensor_shapes
 from smidgen.speech import cut, is_content
 from smidgen.tokens import open_tokenizer
@@ -21,6 +23,17 @@ TABLES = ("word_embeddings.weight", "tok_embeddings.weight")  # endings of the n
 MOST_WORDS = 100_000  # of a file of vectors, which has the frequent ones first
 LEAST = 8  # words of a learned class, in the mean
 AHEAD = "a"  # a word is spelt behind another one, as in the middle of a text
+
+
+def swap_faults(share: float, k: int, copies: int, sides: str, vectors: str) -> Iterator[str]:
+    """Faults of how words are replaced by others, for `faults` of a method."""
+    if not 0 < share <= 1:
+        yield f"share: got {share}, wanted a share above 0, up to 1."
+    yield from above("k", k, 0)
+    yield from above("copies", copies, 0)
+    yield from one_of("sides", sides, SIDES)
+    if vectors and not Path(vectors).expanduser().is_file():
+        yield f"vectors: got {vectors!r}, wanted a file in the text format of word2vec or GloVe."
 
 
 @dataclass(frozen=True, eq=False)
