@@ -551,11 +551,8 @@ def _exchange(option: str, prefix: str, format: str) -> Callable[..., Any]:
 def _refuse_trackers(names: Sequence[str]) -> None:
     import importlib.util
 
+    _refuse_unknown("--track", names, TRACKERS)
     for name in names:
-        if name not in TRACKERS:
-            raise InputError(
-                f"--track {name}: no such tracker.{did_you_mean(name, TRACKERS)} Use one of {', '.join(TRACKERS)}."
-            )
         if importlib.util.find_spec(name) is None:
             raise MissingExtra(f"--track {name}: it is not installed. Type: pip install {name}")
 

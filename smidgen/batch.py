@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -59,17 +59,17 @@ def agreed(values: Tensor) -> Tensor:
 
 def summed(values: Tensor) -> Tensor:
     """The sum over all processes, on each."""
-    if not torch.distributed.is_initialized():
-        return values
-    sent = values.cuda() if "nccl" in torch.distributed.get_backend() else values.clone()
-    torch.distributed.all_reduce(sent)
-    return sent.to(values.device)
+    return _over_all(values, torch.distributed.ReduceOp.SUM)
 
 
 def highest(values: Tensor) -> Tensor:
     """The largest over all processes, on each."""
+    return _over_all(values, torch.distributed.ReduceOp.MAX)
+
+
+def _over_all(values: Tensor, by: Any) -> Tensor:
     if not torch.distributed.is_initialized():
         return values
     sent = values.cuda() if "nccl" in torch.distributed.get_backend() else values.clone()
-    torch.distributed.all_reduce(sent, torch.distributed.ReduceOp.MAX)
+    torch.distributed.all_reduce(sent, by)
     return sent.to(values.device)

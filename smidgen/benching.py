@@ -15,7 +15,8 @@ from smidgen.errors import InputError, ModelError
 from smidgen.measure import entries
 from smidgen.measure.environment import environment
 from smidgen.measure.memory import memory
-from smidgen.measure.ways import THOROUGH, Effort, Run, Trial, chosen, difference, paced, trials
+from smidgen.measure.speed import Latency
+from smidgen.measure.ways import THOROUGH, Effort, Run, Trial, amiss, chosen, paced, trials
 from smidgen.runtime import Bundle, Cascade, Model, deployed_bytes, load
 from smidgen.runtime.engines import DEFAULT, Way
 from smidgen.runtime.folder import first_line
@@ -65,12 +66,8 @@ def bench(
     first: Model = models[str(folders[0])]
     task = replace(first.task, metric=metric) if metric else first.task
     split = read_split(data, "test", task, columns) if data else None
-    for name, model in models.items():
-        if split is not None and model.labels != first.labels:
-            raise InputError(
-                f"{name}: has the labels {', '.join(model.labels)}; {folders[0]} has {', '.join(first.labels)}. With "
-                "--data, give folders of the same labels in the same order."
-            )
+    if split is not None:
+        _same_labels(models)
     rows = entries.timed_texts(split) if split is not None else entries.made_up(first.task)
     ways = {name: tuned(Path(name), rows, split, watch) for name in models} if tune else {}
     models |= {name: load(name) for name in ways}
@@ -85,30 +82,15 @@ def bench(
     logits = {name: outputs for name, (outputs, _) in said.items()}
     found = []
     for name, model in models.items():
-        serving = model.serving.to_data() if isinstance(model, DEPLOYED) else None
-        more = said[name][1] if said else {}
-        entry = entries.entry(name, "bench", path=name, serving=serving, **more)
-        numbers = entry["numbers"]
-        cores = model.threads if isinstance(model, DEPLOYED) else usable_cores()
-        numbers["latency"] = entries.latency_data(timed[name], cores)
-        numbers["throughput"] = speed[name]
-        numbers["speedup"] = entries.speedup_data(timed[name], timed[base], mean)
+        entry = _entry(name, model, said[name][1] if said else {})
+        entry["numbers"] |= _speeds(model, timed[name], timed[base], mean) | {"throughput": speed[name]}
         if isinstance(model, DEPLOYED):
-            numbers["size_mb"] = deployed_bytes(Path(name)) / 1e6
-            timed_rows = entries.two_lists(rows[:64])
-            peak = memory(name, *timed_rows, threads, engine=engine, precision=precision)
-            numbers["memory_mb"] = float(peak.value)
+            entry["numbers"] |= _weights(name, rows, threads, engine, precision)
         if split is not None:
-            numbers |= _scores(task, logits, name, base, split)
+            entry["numbers"] |= _scores(task, logits, name, base, split)
         found.append(entry)
-    flow = of_task(first.task.name).flow.lower()
-    speeds = "speed by the mean" if mean else "speed"
-    conditions = (
-        f"{timed[base].n} calls each at batch 1, {flow}, interleaved; {run_by(models)}; on "
-        f"{data or 'made-up texts of 5 to 60 words (give --data for your own)'}; {speeds} and agreement against {base}"
-    )
-    told: dict[str, Any] = {"entries": found, "speed_by": "mean" if mean else "p50", "conditions": conditions}
-    told["environment"] = environment()
+    told: dict[str, Any] = {"entries": found, "speed_by": "mean" if mean else "p50"}
+    told |= {"conditions": _conditions(models, timed[base].n, data, mean, base), "environment": environment()}
     if tune:
         told["trials"] = {name: [trial.to_data() for trial in tried] for name, tried in ways.items()}
     return told
@@ -159,7 +141,7 @@ def fastest_way(
             said = Model(folder, told=Serving(way, way)).outputs(texts, pairs)
         except ModelError as error:
             return first_line(error)
-        return difference(usual.task, reference(), said, split.labels if split is not None else None)
+        return amiss(usual.task, reference(), said, split.labels if split is not None else None)
 
     return chosen(found, judge, effort.gain)
 
@@ -191,6 +173,45 @@ def _opened(folders: Sequence[Path], threads: int | None, engine: str | None, pr
                 "one task."
             )
     return models
+
+
+def _same_labels(models: Mapping[str, Model]) -> None:
+    """Raises InputError where they have other labels, or in another order."""
+    base, first = next(iter(models.items()))
+    for name, model in models.items():
+        if model.labels != first.labels:
+            raise InputError(
+                f"{name}: has the labels {', '.join(model.labels)}; {base} has {', '.join(first.labels)}. With "
+                "--data, give folders of the same labels in the same order."
+            )
+
+
+def _entry(name: str, model: Any, passed: Mapping[str, Any]) -> dict[str, Any]:
+    serving = model.serving.to_data() if isinstance(model, DEPLOYED) else None
+    return entries.entry(name, "bench", path=name, serving=serving, **passed)
+
+
+def _speeds(model: Any, timed: Latency, base: Latency, mean: bool) -> dict[str, Any]:
+    cores = model.threads if isinstance(model, DEPLOYED) else usable_cores()
+    return {"latency": entries.latency_data(timed, cores), "speedup": entries.speedup_data(timed, base, mean)}
+
+
+def _weights(
+    name: str, rows: Sequence[entries.Row], threads: int | None, engine: str | None, precision: str | None
+) -> dict[str, float]:
+    """What a folder takes on disk and in memory."""
+    peak = memory(name, *entries.two_lists(rows[:64]), threads, engine=engine, precision=precision)
+    return {"size_mb": deployed_bytes(Path(name)) / 1e6, "memory_mb": float(peak.value)}
+
+
+def _conditions(models: Mapping[str, Any], calls: int, data: str | None, mean: bool, base: str) -> str:
+    """How all of it was measured, in words."""
+    flow = of_task(models[base].task.name).flow.lower()
+    speeds = "speed by the mean" if mean else "speed"
+    return (
+        f"{calls} calls each at batch 1, {flow}, interleaved; {run_by(models)}; on "
+        f"{data or 'made-up texts of 5 to 60 words (give --data for your own)'}; {speeds} and agreement against {base}"
+    )
 
 
 def _answers(model: Any, split: Split) -> tuple[np.ndarray, dict[str, Any]]:

@@ -38,6 +38,7 @@ from smidgen.grafts.prompt import Prompt, places
 from smidgen.graph import trace
 from smidgen.heads import Heads
 from smidgen.integer import KINDS, dynamic
+from smidgen.runtime.folder import GRAPH
 from smidgen.runtime.machine import cuts_off
 from smidgen.saturation import note
 from smidgen.saving import save
@@ -194,7 +195,7 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
     with publish(out, record) as draft:
         shutil.copyfile(source.path / "config.json", draft / "config.json")
         write_tokenizer(source.path, draft, limit)
-        file = draft / "onnx" / "model.onnx"
+        file = draft / GRAPH
         file.parent.mkdir()
         rows = sample(source, module, len(found), limit)
         members = list(record["tasks"].values())

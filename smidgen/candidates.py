@@ -124,7 +124,7 @@ class Search:
         for one in planned.stages:
             looks = not one.trains and any(method.needs.examples for method in one.methods)
             if looks and not (self.root / one.id).is_dir():
-                cut = planned.models[resolved_model(one, planned.stages, one.id)]
+                cut = planned.models[resolved_model(planned.stages, one.id)]
                 takes = CUT_ROWS * self.pace.row * cut.parameters / self.model.parameters
                 if (late := self.clock.now() + takes - until) > 0:
                     raise OutOfTime(f"its {one.stage.name} would end {late:,.0f} s too late")

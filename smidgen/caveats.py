@@ -12,7 +12,7 @@ import numpy as np
 from smidgen.budget import Quality
 from smidgen.checks import Check, example, examples, share_of
 from smidgen.measure.entries import quality_data
-from smidgen.measure.quality import Z, interval, quality, resampled_rows, resolvable
+from smidgen.measure.quality import Z, difference, quality, resolvable
 from smidgen.repeats import repeated
 from smidgen.splits import Split
 from smidgen.tasks import Classify, Several, Task
@@ -138,9 +138,5 @@ def _told(task: Task, gold: np.ndarray, outputs: np.ndarray, teacher: np.ndarray
     if task.metric == "accuracy" and isinstance(task, Classify | Several):
         right = [task.correct(said, gold) for said in (outputs, teacher)]
         return resolvable(len(gold), float((right[0] != right[1]).mean()))
-    drawn = [
-        task.resampled(teacher, gold, index) - task.resampled(outputs, gold, index)
-        for index in resampled_rows(len(gold), 1000, 0)
-    ]
-    low, high = interval(100 * np.concatenate(drawn))
+    low, high = difference(task, teacher, outputs, gold)
     return (high - low) / 2

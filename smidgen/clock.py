@@ -37,6 +37,7 @@ from smidgen.measure.speed import latency
 from smidgen.method import Context, find
 from smidgen.prices import Costs, Shape, shape_of, widest
 from smidgen.runtime.engines.onnxruntime import open_session
+from smidgen.runtime.folder import GRAPH
 from smidgen.runtime.machine import cpu, features, usable_cores
 from smidgen.surgery import apply, from_data
 from smidgen.tasks import Task
@@ -124,14 +125,14 @@ class Clock:
         fewer_tokens(model)
         shapes = [[name, list(value.shape)] for name, value in model.state_dict().items()]
         folder = Path(self._graphs.name) / identity([repr(model), shapes])
-        file = folder / ("float32" if self.precision == "float32" else "int8") / "onnx" / "model.onnx"
+        file = folder / ("float32" if self.precision == "float32" else "int8") / GRAPH
         return file if file.is_file() else self._graph(model, folder)
 
     def _graph(self, model: PreTrainedModel, folder: Path) -> Path:
         """A model's graph in the precision that will serve, of few tokens."""
         from smidgen.graph import export, single_output
 
-        file = folder / "float32" / "onnx" / "model.onnx"
+        file = folder / "float32" / GRAPH
         file.parent.mkdir(parents=True, exist_ok=True)
         model.eval().cpu().set_attn_implementation("eager")
         longest = self._encoded(self.rows[:2]).batch([0], 0)
@@ -142,7 +143,7 @@ class Clock:
             return file
         quantise: Any = find("quant.dynamic")()
         quantise.run(Context(folder / "float32", folder / "int8", self.task, (), 0))
-        return folder / "int8" / "onnx" / "model.onnx"
+        return folder / "int8" / GRAPH
 
     def _served(self, graph: Path) -> Callable[[Row], object]:
         """What the runtime does with one text, up to the logits."""

@@ -84,7 +84,7 @@ def _training(plan: Plan, planned: Planned, store: Store) -> dict[str, Any]:
 
 def _kept(plan: Plan, planned: Planned, tokens: int) -> float | None:
     """MB of the states that frozen blocks give for so many tokens and those of dev; None where none are kept."""
-    training, source = planned.stage.train, plan.models[resolved_model(planned, plan.stages, planned.source)]
+    training, source = planned.stage.train, plan.models[resolved_model(plan.stages, planned.source)]
     levels = {level for method in planned.methods for level in method.frozen(source.blocks)}
     if training.cache == "off" or training.epochs <= 1 or max(levels, default=0) < 1 or _makes(plan, planned):
         return None
@@ -106,7 +106,7 @@ def _makes(plan: Plan, planned: Planned | None) -> bool:
 
 def _lengths(plan: Plan, planned: Planned, split: Split) -> np.ndarray:
     """(rows,) tokens, by the tokenizer that the stage's model comes with."""
-    folder = plan.models[resolved_model(planned, plan.stages, planned.source)].path
+    folder = plan.models[resolved_model(plan.stages, planned.source)].path
     return encode(plan.data.task, folder, split.texts, split.pairs, plan.max_length).lengths
 
 

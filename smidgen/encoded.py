@@ -89,14 +89,6 @@ def join(encodings: Iterable[Encoding | Pair]) -> Encoded:
     return Encoded(ids, types, starts)
 
 
-def per_row(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """(rows,) object: what is known of each token, cut into one array a row."""
-    found = np.empty(len(starts) - 1, object)
-    for i in range(len(found)):
-        found[i] = values[starts[i] : starts[i + 1]]
-    return found
-
-
 def objects(values: Iterable[object]) -> np.ndarray:
     """(n,) object: one cell each, whatever it is."""
     listed = list(values)

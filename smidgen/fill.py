@@ -14,7 +14,7 @@ from smidgen.encoded import Encoded
 from smidgen.errors import ModelError
 from smidgen.source import Source, open_config, quiet, takes_types
 from smidgen.speech import is_content, spans
-from smidgen.tokens import length_limit, mask_token, pad_id
+from smidgen.tokens import length_limit, mask_token, open_tokenizer, pad_id
 from smidgen.vectors import whole_words
 from smidgen.watch import Watch
 
@@ -86,10 +86,7 @@ def _publish(file: Path, array: np.ndarray) -> None:
 
 
 def _places(source: Source, texts: Sequence[str], known: set[int]) -> Places:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(source.path / "tokenizer.json"))
-    tokenizer.no_padding()
+    tokenizer = open_tokenizer(source.path)
     tokenizer.enable_truncation(length_limit(source.path))
     found = tokenizer.encode_batch(list(texts))
     rows = []
@@ -165,11 +162,9 @@ def _at(model: PreTrainedModel, inputs: dict[str, Tensor], tokens: Tensor) -> Te
 
 
 def _mask_id(source: Source) -> int:
-    from tokenizers import Tokenizer
-
     token = mask_token(source.path)
     assert token is not None
-    found = Tokenizer.from_file(str(source.path / "tokenizer.json")).token_to_id(token)
+    found = open_tokenizer(source.path).token_to_id(token)
     assert found is not None
     return found
 

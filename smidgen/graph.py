@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from smidgen.anatomy import plain_type
 from smidgen.fusions import fused
 from smidgen.saving import save
-from smidgen.source import quiet, takes_types
+from smidgen.source import quiet, taken
 from smidgen.tape import logits_of
 
 FOLDED = 1 << 30  # bytes of the largest constant that is worked out beforehand
@@ -25,9 +25,7 @@ def export(
     model: PreTrainedModel, batch: dict[str, np.ndarray], file: Path, limit: int, without: Collection[str] = ()
 ) -> dict[str, int]:
     """Trace the model on a batch of at least two rows, with free batch size and length, and save the graph."""
-    inputs = dict(batch)
-    if not takes_types(model):
-        del inputs["token_type_ids"]
+    inputs = taken(model, batch)
     if len(inputs["input_ids"]) == 1:
         inputs = {name: value.repeat(2, 0) for name, value in inputs.items()}
     slices = plain_type(model.config.model_type) == "mobilebert"  # at length - 1, which must not look like 1

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from smidgen.anatomy import Anatomy
 
@@ -20,6 +21,16 @@ Handed = Mapping[int, Tensor]  # states (B, L, H) by level
 def hearing(parts: Anatomy, levels: Collection[int]) -> Iterator[dict[int, Tensor]]:
     """Filled by each forward inside the `with`; the hooks go with it."""
     heard: dict[int, Tensor] = {}
+    handles = listeners(parts, levels, heard)
+    try:
+        yield heard
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def listeners(parts: Anatomy, levels: Collection[int], heard: dict[int, Tensor]) -> list[RemovableHandle]:
+    """Hooks that put these levels into `heard` at each forward."""
 
     def got(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         heard[0] = args[0] if args else kwargs["hidden_states"]
@@ -33,11 +44,7 @@ def hearing(parts: Anatomy, levels: Collection[int]) -> Iterator[dict[int, Tenso
     handles = [parts.blocks[level - 1].module.register_forward_hook(gave(level)) for level in levels if level]
     if 0 in levels:
         handles.append(parts.blocks[0].module.register_forward_pre_hook(got, with_kwargs=True))
-    try:
-        yield heard
-    finally:
-        for handle in handles:
-            handle.remove()
+    return handles
 
 
 @contextmanager

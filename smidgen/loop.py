@@ -31,6 +31,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from smidgen.batch import agreed
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError
 from smidgen.frozen import Kept, handing, keep, levels_of, rest
@@ -159,7 +160,8 @@ def train(
                     break
             else:
                 bar.to(step + 1)
-            if step + 1 < run.total and run.agree(time.monotonic() - saved >= checkpoint_seconds):
+            waited = torch.tensor(time.monotonic() - saved)
+            if step + 1 < run.total and agreed(waited) >= checkpoint_seconds:  # clocks differ
                 history.seconds = time.monotonic() - started
                 run.save(work, history)
                 saved = time.monotonic()
@@ -313,14 +315,6 @@ class _Run:
             for name, value in each.items():
                 found[name] = found.get(name, 0.0) + value
         return found
-
-    def agree(self, wish: bool) -> bool:
-        """The main process's wish, on every process: clocks differ."""
-        if self.accelerator.num_processes == 1:
-            return wish
-        told = torch.tensor([float(wish)], device=self.accelerator.device)
-        torch.distributed.broadcast(told, 0)
-        return bool(told.item())
 
     def keep_frozen(self, store: Path, watch: Watch) -> None:
         """Have what frozen blocks give computed once, where they would run again."""

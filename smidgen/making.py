@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from smidgen.errors import InputError
-from smidgen.lexicon import Lexicon, lexicon
-from smidgen.method import Context
+from smidgen.lexicon import FULL, KINDS, Lexicon, lexicon
+from smidgen.method import Context, between, one_of, share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 LARGEST = 4096  # of a width, a number of tokens in a window and the like
 MOST = 1_000_000  # tokens of a vocabulary
+
+
+def student_faults(
+    embedding: int,
+    hidden: int,
+    dropout: float,
+    vocabulary: str,
+    vocabulary_size: int,
+    kinds: Iterable[str] = (*KINDS, FULL),
+) -> Iterator[str]:
+    """Faults of what students with vectors of their own are all told, for `faults` of a method."""
+    yield from between("embedding", embedding, 1, LARGEST)
+    yield from between("hidden", hidden, 0, LARGEST)
+    yield from share("dropout", dropout)
+    yield from one_of("vocabulary", vocabulary, kinds)
+    yield from between("vocabulary_size", vocabulary_size, 1, MOST)
 
 
 def vocabulary(ctx: Context, kind: str, most: int, width: int, lower: bool = True) -> Lexicon:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smidgen.artefact import Artefact, file_hash, identity, open_artefact, publish
+from smidgen.artefact import RECORD, Artefact, file_hash, identity, open_artefact, publish
 from smidgen.delta import TENSORS, Delta, fit, read
 from smidgen.edits import Edit
 from smidgen.edits.attach import Attach, attached
@@ -15,11 +15,10 @@ from smidgen.errors import ArtefactError, InputError, SmidgenError
 from smidgen.grafting import plain
 from smidgen.measure.entries import made_up, two_lists
 from smidgen.method import Context, find
-from smidgen.source import MODEL_FILES, Source, auto_class, resolve, takes_types
+from smidgen.runtime.folder import GRAPH
+from smidgen.source import MODEL_FILES, Source, auto_class, resolve, taken
 from smidgen.surgery import to_data
 from smidgen.tokens import encode, pad_id, write_tokenizer
-
-GRAPH = "export.onnx"
 
 
 def merge(base: Source, folder: Path, out: Path, onnx: bool = False) -> Artefact:
@@ -37,7 +36,7 @@ def merge(base: Source, folder: Path, out: Path, onnx: bool = False) -> Artefact
     there = _there(out, id)
     if there is None:
         _write(base, delta, out, id)
-    if onnx and not (out / "onnx" / "model.onnx").is_file():
+    if onnx and not (out / GRAPH).is_file():
         _draw(delta, out)
     return open_artefact(out)
 
@@ -69,7 +68,7 @@ def _write(base: Source, delta: Delta, out: Path, id: str) -> None:
         "remarks": [],
     }
     parent: dict[str, Any] = {}
-    if (base.path / "smidgen.json").is_file():
+    if (base.path / RECORD).is_file():
         parent = dict(open_artefact(base.path).record)
     record = {
         **own,
@@ -97,7 +96,7 @@ def _draw(delta: Delta, out: Path) -> None:
         for name in MODEL_FILES:
             if (out / name).is_file():
                 shutil.copyfile(out / name, draft / name)
-        graph: Any = find(GRAPH)()
+        graph: Any = find("export.onnx")()
         graph.run(Context(out, draft, delta.task, rows, 0))
 
 
@@ -119,8 +118,8 @@ def _check(model: Any, delta: Delta, folder: Path) -> None:
 
     texts, pairs = two_lists(made_up(delta.task))
     encoded = encode(delta.task, folder, texts, pairs, delta.max_length)
-    batch = encoded.batch(list(range(len(encoded))), pad_id(folder))
-    inputs = {k: torch.from_numpy(v) for k, v in batch.items() if k != "token_type_ids" or takes_types(model)}
+    batch = taken(model, encoded.batch(list(range(len(encoded))), pad_id(folder)))
+    inputs = {name: torch.from_numpy(values) for name, values in batch.items()}
     again = auto_class(delta.task).from_pretrained(str(folder), local_files_only=True).eval()
     with torch.inference_mode():
         ours, theirs = (logits_of(m(**inputs)) for m in (model, again))

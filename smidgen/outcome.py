@@ -35,12 +35,11 @@ from smidgen.search import (
     verdict,
 )
 from smidgen.shapes import Job
-from smidgen.source import resolve
+from smidgen.source import MODEL_FILES, resolve
 from smidgen.tasks import Task
 from smidgen.watch import Silent, Watch
 
 SCHEMA = 1
-CARRIED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
 def carry_out(
@@ -248,7 +247,7 @@ def publish_winner(folder: Path, target: Path, written: Mapping[str, Any]) -> No
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     record["numbers"] = written["winner"]["numbers"]
     with publish(target, record) as draft:
-        own = [name for name in CARRIED if (folder / name).is_file()]
+        own = [name for name in MODEL_FILES if (folder / name).is_file()]
         for name in {*own, *(file.relative_to(folder).as_posix() for file in deployed_files(folder))} - {RECORD}:
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, draft / name)

@@ -56,7 +56,6 @@ def cascades(
     gold: np.ndarray,
     budget: Budget,
     teacher: np.ndarray | None = None,
-    sure: float = SURE,
     most: int = 2,
 ) -> list[Pair]:
     """Which two models are worth making a cascade of, the fastest first and at most so many.
@@ -88,7 +87,7 @@ def cascades(
     scores = {one.name: task.score(one.outputs, gold) for one in trained}
     by_name = {one.name: one for one in trained}
     rough = best(((a, b) for a, b in combinations(ranked, 2) if scores[a.name] < scores[b.name]), 0.0)
-    return best(((by_name[pair.small], by_name[pair.large]) for pair in rough[: 3 * most]), sure)[:most]
+    return best(((by_name[pair.small], by_name[pair.large]) for pair in rough[: 3 * most]), SURE)[:most]
 
 
 def _priced(small: Trained, large: Trained, choice: Choice) -> Pair:

@@ -18,7 +18,7 @@ from smidgen.checks import Check
 from smidgen.data import Columns, Data, load_data
 from smidgen.errors import InputError, ModelError, RecipeError, did_you_mean
 from smidgen.method import Method, find, makes_texts, name_of, owns_stage, settings_of, trains
-from smidgen.recipe import Choice, Recipe, Stage, Training, build
+from smidgen.recipe import Recipe, Stage, Training, build
 from smidgen.source import Source, check_whole, need_anatomy, resolve
 from smidgen.tasks import TASKS, Task
 from smidgen.tokens import cuts, fitting_length, length_limit
@@ -121,10 +121,10 @@ def written(teachers: tuple[str, ...]) -> str | list[str] | None:
     return list(teachers) if len(teachers) > 1 else next(iter(teachers), None)
 
 
-def resolved_model(planned: Planned, stages: tuple[Planned, ...], reference: str) -> str:
+def resolved_model(stages: tuple[Planned, ...], reference: str) -> str:
     """Follow stages back to the model that a stage's tokenizer comes from."""
     found = next((p for p in stages if p.id == reference), None)
-    return resolved_model(found, stages, found.source) if found else reference
+    return resolved_model(stages, found.source) if found else reference
 
 
 # The parts of the check. Each adds to `faults` (of the recipe) or to `errors` (of models and data), and goes on.
@@ -152,16 +152,12 @@ def _methods(stage: Stage, faults: list[str]) -> tuple[Method[Any], ...]:
     made = []
     for use in stage.methods:
         where = f"stage {stage.name}, {use.method}"
-        for name, value in use.settings.items():
-            if isinstance(value, Choice):
-                faults.append(f"{where}.{name}: still open, one of {list(value.options)}. Write one value.")
         try:
             cls = find(use.method)
         except RecipeError as error:
             faults.extend(f"stage {stage.name}: {fault}" for fault in error.faults)
             continue
-        decided = {name: value for name, value in use.settings.items() if not isinstance(value, Choice)}
-        method = build(cls, decided, f"{where}.", faults)
+        method = build(cls, use.settings, f"{where}.", faults)
         if method is not None:
             faults.extend(f"{where}.{fault}" for fault in method.faults())
             made.append(method)
@@ -463,7 +459,7 @@ def _misfits(stages: tuple[Planned, ...], models: Mapping[str, Source]) -> list[
         if planned.source in made or any(method.new_model for method in planned.methods):
             made.add(planned.id)
         elif planned.leaves != "texts":
-            start = models[resolved_model(planned, stages, planned.source)]
+            start = models[resolved_model(stages, planned.source)]
             told = ((name_of(method), why) for method in planned.methods for why in method.misfits(start))
             faults.extend(f"stage {planned.stage.name}, {name}: {why}" for name, why in told)
     return faults
@@ -514,7 +510,7 @@ def _tokenizer_faults(task: Task, stages: tuple[Planned, ...], models: Mapping[s
                     f"student ({own_name}) cut texts differently. {advice}"
                 )
             elif task.name == "mask_language":
-                both = (resolved_model(planned, stages, reference) for reference in (teacher, planned.source))
+                both = (resolved_model(stages, reference) for reference in (teacher, planned.source))
                 theirs, mine = (models[reference].config.get("vocab_size") for reference in both)
                 if theirs != mine:
                     faults.append(

@@ -18,7 +18,7 @@ import onnx
 from smidgen.calibration import Feed, opened
 from smidgen.integer import FLOAT, INTEGER, count
 from smidgen.measure.entries import two_lists
-from smidgen.measure.quality import agreement, interval, resampled_rows
+from smidgen.measure.quality import agreement, difference
 from smidgen.runtime.folder import GRAPH, deployed_files
 from smidgen.runtime.model import load
 from smidgen.saturation import PORTABLE, note, warning, without_vnni
@@ -134,13 +134,8 @@ def lost(task: Task, floats: np.ndarray, ints: np.ndarray, dev: Split) -> Loss:
     """What int8 costs, on the same rows."""
     gold = dev.labels
     assert gold is not None
-    drawn = [
-        task.resampled(floats, gold, index) - task.resampled(ints, gold, index)
-        for index in resampled_rows(len(gold), 1000, 0)
-    ]
-    low, high = interval(100 * np.concatenate(drawn))
     points = 100 * (task.score(floats, gold) - task.score(ints, gold))
-    return Loss(points, low, high, agreement(task, floats, ints).value)
+    return Loss(points, *difference(task, floats, ints, gold), agreement(task, floats, ints).value)
 
 
 def worst_first(ctx: Context, quantise: Quantise, names: Sequence[str]) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from smidgen.artefact import Artefact
 from smidgen.budget import least_quality
@@ -31,6 +30,7 @@ from smidgen.planner import plan
 from smidgen.running import time_for
 from smidgen.runtime import load
 from smidgen.shapes import Body, Job, distilled, taught
+from smidgen.source import model_bytes
 
 FOR_TEACHER = 0.5  # of the time that is left, at most
 SPARE = 1.2  # times what measuring at the end is thought to take
@@ -217,7 +217,7 @@ def _make_teacher(search: Search) -> None:
             "curves": entries.curves(first.record["lineage"], search.root),
         }
     numbers, dev, begun = search.teacher["numbers"], search.data.dev, search.clock.now()
-    numbers["size_mb"] = _torch_bytes(search.teacher_folder) / 1e6
+    numbers["size_mb"] = model_bytes(search.teacher_folder) / 1e6
     search.teacher_dev = TorchModel(search.teacher_folder, search.data.task).outputs(dev.texts, dev.pairs)
     search.pace.row = (search.clock.now() - begun) / len(dev)
     numbers["dev_quality"] = entries.quality_data(search.data.task, search.teacher_dev, dev)
@@ -262,8 +262,3 @@ def _judge_on_dev(search: Search, candidate: Candidate, share: float, turn: int)
     candidate.outputs.append(said)
     candidate.entry |= {"status": "trained", "reason": ""}
     candidate.entry["numbers"]["dev_quality"] = mean_quality(task, candidate.outputs, dev)
-
-
-def _torch_bytes(folder: Path) -> int:
-    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-    return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())

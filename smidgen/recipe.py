@@ -2,7 +2,7 @@
 
 A recipe says which model, which data and which stages, and nothing about how they run. A method is named by its path
 under `smidgen/methods` (`prune.layers`) and its settings stay plain values here; `smidgen.planner` looks them up and
-checks them. `!choice [2, 3, 4]` in place of a value leaves it to a search.
+checks them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,6 @@ from typing import Any
 from smidgen.errors import MissingExtra, RecipeError, did_you_mean
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A value left open: one of `options`."""
-
-    options: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -146,54 +139,19 @@ def dump(recipe: Recipe) -> str:
     """The recipe as YAML text; `load(dump(r)) == r`."""
     import yaml
 
-    class Dumper(yaml.SafeDumper):
-        pass
-
-    Dumper.add_representer(
-        Choice, lambda dumper, choice: dumper.represent_sequence("!choice", list(choice.options), flow_style=True)
-    )
-    return str(yaml.dump({"schema": SCHEMA, **to_data(recipe)}, Dumper=Dumper, sort_keys=False, width=110))
+    return str(yaml.safe_dump({"schema": SCHEMA, **to_data(recipe)}, sort_keys=False, width=110))
 
 
 def to_data(value: Any) -> Any:
     """Dataclasses to plain data, without what is at its default; methods in their short form."""
     if isinstance(value, Use):
         return {value.method: dict(value.settings)} if value.settings else value.method
-    if dataclasses.is_dataclass(value) and not isinstance(value, type | Choice):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         named = {f.name: getattr(value, f.name) for f in fields(value) if not _at_default(value, f)}
         return {_KEYS.get(name, name): to_data(item) for name, item in named.items()}
     if isinstance(value, tuple):
         return [to_data(item) for item in value]
     return value
-
-
-def choices(recipe: Recipe) -> dict[str, tuple[Any, ...]]:
-    """Every open choice of a recipe: `stage.method.setting` -> options."""
-    return {where: choice.options for where, choice in _open(recipe)}
-
-
-def fill(recipe: Recipe, picks: Mapping[str, Any]) -> Recipe:
-    """The recipe with some of its open choices decided."""
-
-    def decide(stage: Stage) -> Stage:
-        uses = tuple(
-            Use(use.method, {k: picks.get(f"{stage.name}.{use.method}.{k}", v) for k, v in use.settings.items()})
-            for use in stage.methods
-        )
-        return dataclasses.replace(stage, methods=uses)
-
-    unknown = set(picks) - set(choices(recipe))
-    if unknown:
-        raise RecipeError([f"{name} is not an open choice of this recipe." for name in sorted(unknown)], recipe.name)
-    return dataclasses.replace(recipe, stages=tuple(decide(stage) for stage in recipe.stages))
-
-
-def _open(recipe: Recipe) -> Iterator[tuple[str, Choice]]:
-    for stage in recipe.stages:
-        for use in stage.methods:
-            for key, value in use.settings.items():
-                if isinstance(value, Choice):
-                    yield f"{stage.name}.{use.method}.{key}", value
 
 
 def packaged() -> dict[str, Path]:
@@ -233,9 +191,6 @@ _BAD = object()
 
 def _convert(hint: Any, value: Any, where: str, faults: list[str]) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(value, Choice):
-        faults.append(f"{where}: got !choice, which stands only for a method's setting. Write one value.")
-        return _BAD
     if origin is typing.Union or origin is types.UnionType:
         if value is None and type(None) in args:
             return None
@@ -320,9 +275,6 @@ def _yaml_load(text: str, where: str) -> Any:
     class Loader(yaml.SafeLoader):
         pass
 
-    def _choice(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> Choice:
-        return Choice(tuple(loader.construct_sequence(node, deep=True)))
-
     def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
             loader.flatten_mapping(node)  # what is merged comes first, and a key of its own replaces it
@@ -335,7 +287,6 @@ def _yaml_load(text: str, where: str) -> Any:
         return loader.construct_mapping(node, deep=True)
 
     Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-    Loader.add_constructor("!choice", _choice)
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:

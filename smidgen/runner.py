@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smidgen.artefact import Artefact, Storage, Store, alone, publish
+from smidgen.artefact import RECORD, Artefact, Storage, Store, alone, publish
 from smidgen.calibration import RANGES
 from smidgen.corpus import Corpus
 from smidgen.errors import SmidgenError
+from smidgen.measure.entries import two_lists
 from smidgen.method import Context, makes_texts, name_of, owns_stage, settings_of, trains
 from smidgen.planner import Plan, Planned
 from smidgen.reading import dev_rows, sight, source_of, training_rows, training_split
@@ -252,15 +253,15 @@ def _check_reload(plan: Plan, source: Source, ctx: Context, target: Path) -> Non
     """Replayed edits with the weights, and the folder read back, give the outputs of the model in hand."""
     import torch
 
-    from smidgen.source import auto_class, load_model, takes_types
+    from smidgen.source import auto_class, load_model, taken
     from smidgen.surgery import replay
     from smidgen.tape import logits_of
 
     model = ctx.model
     assert model is not None
-    encoded = encode(ctx.task, target, *_texts(ctx), plan.max_length)
-    batch = encoded.batch(list(range(min(8, len(encoded)))), pad_id(target))
-    inputs = {k: torch.from_numpy(v) for k, v in batch.items() if k != "token_type_ids" or takes_types(model)}
+    encoded = encode(ctx.task, target, *two_lists(ctx.texts), plan.max_length)
+    batch = taken(model, encoded.batch(list(range(min(8, len(encoded)))), pad_id(target)))
+    inputs = {name: torch.from_numpy(values) for name, values in batch.items()}
     if ctx.skeleton is None:
         skeleton = load_model(source, ctx.task, ctx.seed)
     else:
@@ -313,11 +314,6 @@ def _context(plan: Plan, planned: Planned, source: Source, target: Path) -> Cont
     return Context(source.path, target, plan.data.task, texts, planned.seed)
 
 
-def _texts(ctx: Context) -> tuple[list[str], list[str] | None]:
-    pairs = [pair for _, pair in ctx.texts if pair is not None]
-    return [text for text, _ in ctx.texts], pairs or None
-
-
 def _shape(source: Source) -> tuple[int, int, int]:
     """Blocks, width and heads of a teacher; zeros where its family has no anatomy, or not all heads are there."""
     from smidgen.anatomy import supported
@@ -340,8 +336,8 @@ def _carry_over(source: Path, target: Path, max_length: int) -> None:
 def _record(plan: Plan, planned: Planned, source: Source) -> dict[str, Any]:
     """What is known of an artefact before it is made; `lineage` has its ancestors and itself, oldest first."""
     parent: dict[str, Any] = {}
-    if (source.path / "smidgen.json").is_file():
-        parent = json.loads((source.path / "smidgen.json").read_text(encoding="utf-8"))
+    if (source.path / RECORD).is_file():
+        parent = json.loads((source.path / RECORD).read_text(encoding="utf-8"))
     own = {
         "id": planned.id,
         "name": planned.stage.name,

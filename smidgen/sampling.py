@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from smidgen.batch import Batch
 from smidgen.loop import Rows
-from smidgen.source import takes_types
+from smidgen.source import taken
 from smidgen.splits import Split
 from smidgen.tasks import MaskLanguage, Task
 from smidgen.tasks.classify import NO_LABEL
@@ -69,9 +69,7 @@ def _batch(rows: Rows, piece: np.ndarray, task: Task, model: PreTrainedModel) ->
         said = rows.teacher.answers(piece, inputs)["logits"]
         decided = None if units is None else torch.from_numpy(units).to(model.device)
         wanted = decisions(task, said, inputs["attention_mask"].bool(), decided)
-    if not takes_types(model):
-        del inputs["token_type_ids"]
-    return Batch(task, inputs, wanted, at)
+    return Batch(task, taken(model, inputs), wanted, at)
 
 
 def decisions(task: Task, logits: Tensor, mask: Tensor, units: Tensor | None) -> Tensor:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from smidgen.anatomy import families, plain_type, supported
 from smidgen.artefact import RECORD, file_hash, half_written, identity
 from smidgen.errors import ModelError, did_you_mean
+from smidgen.runtime.folder import GRAPH
 from smidgen.tasks import TASKS, head_of
 from smidgen.uneven import read_pruned_heads
 
@@ -127,7 +128,7 @@ def look_at(path: Path, reference: str) -> dict[str, Any]:
         raise ModelError(f"{reference}: half-written by a run that was stopped. Run the same command again.")
     config = _read_json(path / "config.json", reference)
     _refuse_code(path, config, reference)
-    if not (path / "model.safetensors").is_file() and not (path / "onnx" / "model.onnx").is_file():
+    if not (path / "model.safetensors").is_file() and not (path / GRAPH).is_file():
         pickled = sorted(p.name for p in path.iterdir() if p.suffix in PICKLES)
         if pickled:
             raise ModelError(
@@ -302,6 +303,16 @@ def auto_class(task: Task) -> Any:
 def takes_types(model: nn.Module) -> bool:
     """Does the model take `token_type_ids`?"""
     return "token_type_ids" in inspect.signature(model.forward).parameters
+
+
+def taken(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch without the token types of a model that takes none."""
+    return {name: value for name, value in batch.items() if name != "token_type_ids" or takes_types(model)}
+
+
+def model_bytes(folder: Path) -> int:
+    """What a whole model takes on disk."""
+    return sum((folder / name).stat().st_size for name in MODEL_FILES if (folder / name).is_file())
 
 
 def quiet() -> None:

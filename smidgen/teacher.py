@@ -30,7 +30,7 @@ from smidgen.encoded import Encoded
 from smidgen.errors import ModelError
 from smidgen.halves import autocast
 from smidgen.shards import Found, Shard, claim, lacking, locate, open_shards, place, publish
-from smidgen.source import Source, auto_class, open_config, takes_types
+from smidgen.source import Source, auto_class, open_config, taken, takes_types
 from smidgen.tape import SQUARE, listen
 from smidgen.tasks import Task
 from smidgen.tokens import encode, pad_id
@@ -107,9 +107,9 @@ class Online:
     @torch.no_grad()
     def answers(self, rows: np.ndarray, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert not self.model.training
-        taken = {k: v for k, v in inputs.items() if k != "at" and (k != "token_type_ids" or takes_types(self.model))}
+        asked = {name: value for name, value in taken(self.model, inputs).items() if name != "at"}
         with listen(self.model, self.taps, inputs.get("at")) as recording:
-            outputs = self.model(**taken)
+            outputs = self.model(**asked)
         return {tap: value.float() for tap, value in recording.read(outputs, inputs["attention_mask"]).items()}
 
 

@@ -29,7 +29,7 @@ from smidgen.method import find, names
 from smidgen.planner import Plan, plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use, to_data
 from smidgen.runner import run
-from smidgen.source import MODEL_FILES, Source, load_model, resolve
+from smidgen.source import MODEL_FILES, Source, load_model, model_bytes, resolve
 from smidgen.tunecard import OURS, card
 from smidgen.watch import Watch
 
@@ -361,8 +361,3 @@ def changed(tuner: Tuner, folder: Path) -> dict[str, int]:
         "head": sum(size for name, size in sizes.items() if name in head),
         "base": sum(size for name, size in sizes.items() if name not in head),
     }
-
-
-def model_bytes(folder: Path) -> int:
-    """What a whole model takes on disk."""
-    return sum((folder / name).stat().st_size for name in MODEL_FILES if (folder / name).is_file())

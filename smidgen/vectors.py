@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from smidgen.corpus import SIDES
 from smidgen.errors import DataError, ModelError
+from smidgen.method import above, one_of
 from smidgen.source import Source, tensor_shapes
 from smidgen.speech import cut, is_content
+from smidgen.tokens import open_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TABLES = ("word_embeddings.weight", "tok_embeddings.weight")  # endings of the names that families give theirs
 MOST_WORDS = 100_000  # of a file of vectors, which has the frequent ones first
+LEAST = 8  # words of a learned class, in the mean
 AHEAD = "a"  # a word is spelt behind another one, as in the middle of a text
+
+
+def swap_faults(share: float, k: int, copies: int, sides: str, vectors: str) -> Iterator[str]:
+    """Faults of how words are replaced by others, for `faults` of a method."""
+    if not 0 < share <= 1:
+        yield f"share: got {share}, wanted a share above 0, up to 1."
+    yield from above("k", k, 0)
+    yield from above("copies", copies, 0)
+    yield from one_of("sides", sides, SIDES)
+    if vectors and not Path(vectors).expanduser().is_file():
+        yield f"vectors: got {vectors!r}, wanted a file in the text format of word2vec or GloVe."
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +78,8 @@ def neighbours(words: Iterable[str], source: Source, file: str, k: int) -> dict[
     return nearest(model_vectors(source, asked), model_vectors(source, sorted(others.values())), k) if asked else {}
 
 
-def learned_classes(source: Source, texts: Iterable[str], seed: int, least: int = 8) -> dict[str, str]:
-    """Word -> class: k-means over the words of a corpus by the model's own table, about `least` words or more a class.
+def learned_classes(source: Source, texts: Iterable[str], seed: int) -> dict[str, str]:
+    """Word -> class: k-means over the words of a corpus by the model's own table, about LEAST words or more a class.
 
     Only words of letters have a class.
     """
@@ -73,7 +88,7 @@ def learned_classes(source: Source, texts: Iterable[str], seed: int, least: int 
     words = sorted({word for text in texts for word in cut(text).words if word.isalpha()})
     if not words:
         return {}
-    found = KMeans(max(1, min(64, len(words) // least)), n_init=1, random_state=seed % 2**32)
+    found = KMeans(max(1, min(64, len(words) // LEAST)), n_init=1, random_state=seed % 2**32)
     classes = found.fit_predict(model_vectors(source, words).table)
     return {word: f"class {int(i)}" for word, i in zip(words, classes, strict=True)}
 
@@ -89,7 +104,7 @@ def has_table(source: Source) -> bool:
 
 def model_vectors(source: Source, words: Sequence[str]) -> Vectors:
     """The mean of the pieces' rows in the model's input embeddings, for each word."""
-    pieces = spell(_tokenizer(source), words)
+    pieces = spell(open_tokenizer(source.path), words)
     table = _table(source)
     lengths = np.array([len(ids) for ids in pieces])
     flat = np.fromiter((i for ids in pieces for i in ids), np.int64)
@@ -106,21 +121,12 @@ def spell(tokenizer: Tokenizer, words: Sequence[str]) -> list[list[int]]:
 
 def whole_words(source: Source) -> dict[int, str]:
     """Token ids that are a whole word by themselves, and the word."""
-    tokenizer = _tokenizer(source)
+    tokenizer = open_tokenizer(source.path)
     ids = range(tokenizer.get_vocab_size())
     words = [word.strip() for word in tokenizer.decode_batch([[i] for i in ids], skip_special_tokens=True)]
     likely = [i for i in ids if words[i].isalpha()]
     spelt = spell(tokenizer, [words[i] for i in likely])
     return {i: words[i] for i, pieces in zip(likely, spelt, strict=True) if pieces == [i]}
-
-
-def _tokenizer(source: Source) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(source.path / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
 
 
 def _table(source: Source) -> np.ndarray:

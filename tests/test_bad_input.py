@@ -322,9 +322,9 @@ RECIPE = [
         given=file("recipe.yaml", b"\xff\xfe"),
     ),
     case(
-        "open choice",
+        "a tag of its own",
         "run recipe.yaml",
-        "recipe.yaml: 1 fault\n  - stage s, prune.layers.keep: still open, one of [1, 2]. Write one value.",
+        "recipe.yaml: 1 fault\n  - line 4: this is not YAML: could not determine a constructor for the tag '!choice'.",
         given=recipe("- {name: s, methods: {prune.layers: {keep: !choice [1, 2]}}}\n"),
     ),
     case("no such recipe", "run recpie.yaml", "recpie.yaml: 1 fault", "no such file", "Did you mean 'recipe.yaml'?"),
@@ -369,7 +369,8 @@ RECIPE = [
     case(
         "unknown tracker",
         "run recipe.yaml --track tensorbord",
-        "--track tensorbord: no such tracker. Did you mean 'tensorboard'? Use one of tensorboard, mlflow, wandb,",
+        "--track tensorbord: there is none of that name. Did you mean 'tensorboard'?",
+        "Use one of tensorboard, mlflow, wandb,",
     ),
     case("run, no such model", "run recipe.yaml --model modle", "Error modle: no such folder", "Did you mean 'model'?"),
 ]

@@ -16,7 +16,7 @@ from folders import LABELS, data_files, model_folder
 from smidgen.data import load_data
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage
-from smidgen.runtime import load
+from smidgen.runtime import deployed_bytes, load
 
 pytest.importorskip("jinja2")
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
@@ -99,7 +99,7 @@ def test_a_stranger_says_what_smidgen_says(tmp_path: Path) -> None:
     assert (len(first), len(second)) == (2, 1) and min(first) > 0
     model = load(folder)
     assert end["labels"] == [model.predict([text])[0]["label"] for text in texts]
-    assert end["bytes"] == model.size_bytes
+    assert end["bytes"] == deployed_bytes(folder)
 
 
 def test_a_stranger_imports_nothing_of_ours() -> None:

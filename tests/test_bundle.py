@@ -26,7 +26,7 @@ from smidgen.grafting import head_names, part, settle
 from smidgen.grafts import build, kind
 from smidgen.heads import NEVER
 from smidgen.merging import merged
-from smidgen.runtime import Bundle, deployed_files, load
+from smidgen.runtime import Bundle, deployed_bytes, deployed_files, load
 from smidgen.source import Source, load_model, resolve
 from smidgen.surgery import apply, to_data
 from smidgen.tape import logits_of
@@ -239,7 +239,7 @@ def test_the_command(root: Path, model: Bundle) -> None:
 def test_what_is_deployed_and_what_the_record_says(root: Path, model: Bundle) -> None:
     names = {file.relative_to(root / "out").as_posix() for file in deployed_files(root / "out")}
     assert names == {p.relative_to(root / "out").as_posix() for p in (root / "out").rglob("*") if p.is_file()}
-    assert model.size_bytes == sum((root / "out" / name).stat().st_size for name in names)
+    assert deployed_bytes(root / "out") == sum((root / "out" / name).stat().st_size for name in names)
     record = open_artefact(root / "out").record
     assert record["form"] == "bundle" and record["largest_difference"] <= 1e-4
     told = record["tasks"]["mood"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from dataclasses import replace
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -41,9 +42,10 @@ def sample(task: Classify, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarra
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.integers(2, 5), st.booleans(), st.integers(0, 10_000))
 def test_scores_are_those_of_scikit_learn(n: int, classes: int, multi: bool, seed: int) -> None:
-    task = Classify(tuple(map(str, range(classes))), multi)
-    logits, gold = sample(task, n, seed)
-    for metric, score in task.scores(logits, gold).items():
+    for metric in METRICS:
+        task = Classify(tuple(map(str, range(classes))), multi, metric)
+        logits, gold = sample(task, n, seed)
+        score = task.score(logits, gold)
         assert score == pytest.approx(sklearn_score(task, logits, gold, metric)), metric
 
 
@@ -53,24 +55,24 @@ def test_resampled_is_the_score_of_the_chosen_rows(task: Classify, metric: str) 
     logits, gold = sample(task, 40)
     index = np.random.default_rng(1).integers(0, 40, size=(25, 15))
     wanted = [sklearn_score(task, logits[rows], gold[rows], metric) for rows in index]
-    got = task.resampled(logits, gold, index, metric)
+    got = replace(task, metric=metric).resampled(logits, gold, index)
     assert got.shape == (25,)
     np.testing.assert_allclose(got, wanted)
 
 
 def test_a_bootstrap_is_quick() -> None:
-    task = Classify(tuple(map(str, range(20))))
+    task = Classify(tuple(map(str, range(20))), metric="f1")
     logits, gold = sample(task, 5000)
     index = np.random.default_rng(0).integers(0, 5000, size=(1000, 5000))
     start = time.perf_counter()
-    task.resampled(logits, gold, index, "f1")
+    task.resampled(logits, gold, index)
     assert time.perf_counter() - start < 2
 
 
 def test_metric_is_the_usual_one_of_the_task() -> None:
     assert (ONE.metric, MANY.metric, Classify(("a",), True, "accuracy").metric) == ("accuracy", "f1", "accuracy")
     logits, gold = sample(MANY, 20)
-    assert MANY.score(logits, gold) == MANY.scores(logits, gold)["f1"]
+    assert MANY.score(logits, gold) == pytest.approx(sklearn_score(MANY, logits, gold, "f1"))
     assert ONE.score(*sample(ONE, 20)) == ONE.correct(*sample(ONE, 20)).mean()
 
 
@@ -128,7 +130,6 @@ def test_a_config_of_no_classifier_is_an_error(config: dict[str, Any], said: str
         (lambda: Classify(("a", "a")), r"must be different and not empty, got \['a', 'a'\]"),
         (lambda: Classify(("a", "")), "not empty"),
         (lambda: Classify(("a", "b"), metric="acuracy"), r"unknown metric 'acuracy'.*Did you mean 'accuracy'\?"),
-        (lambda: ONE.score(np.zeros((2, 3)), np.zeros(2, dtype=np.int64), "mcc"), "unknown metric 'mcc'"),
         (
             lambda: ONE.score(np.zeros((2, 4)), np.zeros(2, dtype=np.int64)),
             r"logits \(2, 4\) for 2 gold.*and 3 columns",

@@ -50,7 +50,7 @@ class Virtual:
             monkeypatch.setattr(module, "deployed_bytes", lambda folder: 1_000_000)
             monkeypatch.setattr(module, "parameters", lambda folder: SimpleNamespace(value=1000))
         monkeypatch.setattr(candidates, "memory", lambda *_: SimpleNamespace(value=50.0))
-        monkeypatch.setattr(racing, "_torch_bytes", lambda folder: 1_000_000)
+        monkeypatch.setattr(racing, "model_bytes", lambda folder: 1_000_000)
         monkeypatch.setattr(running, "tried", lambda search, folder: WAYS)
         monkeypatch.setattr(running, "fastest_way", self.fastest_way)
         monkeypatch.setattr(running, "Store", lambda root: SimpleNamespace(find=self.served.get))

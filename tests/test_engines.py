@@ -426,16 +426,16 @@ def test_other_answers_are_wrong_only_where_labels_say_so():
         return found
 
     few, many = flipped(*range(4)), flipped(*range(20))
-    assert ways.difference(task, exact, few) == ""
-    assert ways.difference(task, exact, many) == (
+    assert ways.amiss(task, exact, few) == ""
+    assert ways.amiss(task, exact, many) == (
         "2.0% of its answers are others than those of onnxruntime; with labels in --data it may be seen whether they "
         "are worse"
     )
-    assert ways.difference(task, exact, many, gold) == (
+    assert ways.amiss(task, exact, many, gold) == (
         "2.0% of its answers are others than those of onnxruntime, and it costs 2.0 points of accuracy"
     )
-    assert ways.difference(task, many, exact, gold) == "", "more of them are right"
-    assert ways.difference(task, flipped(*range(10)), flipped(*range(10, 20)), gold) == "", "as many are right"
+    assert ways.amiss(task, many, exact, gold) == "", "more of them are right"
+    assert ways.amiss(task, flipped(*range(10)), flipped(*range(10, 20)), gold) == "", "as many are right"
 
 
 def test_where_onnx_runtime_fails_nothing_is_chosen(folder):

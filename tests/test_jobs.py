@@ -26,7 +26,7 @@ from smidgen.pairing import Pair
 from smidgen.planner import plan
 from smidgen.recipe import load as load_recipe
 from smidgen.runner import run
-from smidgen.runtime import Cascade
+from smidgen.runtime import Cascade, deployed_bytes
 
 TRAINING = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 8}
 
@@ -118,7 +118,7 @@ def test_a_cascade_may_win(tmp_path: Path, tiny_data: dict[str, str], monkeypatc
     report = smidgen.compress(str(model), **tiny_data, max_size="10MB", depths=(1,), out=out, student_epochs=1, seeds=1)
     assert report["verdict"] == "met" and report["winner"]["name"] == f"{asked[0]} then {asked[1]}, cascade"
     winner = smidgen.load(out / "winner")
-    assert isinstance(winner, Cascade) and winner.size_bytes / 1e6 == report["winner"]["numbers"]["size_mb"]
+    assert isinstance(winner, Cascade) and deployed_bytes(winner.folder) / 1e6 == report["winner"]["numbers"]["size_mb"]
     assert all((out / "winner" / level / "serve.json").is_file() for level in ("small", "large"))
     rows = read_split(tiny_data["test"], "test", winner.task)
     said, by = winner.answered(winner.rows(rows.texts))

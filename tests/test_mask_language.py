@@ -130,7 +130,7 @@ def test_scores_are_over_all_masked_tokens_of_the_chosen_texts() -> None:
     outputs = objects(np.stack([draw.integers(0, 2, n), draw.random(n)], 1) for n in (3, 0, 5))
     gold, index = TASK.no_labels(3), np.array([[0, 1, 2], [2, 2, 0]])
     for metric, of in (("accuracy", 0), ("likelihood", 1)):
-        found = TASK.resampled(outputs, gold, index, metric)
+        found = MaskLanguage(metric).resampled(outputs, gold, index)
         for rate, chosen in zip(found, index, strict=True):
             mean = np.mean([row[of] for i in chosen for row in outputs[i]])
             assert rate == pytest.approx(mean if metric == "accuracy" else np.exp(-mean))

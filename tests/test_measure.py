@@ -18,8 +18,8 @@ from smidgen.errors import InputError, ModelError
 from smidgen.measure import environment as env
 from smidgen.measure.memory import memory
 from smidgen.measure.number import Number
-from smidgen.measure.quality import agreement, kept, mcnemar, quality, resampled_rows, resolvable, wilson
-from smidgen.measure.size import parameters, size
+from smidgen.measure.quality import agreement, difference, kept, mcnemar, quality, resampled_rows, resolvable, wilson
+from smidgen.measure.size import parameters
 from smidgen.measure.speed import BLOCK, SETTLE, Latency, latency, order_interval, ratio, throughput
 from smidgen.runtime import load, machine
 from smidgen.tasks.classify import Classify
@@ -66,6 +66,17 @@ def test_kept_is_paired(rows):
     assert number.high - number.low < (apart.high - apart.low) / apart.value
     with pytest.raises(InputError, match=r"teacher's accuracy is 0\.000, wanted more than 0"):
         kept(TASK, student, logits_with(np.zeros(400, bool), gold), gold)
+
+
+def test_difference_is_paired_and_in_points(rows):
+    gold, teacher, student = rows
+    assert difference(TASK, teacher, teacher, gold) == (0, 0)
+    low, high = difference(TASK, teacher, student, gold)
+    assert 0 < low < 100 * (TASK.score(teacher, gold) - TASK.score(student, gold)) < high
+    assert difference(TASK, student, teacher, gold) == pytest.approx((-high, -low))
+    index = next(iter(resampled_rows(400, 1000, 0)))
+    apart = [TASK.correct(x, gold)[index].mean(-1) for x in (teacher, student)]
+    assert (low, high) == pytest.approx(tuple(np.percentile(100 * (apart[0] - apart[1]), [2.5, 97.5])))
 
 
 def test_agreement_counts_equal_decisions(rows):
@@ -246,13 +257,6 @@ def test_memory_is_that_of_a_fresh_process(folder):
 def test_memory_of_what_does_not_load_is_told(tmp_path):
     with pytest.raises(ModelError, match=r"memory of .* could not be measured: .*no config\.json"):
         memory(tmp_path, ["good"])
-
-
-def test_size_is_exact(folder):
-    number = size(folder)
-    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx")
-    assert number.conditions["bytes"] == {name: (folder / name).stat().st_size for name in names}
-    assert number.value == sum(number.conditions["bytes"].values()) / 1e6 and number.unit == "MB"
 
 
 def test_parameters_are_counted_from_the_header(tmp_path):

@@ -1,8 +1,7 @@
-"""A recipe is data: text and back, choices filled, and every fault of a text told at once."""
+"""A recipe is data: text and back, and every fault of a text told at once."""
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 from typing import Any
 
@@ -13,16 +12,13 @@ from hypothesis import strategies as st
 from smidgen.errors import RecipeError
 from smidgen.method import find, names
 from smidgen.recipe import (
-    Choice,
     Files,
     Recipe,
     Stage,
     Training,
     Use,
     build,
-    choices,
     dump,
-    fill,
     load,
     packaged,
     to_data,
@@ -43,8 +39,7 @@ WORDS = st.text(min_size=1, max_size=12)
 NUMBERS = st.one_of(st.integers(-(10**9), 10**9), st.floats(allow_nan=False, allow_infinity=False), st.booleans())
 PLAIN = st.one_of(NUMBERS, WORDS, st.none())
 VALUES = st.one_of(PLAIN, st.lists(PLAIN, max_size=3))
-CHOICES = st.lists(VALUES, min_size=1, max_size=3).map(lambda options: Choice(tuple(options)))
-USES = st.builds(Use, WORDS, st.dictionaries(WORDS, st.one_of(VALUES, CHOICES), max_size=3))
+USES = st.builds(Use, WORDS, st.dictionaries(WORDS, VALUES, max_size=3))
 FLOATS = st.floats(allow_nan=False)
 TRAINING = st.builds(
     Training,
@@ -86,7 +81,7 @@ def test_dump_is_short_and_readable() -> None:
         Files("t.csv"),
         (
             Stage("first", (Use("tune.full"),)),
-            Stage("second", (Use("prune.layers", {"keep": Choice((3, [0, 2]))}),), source="first", seed=7),
+            Stage("second", (Use("prune.layers", {"keep": [0, 2]}),), source="first", seed=7),
         ),
     )
     assert dump(recipe) == (
@@ -101,7 +96,9 @@ def test_dump_is_short_and_readable() -> None:
         "- name: second\n"
         "  methods:\n"
         "  - prune.layers:\n"
-        "      keep: !choice [3, [0, 2]]\n"
+        "      keep:\n"
+        "      - 0\n"
+        "      - 2\n"
         "  from: first\n"
         "  seed: 7\n"
     )
@@ -133,51 +130,6 @@ def test_packaged_recipes(name: str) -> None:
     recipe = load(packaged()[name].read_text(encoding="utf-8"), name)
     assert load(dump(recipe)) == recipe
     assert {use.method for stage in recipe.stages for use in stage.methods} <= set(names())
-
-
-# Choices.
-
-OPEN = Recipe(
-    "m",
-    Files("t"),
-    (
-        Stage("cut", (Use("prune.layers", {"keep": Choice((2, 3, 4)), "rule": "first"}),)),
-        Stage("learn", (Use("distil.logits", {"temperature": Choice((1.0, 4.0))}), Use("tune.full")), teacher="m"),
-    ),
-)
-
-
-def test_choices_are_found() -> None:
-    assert choices(OPEN) == {"cut.prune.layers.keep": (2, 3, 4), "learn.distil.logits.temperature": (1.0, 4.0)}
-
-
-def test_fill_decides_some_or_all() -> None:
-    half = fill(OPEN, {"cut.prune.layers.keep": 3})
-    assert choices(half) == {"learn.distil.logits.temperature": (1.0, 4.0)}
-    assert half.stages[0].methods == (Use("prune.layers", {"keep": 3, "rule": "first"}),)
-    assert half.stages[1] == OPEN.stages[1]
-    whole = fill(half, {"learn.distil.logits.temperature": 4.0})
-    assert choices(whole) == {}
-    assert fill(whole, {}) == whole
-    assert choices(OPEN), "the recipe that was filled is as it was"
-
-
-def test_fill_refuses_what_is_not_open() -> None:
-    with pytest.raises(RecipeError) as caught:
-        fill(OPEN, {"cut.prune.layers.rule": "last", "learn.tune.full.weight": 2.0})
-    assert caught.value.faults == (
-        "cut.prune.layers.rule is not an open choice of this recipe.",
-        "learn.tune.full.weight is not an open choice of this recipe.",
-    )
-
-
-@given(st.lists(st.integers(), min_size=1, max_size=4))
-def test_a_filled_choice_is_the_recipe_with_the_value(options: list[int]) -> None:
-    def recipe(value: Any) -> Recipe:
-        return Recipe("m", Files("t"), (Stage("s", (Use("prune.layers", {"keep": value}),)),))
-
-    for option in options:
-        assert fill(recipe(Choice(tuple(options))), {"s.prune.layers.keep": option}) == recipe(option)
 
 
 # Faults.
@@ -264,17 +216,9 @@ def test_methods_that_are_none(written: str) -> None:
     assert fault.startswith("stages[0].methods: wanted methods by name, such as {tune.full: {}}, got ")
 
 
-@pytest.mark.parametrize(
-    ("text", "where"),
-    [
-        ("model: !choice [m, n]\ndata: {train: t}\nstages: []", "model"),
-        (HEAD + "stages: [{methods: [tune.full], seed: !choice [1, 2]}]", "stages[0].seed"),
-        (HEAD + "stages: [{methods: [tune.full], train: {epochs: !choice [1, 2]}}]", "stages[0].train.epochs"),
-    ],
-)
-def test_a_choice_stands_for_a_setting_only(text: str, where: str) -> None:
-    (fault,) = faults_of(text)
-    assert fault == f"{where}: got !choice, which stands only for a method's setting. Write one value."
+def test_a_tag_of_its_own_is_no_yaml_of_a_recipe() -> None:
+    (fault,) = faults_of(f"{HEAD}stages: [{{methods: {{prune.layers: {{keep: !choice [1, 2]}}}}}}]")
+    assert fault == "line 3: this is not YAML: could not determine a constructor for the tag '!choice'."
 
 
 # Settings of methods, as the planner reads them.
@@ -336,7 +280,7 @@ def test_settings_of_another_type(name: str, written: dict[str, Any], fault: str
 def test_to_data_leaves_out_what_is_at_its_default() -> None:
     assert to_data(Training()) == {}
     assert to_data(Training(epochs=1)) == {"epochs": 1}
-    assert to_data(dataclasses.replace(OPEN.stages[1], teacher=None))["methods"][1] == "tune.full"
+    assert to_data(Use("tune.full")) == "tune.full"
 
 
 def test_faults_arrive_whole_from_another_process() -> None:

@@ -31,6 +31,7 @@ from smidgen.methods.distil.relations import Relations
 from smidgen.methods.prune.layers import Layers
 from smidgen.methods.student.bilstm import Bilstm
 from smidgen.methods.student.cnn import Cnn
+from smidgen.methods.student.cnn_lstm import CnnLstm
 from smidgen.methods.student.mobile import Mobile
 from smidgen.methods.student.narrow import Narrow
 from smidgen.methods.student.static import Static, first_scores
@@ -525,6 +526,20 @@ def test_a_tokenizer_that_tells_no_texts_apart_makes_no_siamese(tmp_path: Path) 
         Bilstm().begin(context(folder, True))
     for chosen in (Bilstm(siamese=False), Bilstm(vocabulary="words")):
         chosen.begin(context(folder, True))
+
+
+@pytest.mark.parametrize("student", [Bilstm, Cnn, CnnLstm, Static])
+def test_all_are_told_the_same_of_what_they_share(student: Any) -> None:
+    wrong = student(embedding=0, hidden=-1, dropout=2.0, vocabulary="wrods", vocabulary_size=0)
+    kinds = "teacher, words" if student is Static else "teacher, words, full"
+    assert list(wrong.faults()) == [
+        "embedding: got 0, wanted a whole number from 1 to 4096.",
+        "hidden: got -1, wanted a whole number from 0 to 4096.",
+        "dropout: got 2.0, wanted a share from 0 to 1.",
+        f"vocabulary: got 'wrods', wanted one of {kinds}. Did you mean 'words'?",
+        "vocabulary_size: got 0, wanted a whole number from 1 to 1000000.",
+    ]
+    assert bool(list(student(vocabulary="full").faults())) == (student is Static)
 
 
 def test_static_starts_from_the_frequencies(tiny_classifier: Path) -> None:

@@ -653,6 +653,8 @@ def test_faults_of_settings(tmp_path: Path) -> None:
         Noise(tags="norwegian"): "tags: got 'norwegian', wanted english, learned, or a file with word<TAB>tag lines.",
         Noise(copies=0): "copies: got 0, wanted more than 0.",
         Neighbours(share=0): "share: got 0, wanted a share above 0, up to 1.",
+        LanguageModel(share=2): "share: got 2, wanted a share above 0, up to 1.",
+        LanguageModel(k=0): "k: got 0, wanted more than 0.",
         Neighbours(vectors="no"): "vectors: got 'no', wanted a file in the text format of word2vec or GloVe.",
         Neighbours(sides="frist"): "sides: got 'frist', wanted one of any, first, second, both. Did you mean 'first'?",
     }

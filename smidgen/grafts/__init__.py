@@ -1,8 +1,9 @@
 """Grafts: small tensors beside a frozen model that act by hooks. A file a kind, found by walking.
 
-The same module serves three ends. A method of `tune` trains it. `smidgen.edits.Attach` makes it a part of the model,
-where its numbers cannot be folded into the weights. And `stacked` puts the tensors of many tasks on top of each other,
-(tasks, ...), so that the rows of one batch each pick their own: no loop over tasks, and one graph for all of them.
+The same module serves three ends. A method of `tune` trains it. `smidgen.edits.attach.Attach` makes it a part of the
+model, where its numbers cannot be folded into the weights. And `stacked` puts the tensors of many tasks on top of each
+other, (tasks, ...), so that the rows of one batch each pick their own: no loop over tasks, and one graph for all of
+them.
 
 A file holds one subclass of `Graft`; its name is the kind. Nothing here imports torch before `kind` runs.
 """

@@ -8,7 +8,6 @@ states can be kept. Nothing here cuts gradients off: there are none below, as lo
 from __future__ import annotations
 
 import abc
-import functools
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 
 from smidgen.anatomy import Anatomy, anatomy
 from smidgen.grafts._parts import Graft
+from smidgen.hearing import listeners
 
 FAR = 16  # tokens; distances beyond it are one
 
@@ -44,15 +44,10 @@ class Beside(Graft):
 
     def start(self, body: Any, args: Any, kwargs: Any) -> None:
         self.let_go()
-        blocks = anatomy(body).blocks
+        parts = anatomy(body)
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         heard: dict[int, Tensor] = {}
-        handles = [
-            blocks[level - 1].module.register_forward_hook(functools.partial(_gave, heard, level))
-            for level in self.levels(len(blocks))
-            if level
-        ]
-        handles.append(blocks[0].module.register_forward_pre_hook(functools.partial(_got, heard), with_kwargs=True))
+        handles = listeners(parts, self.levels(len(parts.blocks)), heard)
         self.__dict__["call"] = handles, heard, None if mask is None else mask[:, None, None, :] > 0
 
     def finish(self, runner: Any, args: Any, output: Any) -> Any:
@@ -105,11 +100,3 @@ class Narrow(nn.Module):
 def _runner(parts: Anatomy) -> nn.Module:
     """The module whose child the list of blocks is: it gives the last state, and what pools reads that afterwards."""
     return next(m for m in parts.body.modules() if any(child is parts.block_list for child in m.children()))
-
-
-def _got(heard: dict[int, Tensor], module: nn.Module, args: Any, kwargs: Any) -> None:
-    heard[0] = args[0] if args else kwargs["hidden_states"]
-
-
-def _gave(heard: dict[int, Tensor], level: int, module: nn.Module, args: Any, output: Any) -> None:
-    heard[level] = output[0] if isinstance(output, tuple) else output

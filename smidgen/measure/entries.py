@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from smidgen.artefact import RECORD
 from smidgen.data import Split
 from smidgen.measure.quality import agreement, kept, quality
 from smidgen.measure.speed import Latency, latency, ratio, throughput
@@ -95,10 +96,10 @@ def speedup_data(of: Latency, over: Latency, mean: bool = False) -> dict[str, An
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def quality_data(task: Task, outputs: np.ndarray, split: Split, seed: int = 0) -> dict[str, Any]:
+def quality_data(task: Task, outputs: np.ndarray, split: Split) -> dict[str, Any]:
     """A quality as `report.json` has it, with its interval; of several tasks also that of each, under `tasks`."""
     assert split.labels is not None
-    found = quality(task, outputs, split.labels, seed=seed)
+    found = quality(task, outputs, split.labels)
     each = {"tasks": task.each(outputs, split.labels)} if isinstance(task, Several) else {}
     return {
         "metric": task.metric,
@@ -128,7 +129,7 @@ def curves(lineage: Sequence[Mapping[str, Any]], root: Path) -> dict[str, list[d
 
     found: dict[str, list[dict[str, Any]]] = {}
     for stage in lineage:
-        record = root / str(stage["id"]) / "smidgen.json"
+        record = root / str(stage["id"]) / RECORD
         history = json.loads(record.read_text(encoding="utf-8")).get("history") if record.is_file() else None
         if history:
             found[str(stage["name"])] = history["entries"]

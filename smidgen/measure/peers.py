@@ -27,12 +27,12 @@ from smidgen.tokens import length_limit, open_tokenizer, pad_id
 class TorchModel:
     """A Hugging Face folder in torch float32, as most people run it: the stock tokenizer call, then the model."""
 
-    def __init__(self, folder: Path, task: Task, seed: int = 0) -> None:
+    def __init__(self, folder: Path, task: Task) -> None:
         from transformers import AutoTokenizer
 
         quiet()
         self.folder, self.task = folder, task
-        self.model = load_model(resolve(str(folder)), task, seed)
+        self.model = load_model(resolve(str(folder)), task, 0)
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self.own_tokenizer = open_tokenizer(folder)
         self.limit = length_limit(folder)

@@ -63,6 +63,14 @@ def kept(
     return Number("quality_kept", task.score(student, gold) / whole, "", len(gold), low, high, conditions)
 
 
+def difference(task: Task, a: np.ndarray, b: np.ndarray, gold: np.ndarray) -> tuple[float, float]:
+    """The paired bootstrap interval of how far the score of `a` is above that of `b`, in points."""
+    drawn = [
+        task.resampled(a, gold, index) - task.resampled(b, gold, index) for index in resampled_rows(len(gold), 1000, 0)
+    ]
+    return interval(100 * np.concatenate(drawn))
+
+
 def agreement(task: Task, a: np.ndarray, b: np.ndarray) -> Number:
     """The share of rows on which two models decide the same, with Wilson's interval."""
     if len(a) != len(b) or not len(a):

@@ -1,4 +1,4 @@
-"""How large: bytes that must be copied, and weights that were counted."""
+"""How large: weights, counted from the headers of their files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,6 @@ from pathlib import Path
 
 from smidgen.errors import ModelError
 from smidgen.measure.number import Number
-from smidgen.runtime.folder import deployed_files
-
-
-def size(folder: Path | str) -> Number:
-    """What is deployed, in megabytes of 1,000,000 bytes; exact, `conditions` has the bytes of each file."""
-    root = Path(folder)
-    each = {file.relative_to(root).as_posix(): file.stat().st_size for file in deployed_files(root)}
-    return Number("size_mb", sum(each.values()) / 1e6, "MB", len(each), conditions={"bytes": each})
 
 
 def parameters(source: Path | str) -> Number:

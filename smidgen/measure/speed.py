@@ -126,7 +126,7 @@ def throughput(
     return {name: _throughput(taken, batch, threads) for name, taken in samples.items()}
 
 
-def ratio(a: Latency, b: Latency, percentile: float | None = 50, seed: int = 0, resamples: int = 1000) -> Number:
+def ratio(a: Latency, b: Latency, percentile: float | None = 50) -> Number:
     """How many times as long `a` takes as `b`, of one run, with a bootstrap interval.
 
     Whole rounds are drawn, the same for both: calls of one round share what the machine did at that time.
@@ -141,7 +141,7 @@ def ratio(a: Latency, b: Latency, percentile: float | None = 50, seed: int = 0, 
         raise InputError(
             f"got {a.n} and {b.n} calls, wanted two candidates of one run: latency({{'a': ..., 'b': ...}})."
         )
-    drawn = np.random.default_rng(seed).integers(0, len(a.samples), (resamples, len(a.samples)))
+    drawn = np.random.default_rng(0).integers(0, len(a.samples), (1000, len(a.samples)))
 
     def value(samples: np.ndarray, index: np.ndarray) -> np.ndarray:
         calls = samples[index].reshape(len(index), -1)

@@ -22,7 +22,7 @@ import numpy as np
 
 from smidgen.errors import ModelError
 from smidgen.measure.child import ask
-from smidgen.measure.quality import agreement, interval, resampled_rows
+from smidgen.measure.quality import agreement, difference
 from smidgen.runtime.engines import DEFAULT, Way, find, installed, names, refusal
 from smidgen.runtime.machine import usable_cores
 from smidgen.runtime.serving import Serving
@@ -196,7 +196,7 @@ def chosen(
             return left, best
 
 
-def difference(task: Task, reference: np.ndarray, said: np.ndarray, gold: Any = None) -> str:
+def amiss(task: Task, reference: np.ndarray, said: np.ndarray, gold: Any = None) -> str:
     """What is wrong with other outputs than ONNX Runtime's, in words; "" if nothing is. gold: labels, if there are."""
     same = agreement(task, said, reference).value
     if same >= SAME:
@@ -205,11 +205,7 @@ def difference(task: Task, reference: np.ndarray, said: np.ndarray, gold: Any = 
     if gold is None:
         return f"{told}; with labels in --data it may be seen whether they are worse"
     points = 100 * (task.score(reference, gold) - task.score(said, gold))
-    drawn = [
-        task.resampled(reference, gold, index) - task.resampled(said, gold, index)
-        for index in resampled_rows(len(gold), 1000, 0)
-    ]
-    low, _ = interval(100 * np.concatenate(drawn))
+    low, _ = difference(task, reference, said, gold)
     return f"{told}, and it costs {points:.1f} points of {task.metric}" if points > MAX_LOSS and low > 0 else ""
 
 

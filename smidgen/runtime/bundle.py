@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from smidgen.errors import InputError, ModelError, did_you_mean
 from smidgen.runtime import portable
 from smidgen.runtime.batches import CALL, batches
 from smidgen.runtime.engines import DEFAULT, Session, Way, session
-from smidgen.runtime.folder import closed, deployed_bytes, graph_file, own_graphs
+from smidgen.runtime.folder import closed, graph_file, own_graphs
 from smidgen.runtime.inputs import as_questions, as_rows, as_words
 from smidgen.runtime.model import unrun
 from smidgen.runtime.serving import BATCH_TOKENS, counted
@@ -109,11 +108,6 @@ class Bundle:
     def tasks(self) -> dict[str, Task]:
         """By name, in the order of the bundle."""
         return {name: member.task for name, member in self.members.items()}
-
-    @cached_property
-    def size_bytes(self) -> int:
-        """What must be copied to run this bundle elsewhere, in bytes."""
-        return deployed_bytes(self.folder)
 
     def predict(
         self,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from smidgen.artefact import open_artefact
 from smidgen.errors import ModelError
-from smidgen.runtime.folder import deployed_bytes, deployed_files, levels_of
+from smidgen.runtime.folder import deployed_files, levels_of
 from smidgen.runtime.inputs import Row, Text
 from smidgen.runtime.levels import Level
 from smidgen.runtime.model import Model, classes
@@ -96,11 +95,6 @@ class Cascade:
     @property
     def serving(self) -> Servings:
         return Servings({level.folder: model.serving for level, model in zip(self.levels, self.models, strict=True)})
-
-    @cached_property
-    def size_bytes(self) -> int:
-        """What must be copied to run this cascade elsewhere, in bytes."""
-        return deployed_bytes(self.folder)
 
     def predict(
         self,

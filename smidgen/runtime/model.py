@@ -17,7 +17,7 @@ from smidgen.errors import InputError, ModelError
 from smidgen.runtime import portable
 from smidgen.runtime.batches import CALL, shares
 from smidgen.runtime.engines import Session, Way, find, session
-from smidgen.runtime.folder import deployed_bytes, first_line, graph_file, levels_of, read_config, tasks_of
+from smidgen.runtime.folder import first_line, graph_file, levels_of, read_config, tasks_of
 from smidgen.runtime.inputs import Row, Text, as_questions, as_rows, as_words
 from smidgen.runtime.products import multiplications
 from smidgen.runtime.serving import WORTH, Serving, counted, serving
@@ -97,11 +97,6 @@ class Model:
     def max_length(self) -> int:
         """The most tokens of one input; what is longer is cut, or read in windows where an answer is looked for."""
         return self.encoder.max_length
-
-    @cached_property
-    def size_bytes(self) -> int:
-        """What must be copied to run this model elsewhere, in bytes."""
-        return deployed_bytes(self.folder)
 
     def predict(
         self,

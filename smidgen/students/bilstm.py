@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from smidgen.students._configs import BilstmConfig
 from smidgen.students._parts import BiLstm, OfTexts, OfTokens, shares, weighted
 
-POOLINGS = ("last", "attention", "max")
-
 
 class Reader(nn.Module):
     """Tokens to one vector a text and one a token, each of 2 * lstm_size."""

@@ -8,6 +8,7 @@ What the rest of the house asks of a task:
     gather(encoded, values, texts, pairs) -> outputs            what the model said, a text
     decide(outputs), score(outputs, gold), resampled(...)       of texts
     counted(gold)                                               what the answers of a file hold, by name
+    no_labels(count)                                            what stands for the labels of texts without any
     loss(logits, labels)                                        (B,), or (B, L) where each token is decided, or (N,)
                                                                 of the N tokens that are decided
 """

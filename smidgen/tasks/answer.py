@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 LONGEST = 30  # tokens of an answer
 NULL = "null_answers"  # of a model's config: may it say that there is none?
-Gold = tuple[tuple[str, int], ...]  # the accepted answers: text and first character in the context; () = none
 
 
 @dataclass(frozen=True)
@@ -154,15 +153,13 @@ class Answer:
         """(n,) object: the text of each answer, "" for none."""
         return objects(found.text for found in outputs)
 
-    def score(self, outputs: np.ndarray, gold: np.ndarray, metric: str | None = None) -> float:
+    def score(self, outputs: np.ndarray, gold: np.ndarray) -> float:
         """The metric, 0 to 1: the mean over questions of the best match among the accepted answers."""
-        return float(self.resampled(outputs, gold, np.arange(len(gold))[None], metric)[0])
+        return float(self.resampled(outputs, gold, np.arange(len(gold))[None])[0])
 
-    def resampled(
-        self, outputs: np.ndarray, gold: np.ndarray, index: np.ndarray, metric: str | None = None
-    ) -> np.ndarray:
+    def resampled(self, outputs: np.ndarray, gold: np.ndarray, index: np.ndarray) -> np.ndarray:
         """(R,) float64: the metric on each of R choices of questions, `index` (R, m)."""
-        match = exact if check_metric(metric or self.metric, self.METRICS) == "exact" else word_f1
+        match = exact if self.metric == "exact" else word_f1
         each = [
             max(match(text, right) for right in ([t for t, _ in accepted] or [""]))
             for text, accepted in zip(self.decide(outputs), gold, strict=True)

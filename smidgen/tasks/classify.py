@@ -133,17 +133,11 @@ class Classify:
         same = self.decide(logits) == gold
         return same.all(-1) if self.multi_label else same
 
-    def score(self, logits: np.ndarray, gold: np.ndarray, metric: str | None = None) -> float:
+    def score(self, logits: np.ndarray, gold: np.ndarray) -> float:
         """The metric, 0 to 1; see `resampled`."""
-        return float(self.resampled(logits, gold, np.arange(len(gold))[None], metric)[0])
+        return float(self.resampled(logits, gold, np.arange(len(gold))[None])[0])
 
-    def scores(self, logits: np.ndarray, gold: np.ndarray) -> dict[str, float]:
-        """Every metric of METRICS."""
-        return {metric: self.score(logits, gold, metric) for metric in METRICS}
-
-    def resampled(
-        self, logits: np.ndarray, gold: np.ndarray, index: np.ndarray, metric: str | None = None
-    ) -> np.ndarray:
+    def resampled(self, logits: np.ndarray, gold: np.ndarray, index: np.ndarray) -> np.ndarray:
         """(R,) float64: the metric on each of R choices of rows, `index` (R, m), as a bootstrap needs it.
 
         accuracy    share of rows that are wholly right
@@ -151,13 +145,12 @@ class Classify:
 
         These are scikit-learn's `accuracy_score` and `f1_score`, which leaves absent classes out in the same way.
         """
-        metric = check_metric(metric or self.metric)
         if logits.shape != (len(gold), len(self.labels)) or not index.shape[-1]:
             raise InputError(
                 f"got logits {logits.shape} for {len(gold)} gold rows, wanted one row for each, at least one, "
                 f"and {len(self.labels)} columns, one for each label"
             )
-        if metric == "accuracy":
+        if self.metric == "accuracy":
             return self.correct(logits, gold)[index].mean(-1)
         decided = self.decide(logits)
         if self.multi_label:

@@ -116,13 +116,11 @@ class MaskLanguage:
         """(n,) object: one tuple a text, whether each of its masked tokens was found."""
         return objects(tuple((found[:, 0] > 0).tolist()) for found in outputs)
 
-    def score(self, outputs: np.ndarray, gold: np.ndarray, metric: str | None = None) -> float:
+    def score(self, outputs: np.ndarray, gold: np.ndarray) -> float:
         """The metric, 0 to 1; see `resampled`."""
-        return float(self.resampled(outputs, gold, np.arange(len(gold))[None], metric)[0])
+        return float(self.resampled(outputs, gold, np.arange(len(gold))[None])[0])
 
-    def resampled(
-        self, outputs: np.ndarray, gold: np.ndarray, index: np.ndarray, metric: str | None = None
-    ) -> np.ndarray:
+    def resampled(self, outputs: np.ndarray, gold: np.ndarray, index: np.ndarray) -> np.ndarray:
         """(R,) float64: the metric on each of R choices of texts, `index` (R, m).
 
         accuracy     share of the masked tokens of all chosen texts that are found
@@ -130,7 +128,7 @@ class MaskLanguage:
         """
         sums = np.array([(*found.sum(0, dtype=np.float64), len(found)) for found in outputs], np.float64).reshape(-1, 3)
         hits, losses, masked = np.moveaxis(sums[index].sum(1), -1, 0)
-        if check_metric(metric or self.metric, self.METRICS) == "accuracy":
+        if self.metric == "accuracy":
             return hits / np.maximum(masked, 1)
         return np.exp(-losses / np.maximum(masked, 1))
 

@@ -137,23 +137,20 @@ class Several:
         """(n,) bool: whether the answer to the row's own task is the gold one."""
         return self.decide(outputs)[np.arange(len(gold)), self.owners[gold]] == gold
 
-    def score(self, outputs: np.ndarray, gold: np.ndarray, metric: str | None = None) -> float:
+    def score(self, outputs: np.ndarray, gold: np.ndarray) -> float:
         """The metric, 0 to 1; see `resampled`."""
-        return float(self.resampled(outputs, gold, np.arange(len(gold))[None], metric)[0])
+        return float(self.resampled(outputs, gold, np.arange(len(gold))[None])[0])
 
     def each(self, outputs: np.ndarray, gold: np.ndarray) -> dict[str, float]:
         """The accuracy of each task that has rows, by name."""
         right, owner = self.correct(outputs, gold), self.owners[gold]
         return {name: float(right[owner == t].mean()) for t, name in enumerate(self.parts) if (owner == t).any()}
 
-    def resampled(
-        self, outputs: np.ndarray, gold: np.ndarray, index: np.ndarray, metric: str | None = None
-    ) -> np.ndarray:
+    def resampled(self, outputs: np.ndarray, gold: np.ndarray, index: np.ndarray) -> np.ndarray:
         """(R,) float64: the mean over tasks of their accuracies on each of R choices of rows, `index` (R, m).
 
         Every task counts the same, however many rows it has; one without a row in a choice is left out of its mean.
         """
-        check_metric(metric or self.metric, self.METRICS)
         if outputs.shape != (len(gold), len(self.labels)) or not index.shape[-1]:
             raise InputError(
                 f"got logits {outputs.shape} for {len(gold)} gold rows, wanted one row for each, at least one, "

@@ -164,13 +164,11 @@ class Tag:
             found.append((len(ours & theirs), len(ours), len(theirs), same, len(right)))
         return np.array(found, np.float64).reshape(-1, 5)
 
-    def score(self, outputs: np.ndarray, gold: np.ndarray, metric: str | None = None) -> float:
+    def score(self, outputs: np.ndarray, gold: np.ndarray) -> float:
         """The metric, 0 to 1; see `resampled`."""
-        return float(self.resampled(outputs, gold, np.arange(len(gold))[None], metric)[0])
+        return float(self.resampled(outputs, gold, np.arange(len(gold))[None])[0])
 
-    def resampled(
-        self, outputs: np.ndarray, gold: np.ndarray, index: np.ndarray, metric: str | None = None
-    ) -> np.ndarray:
+    def resampled(self, outputs: np.ndarray, gold: np.ndarray, index: np.ndarray) -> np.ndarray:
         """(R,) float64: the metric on each of R choices of texts, `index` (R, m).
 
         f1        2 hits / (decided + gold) over the entities of all chosen texts: seqeval's `f1_score`, 0 where there
@@ -178,7 +176,7 @@ class Tag:
         accuracy  share of words whose tag is right
         """
         hits, decided, right, same, words = np.moveaxis(self.counts(outputs, gold)[index].sum(1), -1, 0)
-        if check_metric(metric or self.metric, self.METRICS) == "accuracy":
+        if self.metric == "accuracy":
             return same / np.maximum(words, 1)
         return 2 * hits / np.maximum(decided + right, 1)
 

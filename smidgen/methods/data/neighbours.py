@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import ClassVar, final
 
 from smidgen.artefact import file_hash
-from smidgen.corpus import SIDES, Copy, grow
+from smidgen.corpus import Copy, grow
 from smidgen.errors import NoEffect
-from smidgen.method import Context, Method, above, name_of, one_of
+from smidgen.method import Context, Method, name_of
 from smidgen.source import Source, resolve
 from smidgen.speech import cut, swapped
-from smidgen.vectors import has_table, neighbours
+from smidgen.vectors import has_table, neighbours, swap_faults
 
 
 @final
@@ -41,13 +41,7 @@ class Neighbours(Method[None]):
     leaves: ClassVar[str] = "texts"
 
     def faults(self) -> Iterator[str]:
-        if not 0 < self.share <= 1:
-            yield f"share: got {self.share}, wanted a share above 0, up to 1."
-        for name in ("k", "copies"):
-            yield from above(name, getattr(self, name), 0)
-        yield from one_of("sides", self.sides, SIDES)
-        if self.vectors and not Path(self.vectors).expanduser().is_file():
-            yield f"vectors: got {self.vectors!r}, wanted a file in the text format of word2vec or GloVe."
+        yield from swap_faults(self.share, self.k, self.copies, self.sides, self.vectors)
 
     def misfits(self, source: Source) -> Iterator[str]:
         if not self.vectors and not has_table(source):

@@ -25,6 +25,7 @@ from smidgen.errors import SmidgenError
 from smidgen.fusions import FUSIONS
 from smidgen.graph import difference, export, single_output
 from smidgen.method import Context, Method, above, one_of
+from smidgen.runtime.folder import GRAPH
 from smidgen.source import Source, load_model, resolve
 from smidgen.tasks import Task
 from smidgen.tokens import encode, length_limit, pad_id
@@ -58,7 +59,7 @@ class Onnx(Method[None]):
         ]
         pairs = [pair or "" for _, pair in ctx.texts] if ctx.texts and ctx.texts[0][1] is not None else None
         encoded = encode(ctx.task, ctx.source, texts, pairs, limit)
-        file = ctx.target / "onnx" / "model.onnx"
+        file = ctx.target / GRAPH
         file.parent.mkdir(parents=True, exist_ok=True)
         pad = pad_id(ctx.source)
         longest = encoded.batch(np.argsort(encoded.lengths)[-2:], pad)

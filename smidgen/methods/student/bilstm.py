@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from smidgen.errors import InputError
-from smidgen.lexicon import FULL, KINDS
-from smidgen.making import LARGEST, MOST, grow, vocabulary
-from smidgen.method import Context, Method, between, one_of, share
+from smidgen.lexicon import FULL
+from smidgen.making import LARGEST, grow, student_faults, vocabulary
+from smidgen.method import Context, Method, between, one_of
 
 POOLINGS = ("last", "attention", "max")
 
@@ -49,13 +49,9 @@ class Bilstm(Method[None]):
         return self.vocabulary != FULL
 
     def faults(self) -> Iterator[str]:
-        yield from between("embedding", self.embedding, 1, LARGEST)
+        yield from student_faults(self.embedding, self.hidden, self.dropout, self.vocabulary, self.vocabulary_size)
         yield from between("width", self.width, 1, LARGEST)
-        yield from between("hidden", self.hidden, 0, LARGEST)
         yield from one_of("pooling", self.pooling, POOLINGS)
-        yield from share("dropout", self.dropout)
-        yield from one_of("vocabulary", self.vocabulary, (*KINDS, FULL))
-        yield from between("vocabulary_size", self.vocabulary_size, 1, MOST)
 
     def begin(self, ctx: Context) -> None:
         from smidgen.students._configs import BilstmConfig, SiameseConfig

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from smidgen.lexicon import FULL, KINDS
-from smidgen.making import LARGEST, MOST, grow, vocabulary
-from smidgen.method import Context, Method, between, one_of, share
+from smidgen.lexicon import FULL
+from smidgen.making import LARGEST, grow, student_faults, vocabulary
+from smidgen.method import Context, Method, between
 
 WIDEST = 32
 
@@ -40,14 +40,10 @@ class Cnn(Method[None]):
         return self.vocabulary != FULL
 
     def faults(self) -> Iterator[str]:
-        yield from between("embedding", self.embedding, 1, LARGEST)
+        yield from student_faults(self.embedding, self.hidden, self.dropout, self.vocabulary, self.vocabulary_size)
         if not self.widths or not all(1 <= width <= WIDEST for width in self.widths):
             yield f"widths: got {list(self.widths)}, wanted numbers of tokens from 1 to {WIDEST}, such as [3, 4, 5]."
         yield from between("channels", self.channels, 1, LARGEST)
-        yield from between("hidden", self.hidden, 0, LARGEST)
-        yield from share("dropout", self.dropout)
-        yield from one_of("vocabulary", self.vocabulary, (*KINDS, FULL))
-        yield from between("vocabulary_size", self.vocabulary_size, 1, MOST)
 
     def begin(self, ctx: Context) -> None:
         from smidgen.students._configs import CnnConfig

@@ -21,9 +21,9 @@ from typing import Any, ClassVar, final
 import numpy as np
 import torch
 
-from smidgen.lexicon import FULL, KINDS, spellings
-from smidgen.making import LARGEST, MOST, grow, vocabulary
-from smidgen.method import Context, Method, between, one_of, share
+from smidgen.lexicon import FULL, spellings
+from smidgen.making import LARGEST, grow, student_faults, vocabulary
+from smidgen.method import Context, Method, between
 
 
 @final
@@ -47,12 +47,9 @@ class CnnLstm(Method[None]):
         return self.vocabulary != FULL
 
     def faults(self) -> Iterator[str]:
-        for name in ("embedding", "width", "character", "channels", "longest"):
+        yield from student_faults(self.embedding, self.hidden, self.dropout, self.vocabulary, self.vocabulary_size)
+        for name in ("width", "character", "channels", "longest"):
             yield from between(name, getattr(self, name), 1, LARGEST)
-        yield from between("hidden", self.hidden, 0, LARGEST)
-        yield from share("dropout", self.dropout)
-        yield from one_of("vocabulary", self.vocabulary, (*KINDS, FULL))
-        yield from between("vocabulary_size", self.vocabulary_size, 1, MOST)
 
     def begin(self, ctx: Context) -> None:
         from smidgen.students._configs import CnnLstmConfig

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from smidgen.lexicon import KINDS
-from smidgen.making import LARGEST, MOST, grow, vocabulary
-from smidgen.method import Context, Method, at_least, between, one_of, share
+from smidgen.making import grow, student_faults, vocabulary
+from smidgen.method import Context, Method, at_least
 
 
 @final
@@ -43,12 +43,10 @@ class Static(Method[None]):
         return True
 
     def faults(self) -> Iterator[str]:
-        yield from between("embedding", self.embedding, 1, LARGEST)
-        yield from between("hidden", self.hidden, 0, LARGEST)
+        yield from student_faults(
+            self.embedding, self.hidden, self.dropout, self.vocabulary, self.vocabulary_size, KINDS
+        )
         yield from at_least("smooth", self.smooth, 0)
-        yield from share("dropout", self.dropout)
-        yield from one_of("vocabulary", self.vocabulary, KINDS)
-        yield from between("vocabulary_size", self.vocabulary_size, 1, MOST)
 
     def begin(self, ctx: Context) -> None:
         from smidgen.students._configs import StaticConfig
