@@ -70,9 +70,14 @@ class Clock:
     labels: float = 0.0  # seconds that went into labels
 
     @property
+    def end(self) -> float:
+        """When all has to be over."""
+        return math.inf if self.limit is None else self.started + self.limit
+
+    @property
     def until(self) -> float:
         """When the last training has to end."""
-        return math.inf if self.limit is None else self.started + self.limit - self.kept
+        return self.end - self.kept
 
     @property
     def left(self) -> float:

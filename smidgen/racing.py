@@ -152,8 +152,12 @@ def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, f
         share = 1.0 if free else race.finish(name, _after(search, race, name, first=not any(done)))
         if not share:
             continue
-        for candidate in search.of(name):
-            _judge_on_dev(search, candidate, share, 0)
+        try:
+            for candidate in search.of(name):
+                _judge_on_dev(search, candidate, share, 0)
+        except OutOfTime as late:
+            race.out[name] = str(late)
+            continue
         done[name] = share
         if share < 1:
             search.notes.append(f"{name} was trained for {percent(share)} of its steps: the time limit left no more.")
@@ -174,11 +178,10 @@ def _more_seeds(search: Search, race: Race, trained: Mapping[str, float]) -> Non
                 if race.cost(name, share) > until - race.clock.now():
                     raise OutOfTime("its training would end too late")
                 _learn(search, shapes_[0].shape.body, share, until, turn)
+                for candidate in shapes_:
+                    _judge_on_dev(search, candidate, share, turn)
             except OutOfTime:
                 search.notes.append(f"The time limit left no time for seed {search.job.seed + turn} of {name}.")
-                continue
-            for candidate in shapes_:
-                _judge_on_dev(search, candidate, share, turn)
 
 
 def _learn(search: Search, body: Body, share: float, until: float, turn: int | None) -> Trained:
@@ -250,9 +253,10 @@ def _trained_teacher(search: Search) -> Artefact | None:
 
 
 def _judge_on_dev(search: Search, candidate: Candidate, share: float, turn: int) -> None:
-    """What a candidate says of dev, once its body has been trained; of several seeds the best is deployed."""
+    """What a candidate says of dev, once its body has been trained; of several seeds the best is deployed. Raises
+    OutOfTime where another run holds the store to the end."""
     dev, task, seed = search.data.dev, search.data.task, search.job.seed + turn
-    done = search.make(distilled(search.job, search.model, candidate.shape, share, seed))
+    done = search.make(distilled(search.job, search.model, candidate.shape, share, seed), search.clock.end)
     folder = done[-1].artefact.path
     said = load(folder).outputs(dev.texts, dev.pairs)
     assert dev.labels is not None

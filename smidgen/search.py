@@ -172,13 +172,10 @@ def baselines(search: Search, winner: Candidate | None) -> dict[str, Any]:
         search.baselines.append(entry)
     whole = Shape(whole_body(search), "int8")
     if not any(c.shape == whole and c.outputs for c in search.candidates):
-        _add_folder(search, models, "teacher, int8", distilled(job, search.model, whole))
+        _add_folder(search, models, "teacher, int8", distilled(job, search.model, whole), search.clock.end)
     if winner is not None and winner.shape.body.steps:
         name = f"{winner.shape.name}, without distillation"
-        try:
-            _add_folder(search, models, name, plain(job, search.model, winner.shape))
-        except OutOfTime:
-            search.notes.append(f"The time limit left no time for the baseline {name}.")
+        _add_folder(search, models, name, plain(job, search.model, winner.shape), search.clock.until)
     return models
 
 
@@ -269,9 +266,13 @@ def _without_encoder(train: Split, task: Task, seed: int) -> tuple[str, TfIdf | 
     return ("most frequent tag of each word", UsualTag(train, task)) if isinstance(task, Tag) else None
 
 
-def _add_folder(search: Search, models: dict[str, Any], name: str, recipe: Recipe) -> None:
-    until = search.clock.until
-    done = search.make(recipe, until)
+def _add_folder(search: Search, models: dict[str, Any], name: str, recipe: Recipe, until: float) -> None:
+    """A baseline that is made by a recipe, or a note that there was no time for it."""
+    try:
+        done = search.make(recipe, until)
+    except OutOfTime as late:
+        search.notes.append(f"The time limit left no time for the baseline {name}: {late}.")
+        return
     entry = entries.entry(name, "baseline", recipe={"stages": to_data(recipe.stages)})
     judge(search, entry, done[-1])
     model = load(done[-1].artefact.path)

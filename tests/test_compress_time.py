@@ -16,6 +16,7 @@ from folders import data_files, model_folder
 from smidgen import candidates, feasibility, outcome, racing, running
 from smidgen import search as searching
 from smidgen.budget import read
+from smidgen.errors import Busy
 from smidgen.measure import entries
 from smidgen.measure.speed import Latency
 from smidgen.measure.ways import Trial
@@ -192,6 +193,67 @@ def test_a_limit_that_leaves_no_teacher_says_so(virtual: Virtual, tmp_path: Path
         "The time limit of 40 s is too short: half of"
     )
     assert virtual.time <= 44
+
+
+@pytest.mark.parametrize("held", [20.0, math.inf])
+def test_a_store_that_is_held_at_the_end_costs_a_baseline_at_most(
+    held: float, virtual: Virtual, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for until the whole limit, though the last training has to end sooner."""
+    begun: list[float] = []
+
+    def run(*args: Any, **more: Any) -> list[Done]:
+        if begun and virtual.time < begun[0] + held:
+            virtual.time += 5.0
+            raise Busy("held")
+        return virtual.run(*args, **more)
+
+    def baselines(search: Any, winner: Any) -> Any:
+        virtual.time = max(virtual.time, search.clock.until + 1)
+        begun[:] = begun or [virtual.time]
+        return made(search, winner)
+
+    made = searching.baselines
+    monkeypatch.setattr(candidates, "run", run)
+    monkeypatch.setattr(candidates, "WAIT", 0.0)
+    monkeypatch.setattr(searching, "baselines", baselines)
+    report = outcome.carry_out(job(tmp_path, "600s", depths=(1, 2)), virtual.out)
+    assert report["verdict"] == "met" and virtual.time <= 660
+    said = "The time limit left no time for the baseline teacher, int8: another run held the store for too long."
+    assert (said in report["notes"]) == (held > 20)
+    assert any(one["name"] == "teacher, int8" for one in report["baselines"]) == (held == 20)
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_a_store_that_is_held_where_a_finalist_is_judged(
+    turn: int, virtual: Virtual, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search goes on with what was judged."""
+    judge = racing._judge_on_dev
+    stopped: list[str] = []
+
+    def held(search: Any, candidate: Any, share: float, number: int) -> None:
+        if number == turn and not stopped:
+            stopped.append(candidate.shape.body.name)
+            monkeypatch.setattr(candidates, "run", busy)
+        try:
+            judge(search, candidate, share, number)
+        finally:
+            monkeypatch.setattr(candidates, "run", virtual.run)
+
+    def busy(*args: Any, **more: Any) -> list[Done]:
+        virtual.time += 200.0
+        raise Busy("held")
+
+    monkeypatch.setattr(racing, "_judge_on_dev", held)
+    monkeypatch.setattr(candidates, "WAIT", 0.0)
+    report = outcome.carry_out(job(tmp_path, "900s", seeds=1 + turn, depths=(1, 2)), virtual.out)
+    (name,) = stopped
+    reasons = {c["reason"] for c in report["candidates"] if c["name"].startswith(f"{name}, ")}
+    if turn:
+        assert any(note.startswith(f"The time limit left no time for seed 1 of {name}") for note in report["notes"])
+    else:
+        assert "another run held the store for too long" in reasons
 
 
 def test_another_budget_trains_nothing_twice(virtual: Virtual, tmp_path: Path) -> None:
