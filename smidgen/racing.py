@@ -115,15 +115,16 @@ def reserve(search: Search) -> float:
     """
     pace, data = search.pace, search.data
     graphs = (search.job.finalists + 1) * len({c.shape.finish for c in search.candidates})
+    slowest = max(c.ms for c in search.candidates)
     rows = 3 * search.job.calls + 1024 + (len(data.test) if data.test is not None else 0)
-    return SPARE * (2 * (pace.build + pace.timing) + rows * pace.row) + time_for(search, graphs)
+    return SPARE * (2 * (pace.build + pace.timing * slowest) + rows * pace.row) + time_for(search, graphs)
 
 
 def _after(search: Search, race: Race, name: str, first: bool) -> float:
     """Seconds from the end of a finalist's training to that of its measuring; behind the first one, time is also kept
     to train the winner's shape on the labels alone.
     """
-    graphs = len(search.of(name)) * (search.pace.build + 2 * search.pace.timing)
+    graphs = sum(search.pace.build + 2 * search.pace.timing * c.ms for c in search.of(name))
     rows, more = len(search.data.train), search.data.unlabeled
     plain = race.whole.get(name, 0.0) * rows / (rows + (len(more) if more is not None else 0)) + race.fixed.get(name, 0)
     return SPARE * graphs + (0.0 if first else plain)
