@@ -6,7 +6,7 @@ Every training is a recipe run through `smidgen.runner`, so what is on disk is n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +19,13 @@ from smidgen.candidates import (
     in_budget,
     judge,
     only_quality,
+    over_on_dev,
     teacher_quality,
     whole_body,
 )
 from smidgen.choosing import mean_quality
 from smidgen.errors import OutOfTime
-from smidgen.halving import FOR_RUNGS, SHARES, Race, Trained, percent, rungs
+from smidgen.halving import FOR_RUNGS, SHARES, Race, Rank, Trained, following, percent, promising_enough, rungs
 from smidgen.measure import entries
 from smidgen.measure.peers import TorchModel
 from smidgen.planner import plan
@@ -78,9 +79,12 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
     search.labelled = search.clock.now() + FOR_RUNGS * search.clock.left
     last = race.halve(names, job.finalists, _rank(search))
     search.labelled = -math.inf
-    trained = _finish_all(search, race, [*(set(bodies_) - set(names)), *last])
-    if not only_quality(job.budget):
-        slowest_first = sorted(race.late - set(trained), key=lambda name: -min(c.ms for c in search.of(name)))
+    last = [*(name for name in bodies_ if name not in names), *last]
+    trained = _finish_all(search, race, last)
+    if only_quality(job.budget):
+        trained |= _go_on(search, race, [name for name in bodies_ if not race.refused(name)], last)
+    else:
+        slowest_first = sorted(race.late - set(trained), key=lambda name: -_ms(search, name))
         trained |= _finish_all(search, race, slowest_first)
     _more_seeds(search, race, trained)
     search.compared = len({*race.scores, *trained})
@@ -130,12 +134,18 @@ def _after(search: Search, race: Race, name: str, first: bool) -> float:
     return SPARE * graphs + (0.0 if first else plain)
 
 
-def _rank(search: Search) -> Callable[[str, float], float]:
-    """What is better: a higher score; where only a quality is asked, of those that have it already the faster."""
-    least = least_quality(search.job.budget, teacher_quality(search))
-    if not only_quality(search.job.budget) or least is None:
-        return lambda name, score: score
-    return lambda name, score: score if score < least else 1e9 - min(c.ms for c in search.of(name))
+def _rank(search: Search) -> Rank:
+    """What is better: a higher score; where only a quality is asked, of those that promise it the faster."""
+    whole = teacher_quality(search)
+    least = least_quality(search.job.budget, whole)
+    if not only_quality(search.job.budget) or least is None or not whole:
+        return dict
+    return lambda scores: promising_enough(scores, {name: _ms(search, name) for name in scores}, least / whole)
+
+
+def _ms(search: Search, body: str) -> float:
+    """Of its fastest finish."""
+    return min(c.ms for c in search.of(body))
 
 
 def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, float]:
@@ -145,7 +155,7 @@ def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, f
     """
     fastest_first, done = only_quality(search.job.budget), dict[str, float]()
     if fastest_first:
-        names = sorted(names, key=lambda name: min(c.ms for c in search.of(name)))
+        names = sorted(names, key=lambda name: _ms(search, name))
     elif names:
         race.prepare([name for name in names if search.of(name)[0].shape.body.steps], 1.0, race.clock.until)
     for name in names:
@@ -164,6 +174,22 @@ def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, f
             search.notes.append(f"{name} was trained for {percent(share)} of its steps: the time limit left no more.")
         if fastest_first and in_budget(search):
             break
+    return done
+
+
+def _go_on(search: Search, race: Race, names: Sequence[str], finalists: Sequence[str]) -> dict[str, float]:
+    """Where only a quality is asked: from the finalists to what is faster until one does not keep it, or to what may
+    keep it where they do not; see `following`. Gives those that were trained, and for which share of their steps.
+    """
+
+    def keeps(name: str) -> bool:
+        return any(c.outputs and not over_on_dev(search, c) for c in search.of(name))
+
+    fastest_first = sorted(names, key=lambda name: _ms(search, name))
+    kept, done = {name: keeps(name) for name in finalists}, dict[str, float]()
+    while (name := following(fastest_first, kept, race.scores)) is not None:
+        done |= _finish_all(search, race, [name])
+        kept[name] = keeps(name)
     return done
 
 

@@ -11,12 +11,13 @@ import pytest
 from smidgen import candidates, racing
 from smidgen import search as searching
 from smidgen.budget import read
-from smidgen.candidates import Candidate, Search
+from smidgen.candidates import Candidate, Pace, Search, in_budget
 from smidgen.errors import Busy, OutOfTime
-from smidgen.halving import Clock
+from smidgen.halving import Clock, Trained
 from smidgen.racing import promising, train_finalists
 from smidgen.search import decide, missed, verdict
 from smidgen.shapes import Body, Shape, Step
+from smidgen.watch import Silent
 
 STEP = (Step("student", ()),)
 
@@ -194,6 +195,42 @@ def test_of_each_family_the_largest_that_fit() -> None:
     chosen, passed = promising(search.candidates, search.job)
     assert [body.name for body in chosen] == ["3 blocks", "2 blocks", "CNN"]
     assert passed == {"1 block": "fits, but so does more of its kind: 3 blocks and 2 blocks"}
+
+
+def test_where_only_a_quality_is_asked_the_fastest_that_keeps_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all short trainings stay below it: a third of the steps costs 0.027."""
+    full = {"8": 0.995, "6": 0.99, "4": 0.985, "3": 0.98, "2": 0.975, "1": 0.95, "0.5": 0.94, "0.2": 0.93}
+    all_of_them = [candidate("int8", float(name), 2.0, name, trained=False) for name in full]
+    search = found(all_of_them, quality="97%teacher")
+    search.teacher["numbers"]["dev_quality"]["value"] = 1.0
+    search.job.seed, search.job.seeds, search.notes, search.trials = (
+        0,
+        1,
+        [],
+        SimpleNamespace(close=lambda scores: None),
+    )
+    search.watch, search.labelled, search.compared, search.pace = Silent(), 0.0, 0, Pace()
+    search.data.train, search.data.unlabeled, search.model = [0], None, None
+    search.of = lambda body: [c for c in all_of_them if c.shape.body.name == body]
+    search.prepare = lambda recipes, until: set()
+    asked: list[tuple[str, float]] = []
+
+    def learn(search: Any, body: Body, share: float, until: float, turn: int | None) -> Trained:
+        asked.append((body.name, share))
+        return Trained(full[body.name] - 0.06 * (1 - share) ** 2, 10 * share)
+
+    def judge(search: Any, one: Candidate, share: float, turn: int) -> None:
+        one.outputs.append(np.zeros((1, 2)))
+        one.entry["numbers"]["dev_quality"] = {"value": full[one.shape.body.name]}
+
+    monkeypatch.setattr(racing, "taught", lambda *_: SimpleNamespace(name=""))
+    monkeypatch.setattr(racing, "_learn", learn)
+    monkeypatch.setattr(racing, "_judge_on_dev", judge)
+    monkeypatch.setattr(racing, "reserve", lambda _: 0.0)
+    chosen, _ = promising(search.candidates, search.job)
+    racing._race(search, {body.name: body for body in chosen})
+    assert [name for name, share in asked if share == 1.0] == ["2", "1"], "and the next faster does not keep it"
+    assert min((c for c in all_of_them if c in in_budget(search)), key=lambda c: c.ms).shape.body.name == "2"
 
 
 def test_where_only_a_quality_is_asked_all_are_searched_from_the_fastest_up() -> None:
