@@ -37,6 +37,7 @@ from smidgen.watch import Silent, Watch
 
 Entry = dict[str, Any]
 WAIT = 5.0  # seconds between two looks at a store that another run holds
+MEMORY_ROWS = 64  # of dev, that a process answers whose memory is measured
 CUT_ROWS = 12_000  # rows that the model could answer while prune.fisher cuts it: by what cuts have taken
 
 
@@ -65,7 +66,7 @@ class Pace:
     """Seconds of what is done again at the end, measured on the way there."""
 
     build: float = 0.0  # of a graph
-    timing: float = 0.0  # of a model among others
+    timing: float = 0.0  # of a model among others, for each millisecond that a text takes it
     row: float = 0.0  # that the teacher answers
 
 
@@ -251,5 +252,5 @@ def judge(search: Search, entry: Entry, done: Done) -> None:
 
 def memory_of(folder: Path, search: Search) -> float:
     """Peak MB of a fresh process that loads a folder and predicts some rows of dev."""
-    rows = entries.timed_texts(search.data.dev, search.job.seed)[:64]
+    rows = entries.timed_texts(search.data.dev, search.job.seed)[:MEMORY_ROWS]
     return float(memory(folder, *entries.two_lists(rows)).value)

@@ -15,6 +15,7 @@ import numpy as np
 
 from smidgen.budget import Budget, fitting, over
 from smidgen.data import Split
+from smidgen.deferral import Wanted
 from smidgen.measure import entries
 from smidgen.measure.quality import resampled_rows
 from smidgen.tasks import Task
@@ -25,6 +26,7 @@ LEVEL = 0.05  # chance that any of the differences to the chosen one is outside 
 
 Numbers = Mapping[str, Any]
 Outputs = Sequence[np.ndarray]  # on dev, one a seed
+Draws = Mapping[str, np.ndarray]  # scores by name, (RESAMPLES,), of the same rows
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,12 @@ class Choice:
 
     compared: int  # candidates with a score on dev, those of short trainings too
     among: int  # trained in full, or as far as time allowed, and within the budget
-    sure: float  # share of the resamples in which the one chosen is the best of these
+    sure: float  # share of the resamples in which the one chosen is the best of these, or keeps the quality asked for
     ties: tuple[str, ...]  # others whose difference to it is not told from none, all intervals holding together
     luck: float  # by which the best of so many looks better than it is, in the metric
     next: str | None  # the best of the others
     ahead: tuple[float, float, float] | None  # of it: value, low, high, corrected for how many were compared
+    keeps: bool = False  # `sure` is of the quality asked for, since nothing else was
 
     def to_data(self) -> dict[str, Any]:
         found = vars(self) | {"ties": list(self.ties), "resamples": RESAMPLES}
@@ -48,12 +51,18 @@ class Choice:
     def told(self, name: str, rows: int) -> str:
         """In a sentence or two."""
         many = f"{self.compared} candidates were compared on dev ({rows:,} rows)"
+        drawn = f"{score(self.sure, digits=0)} of {RESAMPLES:,} resamples"
+        if self.keeps:
+            return (
+                f"{many}, {self.among} of them trained to the end and within the budget. Of these {name} is the "
+                f"fastest, and keeps the quality asked for in {drawn}."
+            )
         if self.next is None or self.ahead is None:
             return f"{many}; {name} alone was trained to the end and keeps to the budget."
         value, low, high = (f"{100 * number:+.1f}" for number in self.ahead)
         said = (
             f"{many}, {self.among} of them trained to the end and within the budget. Of these {name} is the best in "
-            f"{score(self.sure, digits=0)} of {RESAMPLES:,} resamples: {value} points ({low} to {high}, corrected for "
+            f"{drawn}: {value} points ({low} to {high}, corrected for "
             f"{self.among - 1} comparison{'s' if self.among > 2 else ''}) ahead of {self.next}."
         )
         if self.ties:
@@ -63,30 +72,45 @@ class Choice:
         return said + f" By luck alone the best of {self.among} looks about {luck} points better than it is."
 
 
+def draws(task: Task, gold: np.ndarray, outputs: Mapping[str, Outputs], seed: int = 0) -> Draws:
+    """Scores of each, the mean over its seeds, where rows of dev are drawn anew, the same rows for all."""
+    pieces = [
+        [_resampled(task, one, gold, index) for one in outputs.values()]
+        for index in resampled_rows(len(gold), RESAMPLES, seed)
+    ]
+    return {name: np.concatenate(found) for name, found in zip(outputs, zip(*pieces, strict=True), strict=True)}
+
+
 def sureness(
-    task: Task, gold: np.ndarray, outputs: Mapping[str, Outputs], chosen: str, compared: int, seed: int = 0
+    task: Task,
+    gold: np.ndarray,
+    outputs: Mapping[str, Outputs],
+    chosen: str,
+    compared: int,
+    seed: int = 0,
+    wanted: Wanted | None = None,
 ) -> Choice:
-    """How sure it is that `chosen` is the best of `outputs`, by a paired bootstrap over the rows of dev."""
+    """How sure it is that `chosen` is the best of `outputs`, by a paired bootstrap over the rows of dev; or that it
+    keeps what is `wanted`, where that is all that was asked.
+    """
     names = [chosen, *(name for name in outputs if name != chosen)]
-    drawn = np.concatenate(
-        [
-            np.stack([_resampled(task, outputs[name], gold, index) for name in names])
-            for index in resampled_rows(len(gold), RESAMPLES, seed)
-        ],
-        axis=1,
-    )  # (candidates, resamples)
+    found = draws(task, gold, outputs, seed)
+    drawn = np.stack([found[name] for name in names])  # (candidates, resamples)
     here = np.array([mean_score(task, outputs[name], gold) for name in names])
     first = drawn.max(0) <= drawn[0] + 1e-12
     sure = float((first / np.isclose(drawn, drawn.max(0)).sum(0)).mean())  # what is equally good shares
     luck = float((drawn.max(0) - here[drawn.argmax(0)]).mean())
+    if wanted is not None:
+        whole = 1.0 if wanted.reference is None else draws(task, gold, {"": [wanted.reference]}, seed)[""]
+        sure = float((drawn[0] >= wanted.at_least * whole - 1e-12).mean())
     if len(names) == 1:
-        return Choice(compared, 1, 1.0, (), 0.0, None, None)
+        return Choice(compared, 1, sure, (), 0.0, None, None, wanted is not None)
     differences, level = drawn[0] - drawn[1:], LEVEL / (len(names) - 1)
     lows, highs = np.quantile(differences, [level / 2, 1 - level / 2], axis=1)
     nearest = int(here[1:].argmax())
     ahead = (float(here[0] - here[1 + nearest]), float(lows[nearest]), float(highs[nearest]))
     ties = tuple(name for name, low, high in zip(names[1:], lows, highs, strict=True) if low <= 0 <= high)
-    return Choice(compared, len(names), sure, ties, max(0.0, luck), names[1 + nearest], ahead)
+    return Choice(compared, len(names), sure, ties, max(0.0, luck), names[1 + nearest], ahead, wanted is not None)
 
 
 def mean_score(task: Task, outputs: Outputs, gold: np.ndarray) -> float:
@@ -108,18 +132,19 @@ def mean_quality(task: Task, outputs: Outputs, split: Split) -> dict[str, Any]:
     return first | {"value": float(np.mean(each)), "low": float(low), "high": float(high), "seeds": each}
 
 
-def pick(numbers: Mapping[str, Numbers], by_quality: bool) -> str | None:
-    """The best on dev, or the fastest of those that cannot be told from it (within one standard error); where only
-    a quality is asked, the fastest of all. None of none.
+def pick(numbers: Mapping[str, Numbers], drawn: Draws | None) -> str | None:
+    """The fastest of those that none is better than on dev by more than chance, by the 95 % interval of their paired
+    difference; without `drawn`, where only a quality is asked, the fastest of all. None of none.
     """
-    fit = dict(numbers)
-    if not fit:
+    if not numbers:
         return None
-    if by_quality:
-        best = max((n["dev_quality"] for n in fit.values()), key=lambda quality: quality["value"])
-        error = (best["high"] - best["low"]) / (2 * 1.96)
-        fit = {name: n for name, n in fit.items() if n["dev_quality"]["value"] >= best["value"] - error}
-    return min(fit, key=lambda name: speed(fit[name]))
+    best = max(numbers, key=lambda name: numbers[name]["dev_quality"]["value"])
+    fit = [name for name in numbers if drawn is None or name == best or not _beaten(name, drawn)]
+    return min(fit, key=lambda name: speed(numbers[name]))
+
+
+def _beaten(name: str, drawn: Draws) -> bool:
+    return any(np.quantile(other - drawn[name], 0.025) > 0 for other in drawn.values())
 
 
 def speed(numbers: Numbers) -> float:

@@ -111,6 +111,18 @@ def choose(
     return found
 
 
+def mixed(task: Graded, small: np.ndarray, large: np.ndarray, choice: Choice) -> np.ndarray:
+    """What a cascade of two says, by what both say of all rows."""
+    passed = passes(task.confidence(small, choice.temperature), choice.threshold)
+    return np.where(passed[:, None], large, small)
+
+
+def together(small: Sequence[np.ndarray], large: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What two models say, seed by seed; what has fewer seeds is taken again, as a teacher that has but one."""
+    count = max(len(small), len(large))
+    return [(small[i % len(small)], large[i % len(large)]) for i in range(count)]
+
+
 def chain(
     task: Graded, outputs: Sequence[np.ndarray], gold: np.ndarray, wanted: Wanted, sure: float = SURE
 ) -> list[Choice] | None:

@@ -7,6 +7,7 @@ left out. Of a family the smallest shape is built first: where it is far over a 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +15,17 @@ from typing import Any
 
 from smidgen.artefact import identity, write_atomic
 from smidgen.budget import over
-from smidgen.candidates import Candidate, Pace, Search, broken_words, memory_of
+from smidgen.candidates import MEMORY_ROWS, Candidate, Pace, Search, broken_words, memory_of
+from smidgen.choosing import speed
 from smidgen.data import Data
 from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
-from smidgen.halving import Clock
+from smidgen.halving import Clock, affordable
 from smidgen.measure import entries
 from smidgen.measure.environment import versions
 from smidgen.measure.size import parameters
 from smidgen.planner import Plan, plan
 from smidgen.recipe import to_data
+from smidgen.running import START
 from smidgen.runtime import load
 from smidgen.runtime.folder import deployed_bytes
 from smidgen.runtime.serving import machine
@@ -31,6 +34,8 @@ from smidgen.source import Source, need_anatomy, resolve
 from smidgen.watch import Watch
 
 FOR_BUILDING = 1 / 3  # of the time, at most
+FOR_TIMING = 1 / 6  # of what is then left, at most
+HASTE = 3  # times fewer calls, and one pass in batches, where there is no time for all
 FAR = 1.3  # times over a limit: more of its kind is over it too, though a glance at a latency is not exact
 # A head of another kind, as of pretraining, is dropped without a word.
 ANSWERING = ("classify", "several", "tag", "answer")
@@ -77,50 +82,93 @@ def start(job: Job, out: Path, watch: Watch, root: Path | None = None, storage: 
 
 
 def feasible(search: Search) -> None:
-    """Time and weigh every shape with untrained weights; mark what the budget forbids."""
-    job, watch = search.job, search.watch
-    watch.say(f"Building {len(search.candidates)} shapes with untrained weights, to see what fits the budget")
-    begun, made, refused = search.clock.now(), set[str](), list[tuple[Shape, str]]()
-    until = begun + FOR_BUILDING * search.clock.left
-    late: list[str] = []
-    far: dict[tuple[str, str, str], str] = {}  # of a kind, how far over the budget less of it is
-    beyond: dict[str, list[str]] = {}
+    """Time and weigh every shape with untrained weights; mark what the budget forbids.
+
+    Raises:
+        InputError: the time limit left no time to build and time one.
+    """
+    job = search.job
+    search.watch.say(f"Building {len(search.candidates)} shapes with untrained weights, to see what fits the budget")
+    until = search.clock.now() + FOR_BUILDING * search.clock.left
+    late: list[Candidate] = []
+    refused: list[tuple[Shape, str]] = []
     search.prepare(untrained(job, candidate.shape) for candidate in search.candidates)
-    with watch.bar("building", len(search.candidates)) as bar:
-        for i, candidate in enumerate(_by_haste(search.candidates)):
+    waiting = _by_haste(search.candidates)
+    while waiting:
+        held = _build(search, waiting, until, late, refused)
+        late += _time(search, [c for c in waiting if c.folder is not None])
+        waiting = [c for small, larger in held.items() if _timed(small) and small.fits for c in larger]
+        for small, larger in held.items():
+            if larger and larger[0] not in waiting:
+                names = ", ".join(c.shape.body.name for c in larger)
+                search.notes.append(f"{_far_over(search, small)}, by far. So not built: {names}.")
+    search.candidates = [c for c in search.candidates if _timed(c)]
+    search.notes += _left_out(refused[::-1])
+    if late and not search.candidates:
+        raise InputError(
+            f"--time-limit: {search.clock.limit:g} s are too few: not one shape could be built in a third of them and "
+            "timed in a sixth of the others. Give more time."
+        )
+    if late:
+        what = "1 shape" if len(late) == 1 else f"{len(late)} shapes"
+        names = "; ".join(c.shape.name for c in late)
+        search.notes.append(f"The time limit left no time to build or to time {what}: {names}.")
+
+
+def _build(
+    search: Search,
+    waiting: Sequence[Candidate],
+    until: float,
+    late: list[Candidate],
+    refused: list[tuple[Shape, str]],
+) -> dict[Candidate, list[Candidate]]:
+    """Build candidates and glance at them. Gives what is far over the budget, and by it what is larger, not built.
+
+    late, refused: what there is no time for and what cannot be built are added to these.
+    """
+    begun, made, graphs = search.clock.now(), set[str](), 0
+    held: dict[Candidate, list[Candidate]] = {}
+    with search.watch.bar("building", len(waiting)) as bar:
+        for i, candidate in enumerate(waiting):
             if search.clock.now() > until:
-                late.append(candidate.shape.name)
+                late.append(candidate)
                 continue
-            if _kind(candidate.shape) in far:
-                beyond.setdefault(far[_kind(candidate.shape)], []).append(candidate.shape.body.name)
+            small = next((c for c in held if _kind(c.shape) == _kind(candidate.shape)), None)
+            if small is not None:
+                held[small].append(candidate)
                 continue
             try:
-                done = search.make(untrained(job, candidate.shape))
+                done = search.make(untrained(search.job, candidate.shape))
             except (InputError, NoEffect) as refusal:
-                if job.families and candidate.shape.finish != SCARCE:
+                if search.job.families and candidate.shape.finish != SCARCE:
                     raise
                 refused.append((candidate.shape, str(refusal)))
                 continue
             candidate.folder = done[-1].artefact.path
             made |= {candidate.shape.body.name for one in done if not one.reused}
-            if candidate.shape.body.steps and (words := _far_over(search, candidate)):
-                far[_kind(candidate.shape)] = words
+            graphs += candidate.shape.body.name in made
+            if _far_over(search, candidate) and candidate.shape.body.steps:
+                held[candidate] = []
             bar.to(i + 1, candidate.shape.name)
-    search.candidates = [c for c in search.candidates if c.folder is not None]
-    search.notes += _left_out(refused[::-1])
-    if late:
-        what = "1 shape" if len(late) == 1 else f"{len(late)} shapes"
-        search.notes.append(f"The time limit left no time to build {what}: {'; '.join(late)}.")
-    search.notes += [f"{why}, by far. So not built: {', '.join(more)}." for why, more in beyond.items()]
-    graphs = sum(c.shape.body.name in made for c in search.candidates)
-    search.pace.build = (search.clock.now() - begun) / graphs if graphs else 0.0
-    folders = {c.shape.name: c.folder for c in search.candidates if c.folder is not None}
-    measured = _remembered(search, folders) or _measure_shapes(search, folders)
-    for candidate in search.candidates:
+    search.pace.build = (search.clock.now() - begun) / graphs if graphs else search.pace.build
+    return held
+
+
+def _time(search: Search, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Time candidates that are built, and mark what the budget forbids; gives those that there is no time for."""
+    folders = {c.shape.name: c.folder for c in candidates if c.folder is not None}
+    measured = (_remembered(search, folders) or _measure_shapes(search, folders)) if folders else {}
+    for candidate in (c for c in candidates if c.shape.name in measured):
         candidate.entry["numbers"] |= measured[candidate.shape.name]
-        broken = over(job.budget, candidate.entry["numbers"], None, "dev_quality")
+        broken = over(search.job.budget, candidate.entry["numbers"], None, "dev_quality")
         if broken:
-            candidate.entry |= {"status": "infeasible", "reason": broken_words(job.budget, candidate.entry, broken)}
+            words = broken_words(search.job.budget, candidate.entry, broken)
+            candidate.entry |= {"status": "infeasible", "reason": words}
+    return [c for c in candidates if c.shape.name not in measured]
+
+
+def _timed(candidate: Candidate) -> bool:
+    return candidate.entry["numbers"]["latency"] is not None
 
 
 def _kind(shape: Shape) -> tuple[str, str, str]:
@@ -129,22 +177,26 @@ def _kind(shape: Shape) -> tuple[str, str, str]:
 
 
 def _far_over(search: Search, candidate: Candidate) -> str:
-    """What is far over the budget, in words; "" where nothing is. Kept on disk, so that another run builds the same."""
-    budget, folder = search.job.budget, candidate.folder
+    """What is far over the budget, in words; "" where nothing is. A latency by the median: a few calls tell no other
+    percentile, and one moment in which the machine is busy does not move it."""
+    budget, folder = replace(search.job.budget, percentile="p50"), candidate.folder
     assert folder is not None
-    if budget.latency_ms is None and budget.size_mb is None:
-        return ""
-    memo = search.root / f"glance-{_where(search, folder.name)}.json"
-    if not memo.is_file():
-        rows = entries.timed_texts(search.data.dev, search.job.seed)
-        glance = {"latency": entries.glance(load(folder), rows), "size_mb": deployed_bytes(folder) / 1e6}
-        write_atomic(memo, json.dumps(glance))
-    numbers = json.loads(memo.read_text(encoding="utf-8"))
+    numbers = _glance(search, folder)
     broken = {name: times for name, times in over(budget, numbers, None, "dev_quality").items() if times > FAR}
     if not broken:
         return ""
     entry = {"numbers": candidate.entry["numbers"] | numbers}
     return f"{candidate.shape.name}: {broken_words(budget, entry, broken).rstrip('.')}"
+
+
+def _glance(search: Search, folder: Path) -> dict[str, Any]:
+    """What a few calls say of a shape. Kept on disk, so that another run builds the same."""
+    memo = search.root / f"glance-{_where(search, folder.name)}.json"
+    if not memo.is_file():
+        rows = entries.timed_texts(search.data.dev, search.job.seed)
+        glance = {"latency": entries.glance(load(folder), rows), "size_mb": deployed_bytes(folder) / 1e6}
+        write_atomic(memo, json.dumps(glance))
+    return dict(json.loads(memo.read_text(encoding="utf-8")))
 
 
 def _by_haste(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -221,27 +273,61 @@ def _candidate(shape: Shape) -> Candidate:
 
 
 def _measure_shapes(search: Search, folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """Of each shape; two that are one folder while they are untrained are measured once."""
-    job, begun = search.job, search.clock.now()
-    models = {str(folder): load(folder) for folder in set(folders.values())}
-    with search.watch.bar("timing shapes", 1) as bar:
-        found, speed = entries.time_all(models, entries.timed_texts(search.data.dev, job.seed), job.calls)
-        bar.to(1)
-    search.pace.timing = (search.clock.now() - begun) / len(models)
-    measured = {}
-    for name in map(str, models):
-        folder = Path(name)
+    """Of each shape that there is time for; two that are one folder while they are untrained are measured once."""
+    job, calls, turns = search.job, search.job.calls, entries.TURNS
+    unlike = {str(folder): folder for folder in folders.values()}
+    in_full, fit = _within(search, unlike)
+    if not in_full:
+        calls, turns = math.ceil(calls / HASTE), 1
+        search.notes.append(
+            f"The time limit left time for {calls} calls of each shape, of {job.calls}. What is trained is timed in "
+            "full in the end."
+        )
+    begun = search.clock.now()
+    models = {name: load(unlike[name]) for name in fit}
+    measured: dict[str, dict[str, Any]] = {}
+    if models:
+        with search.watch.bar("timing shapes", 1) as bar:
+            texts = entries.timed_texts(search.data.dev, job.seed)
+            found, together = entries.time_all(models, texts, calls, **({} if in_full else {"turns": turns}))
+            bar.to(1)
+        took = (search.clock.now() - begun) * entries.answered(job.calls) / entries.answered(calls, turns)
+        search.pace.timing = took / sum(one.mean_ms for one in found.values())
+    for name, model in models.items():
+        folder = unlike[name]
         measured[name] = {
-            "latency": entries.latency_data(found[name], models[name].threads),
-            "throughput": speed[name],
+            "latency": entries.latency_data(found[name], model.threads),
+            "throughput": together[name],
             "size_mb": deployed_bytes(folder) / 1e6,
             "parameters": int(parameters(folder).value),
             "memory_mb": memory_of(folder, search) if job.budget.memory_mb is not None else None,
         }
-    of_shapes = {name: measured[str(folder)] for name, folder in folders.items()}
-    memo = {"of": _ids(folders), "measured": of_shapes, "pace": vars(search.pace)}
-    write_atomic(_memo(search, folders), json.dumps(memo))
+    of_shapes = {name: measured[str(folder)] for name, folder in folders.items() if str(folder) in measured}
+    if in_full:
+        memo = {"of": _ids(folders), "measured": of_shapes, "pace": vars(search.pace)}
+        write_atomic(_memo(search, folders), json.dumps(memo))
     return of_shapes
+
+
+def _within(search: Search, folders: Mapping[str, Path]) -> tuple[bool, list[str]]:
+    """Is there time to time all of these in full? And those that there is time for then, or else in haste, the fastest
+    first; by what a glance at each foretells.
+    """
+    seconds = FOR_TIMING * search.clock.left
+    if math.isinf(seconds):
+        return True, list(folders)
+    memory = search.job.budget.memory_mb is not None
+    start, rows = (START, MEMORY_ROWS + 1) if memory else (0.0, 0)
+    ms = {name: speed(_glance(search, folder)) for name, folder in folders.items()}
+    fastest_first = sorted(ms, key=lambda name: ms[name])
+
+    def affordable_by(calls: int, turns: int) -> list[str]:
+        texts = entries.answered(calls, turns) + rows
+        return affordable(fastest_first, {name: start + texts * one / 1e3 for name, one in ms.items()}, seconds)
+
+    if len(affordable_by(search.job.calls, entries.TURNS)) == len(ms):
+        return True, list(folders)
+    return False, affordable_by(math.ceil(search.job.calls / HASTE), 1)
 
 
 def _remembered(search: Search, folders: Mapping[str, Path]) -> dict[str, dict[str, Any]] | None:
@@ -256,7 +342,7 @@ def _remembered(search: Search, folders: Mapping[str, Path]) -> dict[str, dict[s
 
 
 def _memo(search: Search, folders: Mapping[str, Path]) -> Path:
-    return search.root / f"shapes-{_where(search, _ids(folders))}.json"
+    return search.root / f"shapes-{_where(search, [2, _ids(folders)])}.json"
 
 
 def _where(search: Search, what: Any) -> str:

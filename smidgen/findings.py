@@ -133,7 +133,9 @@ def choice(report: Report) -> str:
     if compared is not None:
         many = f"{compared:,.0f} {'candidate was' if compared == 1 else 'candidates were'} compared on dev"
         words.append(f"{many}{f', {among:,.0f} of them to the end' if among is not None else ''}.")
-    if sure is not None and among != 1:
+    if sure is not None and told.get("keeps"):
+        words.append(f"In {share(sure)} of the resamples of dev the winner keeps the quality asked for.")
+    elif sure is not None and among != 1:
         words.append(f"In {share(sure)} of the resamples of dev the winner is the best of them.")
     if ties:
         words.append(f"Dev cannot tell it from {some(ties, 3)}.")

@@ -21,8 +21,9 @@ from typing import Protocol
 
 from smidgen.errors import InputError, NoEffect, OutOfTime
 
+Rank = Callable[[Mapping[str, float]], Mapping[str, float]]
 FACTOR = 3
-LEAST = 1 / 27  # of its steps; less says little
+LEAST = FACTOR**-3  # of its steps; less says little
 SHARES = (1.0, 2 / 3, 1 / 2, 1 / 3)  # of its steps, that a finalist is trained for; a coarse list, to be found again
 FOR_RUNGS = 0.5  # of the time
 
@@ -70,9 +71,14 @@ class Clock:
     labels: float = 0.0  # seconds that went into labels
 
     @property
+    def end(self) -> float:
+        """When all has to be over."""
+        return math.inf if self.limit is None else self.started + self.limit
+
+    @property
     def until(self) -> float:
         """When the last training has to end."""
-        return math.inf if self.limit is None else self.started + self.limit - self.kept
+        return self.end - self.kept
 
     @property
     def left(self) -> float:
@@ -93,8 +99,8 @@ class Race:
     # Many at once; gives those that are there.
     prepare: Callable[[Sequence[str], float, float], Collection[str]] = lambda names, share, until: ()
 
-    def halve(self, names: Sequence[str], finalists: int, rank: Callable[[str, float], float]) -> list[str]:
-        """The finalists, the best first. `rank` says of a candidate and its score what is better: the higher."""
+    def halve(self, names: Sequence[str], finalists: int, rank: Rank = dict) -> list[str]:
+        """The finalists, the best first. `rank` says of the scores of a rung what is better: the higher."""
         left, plan = list(names), rungs(len(names), finalists)
         begun, time_left, labels = self.clock.now(), self.clock.left, self.clock.labels
 
@@ -113,8 +119,8 @@ class Race:
             ready = self.prepare(tried, rung.share, until)
             scored = [n for n in tried if self.try_for(n, rung.share, math.inf if n in ready else end(number))]
             if not scored:
-                return [name for name in left if not self._refused(name)][:finalists]
-            left = best({name: rank(name, self.scores[name]) for name in scored}, rung.keep)
+                return [name for name in left if not self.refused(name)][:finalists]
+            left = best(rank({name: self.scores[name] for name in scored}), rung.keep)
             for name in scored:
                 if name not in left:
                     self.out[name] = (
@@ -172,7 +178,8 @@ class Race:
                 return share
         return 0.0
 
-    def _refused(self, name: str) -> bool:
+    def refused(self, name: str) -> bool:
+        """Can it not be made of what was given?"""
         return self.out.get(name, "").startswith(REFUSED)
 
 
@@ -180,17 +187,48 @@ REFUSED = "cannot be made: "
 
 
 def rungs(count: int, finalists: int) -> tuple[Rung, ...]:
-    """From so many candidates to so many finalists: none where there are no more than that."""
+    """From so many candidates to so many finalists: none where there are no more than that. Each share is trained once:
+    what goes on from LEAST is for one score to say."""
     steps = 0
     while finalists * FACTOR**steps < count:
         steps += 1
     keeps = [max(finalists, math.ceil(count / FACTOR ** (i + 1))) for i in range(steps)]
-    return tuple(Rung(max(FACTOR ** (i - steps), LEAST), keep) for i, keep in enumerate(keeps))
+    by_share = {max(FACTOR ** (i - steps), LEAST): keep for i, keep in enumerate(keeps)}
+    return tuple(Rung(share, keep) for share, keep in by_share.items())
 
 
 def best(scores: Mapping[str, float], keep: int) -> list[str]:
     """So many names with the highest scores, the highest first; of equals the first."""
     return sorted(scores, key=lambda name: -scores[name])[:keep]
+
+
+def promising_enough(scores: Mapping[str, float], ms: Mapping[str, float], share: float) -> dict[str, float]:
+    """A rank for where only a share of the teacher's quality is asked: of those that have as large a share of the best
+    score here the faster, then the others by their scores. Short trainings leave all of them below what they have in
+    full, so they are held against each other.
+    """
+    least = share * max(scores.values())
+    return {name: 1e9 - ms[name] if score >= least else score for name, score in scores.items()}
+
+
+def following(fastest_first: Sequence[str], kept: Mapping[str, bool], scores: Mapping[str, float]) -> str | None:
+    """Which to finish next in order to find the fastest that keeps a quality; None where that is found.
+
+    It is looked for between the fastest that keeps it and the next faster that was finished and does not: in the
+    middle, or right below the former where no faster one was finished. Where none keeps it, the best score is next.
+
+    Args:
+        kept: of those that were finished, whether they keep it.
+        scores: on dev, as far as they are known.
+    """
+    if not any(kept.values()):
+        return max((n for n in fastest_first if n not in kept), key=lambda n: scores.get(n, 0.0), default=None)
+    end = next(i for i, name in enumerate(fastest_first) if kept.get(name))
+    start = next((i + 1 for i in reversed(range(end)) if fastest_first[i] in kept), 0)
+    between = fastest_first[start:end]
+    if not between:
+        return None
+    return between[len(between) // 2] if start else between[-1]
 
 
 def affordable(names: Sequence[str], costs: Mapping[str, float], seconds: float) -> list[str]:

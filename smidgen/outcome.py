@@ -12,7 +12,7 @@ from typing import Any
 
 from smidgen import report
 from smidgen.artefact import RECORD, alone, file_hash, identity, open_artefact, publish, write_atomic
-from smidgen.candidates import Candidate, Search, in_budget, only_quality
+from smidgen.candidates import Candidate, Search, in_budget, only_quality, over_on_dev
 from smidgen.choosing import speed
 from smidgen.data import Split
 from smidgen.errors import ArtefactError, InputError
@@ -138,7 +138,7 @@ def _explain(search: Search, winner: Candidate | None, word: str, reason: str) -
         elif candidate is winner:
             entry["status"], entry["reason"] = "winner", _why(search, candidate)
         elif entry["status"] == "trained":
-            entry["reason"] = _why_not(candidate, winner)
+            entry["reason"] = _why_not(search, candidate, winner)
         elif entry["status"] == "not_trained" and not entry["reason"]:
             entry["reason"] = "fits, but a faster one that keeps to the budget was found first"
 
@@ -149,19 +149,21 @@ def _why(search: Search, winner: Candidate) -> str:
     best = max(c.entry["numbers"]["dev_quality"]["value"] for c in in_budget(search))
     if winner.entry["numbers"]["dev_quality"]["value"] >= best:
         return "best on dev among what keeps to the budget"
-    return "as good on dev as the best that keeps to the budget, within one standard error, and faster"
+    return "not worse on dev than any that keeps to the budget by more than chance, and faster"
 
 
-def _why_not(candidate: Candidate, winner: Candidate | None) -> str:
+def _why_not(search: Search, candidate: Candidate, winner: Candidate | None) -> str:
     if candidate.wavers:
         return "went over the budget when it was timed beside the others"
-    if winner is None:
+    if winner is None or over_on_dev(search, candidate):
         return "does not keep to the budget on dev"
     mine, best = (c.entry["numbers"] for c in (candidate, winner))
     difference = mine["dev_quality"]["value"] - best["dev_quality"]["value"]
     if difference < 0:
         return f"{-difference:.3f} below the winner on dev"
     slower = speed(mine) / speed(best)
+    if only_quality(search.job.budget):
+        return f"keeps the quality too, and is {slower:.1f} times as slow"
     return f"not better than the winner by more than chance on dev, and {slower:.1f} times as slow"
 
 

@@ -6,7 +6,7 @@ Every training is a recipe run through `smidgen.runner`, so what is on disk is n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from smidgen.artefact import Artefact
@@ -18,12 +18,13 @@ from smidgen.candidates import (
     in_budget,
     judge,
     only_quality,
+    over_on_dev,
     teacher_quality,
     whole_body,
 )
 from smidgen.choosing import mean_quality
 from smidgen.errors import OutOfTime
-from smidgen.halving import FOR_RUNGS, SHARES, Race, Trained, percent, rungs
+from smidgen.halving import FOR_RUNGS, SHARES, Race, Rank, Trained, following, percent, promising_enough, rungs
 from smidgen.measure import entries
 from smidgen.measure.peers import TorchModel
 from smidgen.planner import plan
@@ -78,9 +79,12 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
     search.labelled = search.clock.now() + FOR_RUNGS * search.clock.left
     last = race.halve(names, job.finalists, _rank(search))
     search.labelled = -math.inf
-    trained = _finish_all(search, race, [*(set(bodies_) - set(names)), *last])
-    if not only_quality(job.budget):
-        slowest_first = sorted(race.late - set(trained), key=lambda name: -min(c.ms for c in search.of(name)))
+    last = [*(name for name in bodies_ if name not in names), *last]
+    trained = _finish_all(search, race, last)
+    if only_quality(job.budget):
+        trained |= _go_on(search, race, [name for name in bodies_ if not race.refused(name)], last)
+    else:
+        slowest_first = sorted(race.late - set(trained), key=lambda name: -_ms(search, name))
         trained |= _finish_all(search, race, slowest_first)
     _more_seeds(search, race, trained)
     search.compared = len({*race.scores, *trained})
@@ -115,26 +119,33 @@ def reserve(search: Search) -> float:
     """
     pace, data = search.pace, search.data
     graphs = (search.job.finalists + 1) * len({c.shape.finish for c in search.candidates})
+    slowest = max(c.ms for c in search.candidates)
     rows = 3 * search.job.calls + 1024 + (len(data.test) if data.test is not None else 0)
-    return SPARE * (2 * (pace.build + pace.timing) + rows * pace.row) + time_for(search, graphs)
+    return SPARE * (2 * (pace.build + pace.timing * slowest) + rows * pace.row) + time_for(search, graphs)
 
 
 def _after(search: Search, race: Race, name: str, first: bool) -> float:
     """Seconds from the end of a finalist's training to that of its measuring; behind the first one, time is also kept
     to train the winner's shape on the labels alone.
     """
-    graphs = len(search.of(name)) * (search.pace.build + 2 * search.pace.timing)
+    graphs = sum(search.pace.build + 2 * search.pace.timing * c.ms for c in search.of(name))
     rows, more = len(search.data.train), search.data.unlabeled
     plain = race.whole.get(name, 0.0) * rows / (rows + (len(more) if more is not None else 0)) + race.fixed.get(name, 0)
     return SPARE * graphs + (0.0 if first else plain)
 
 
-def _rank(search: Search) -> Callable[[str, float], float]:
-    """What is better: a higher score; where only a quality is asked, of those that have it already the faster."""
-    least = least_quality(search.job.budget, teacher_quality(search))
-    if not only_quality(search.job.budget) or least is None:
-        return lambda name, score: score
-    return lambda name, score: score if score < least else 1e9 - min(c.ms for c in search.of(name))
+def _rank(search: Search) -> Rank:
+    """What is better: a higher score; where only a quality is asked, of those that promise it the faster."""
+    whole = teacher_quality(search)
+    least = least_quality(search.job.budget, whole)
+    if not only_quality(search.job.budget) or least is None or not whole:
+        return dict
+    return lambda scores: promising_enough(scores, {name: _ms(search, name) for name in scores}, least / whole)
+
+
+def _ms(search: Search, body: str) -> float:
+    """Of its fastest finish."""
+    return min(c.ms for c in search.of(body))
 
 
 def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, float]:
@@ -144,7 +155,7 @@ def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, f
     """
     fastest_first, done = only_quality(search.job.budget), dict[str, float]()
     if fastest_first:
-        names = sorted(names, key=lambda name: min(c.ms for c in search.of(name)))
+        names = sorted(names, key=lambda name: _ms(search, name))
     elif names:
         race.prepare([name for name in names if search.of(name)[0].shape.body.steps], 1.0, race.clock.until)
     for name in names:
@@ -152,13 +163,33 @@ def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, f
         share = 1.0 if free else race.finish(name, _after(search, race, name, first=not any(done)))
         if not share:
             continue
-        for candidate in search.of(name):
-            _judge_on_dev(search, candidate, share, 0)
+        try:
+            for candidate in search.of(name):
+                _judge_on_dev(search, candidate, share, 0)
+        except OutOfTime as late:
+            race.out[name] = str(late)
+            continue
         done[name] = share
         if share < 1:
             search.notes.append(f"{name} was trained for {percent(share)} of its steps: the time limit left no more.")
         if fastest_first and in_budget(search):
             break
+    return done
+
+
+def _go_on(search: Search, race: Race, names: Sequence[str], finalists: Sequence[str]) -> dict[str, float]:
+    """Where only a quality is asked: from the finalists to what is faster until one does not keep it, or to what may
+    keep it where they do not; see `following`. Gives those that were trained, and for which share of their steps.
+    """
+
+    def keeps(name: str) -> bool:
+        return any(c.outputs and not over_on_dev(search, c) for c in search.of(name))
+
+    fastest_first = sorted(names, key=lambda name: _ms(search, name))
+    kept, done = {name: keeps(name) for name in finalists}, dict[str, float]()
+    while (name := following(fastest_first, kept, race.scores)) is not None:
+        done |= _finish_all(search, race, [name])
+        kept[name] = keeps(name)
     return done
 
 
@@ -174,11 +205,10 @@ def _more_seeds(search: Search, race: Race, trained: Mapping[str, float]) -> Non
                 if race.cost(name, share) > until - race.clock.now():
                     raise OutOfTime("its training would end too late")
                 _learn(search, shapes_[0].shape.body, share, until, turn)
+                for candidate in shapes_:
+                    _judge_on_dev(search, candidate, share, turn)
             except OutOfTime:
                 search.notes.append(f"The time limit left no time for seed {search.job.seed + turn} of {name}.")
-                continue
-            for candidate in shapes_:
-                _judge_on_dev(search, candidate, share, turn)
 
 
 def _learn(search: Search, body: Body, share: float, until: float, turn: int | None) -> Trained:
@@ -250,9 +280,10 @@ def _trained_teacher(search: Search) -> Artefact | None:
 
 
 def _judge_on_dev(search: Search, candidate: Candidate, share: float, turn: int) -> None:
-    """What a candidate says of dev, once its body has been trained; of several seeds the best is deployed."""
+    """What a candidate says of dev, once its body has been trained; of several seeds the best is deployed. Raises
+    OutOfTime where another run holds the store to the end."""
     dev, task, seed = search.data.dev, search.data.task, search.job.seed + turn
-    done = search.make(distilled(search.job, search.model, candidate.shape, share, seed))
+    done = search.make(distilled(search.job, search.model, candidate.shape, share, seed), search.clock.end)
     folder = done[-1].artefact.path
     said = load(folder).outputs(dev.texts, dev.pairs)
     assert dev.labels is not None

@@ -33,12 +33,13 @@ from smidgen.candidates import (
 )
 from smidgen.cascading import built
 from smidgen.caveats import seen, unresolved
-from smidgen.choosing import Choice, Miss, alternatives, nearest, pick, sureness
+from smidgen.choosing import Choice, Miss, alternatives, draws, mean_quality, nearest, pick, sureness
+from smidgen.deferral import mixed, together
 from smidgen.errors import OutOfTime
 from smidgen.measure import entries
 from smidgen.measure.peers import TfIdf, TfIdfs, TorchModel, UsualTag
 from smidgen.pairing import Trained as Part
-from smidgen.pairing import cascades
+from smidgen.pairing import cascades, wanted_of
 from smidgen.portrait import portrait
 from smidgen.recipe import Recipe, to_data
 from smidgen.runtime import Cascade, deployed_bytes, load
@@ -49,47 +50,62 @@ from smidgen.tasks import Classify, Several, Tag, Task
 
 
 def add_cascades(search: Search) -> None:
-    """Pairs of what was trained, of which the faster one answers what it is sure of, as candidates of their own."""
+    """Pairs of what was trained, of which the faster one answers what it is sure of, as candidates of their own.
+
+    The best seeds of both are deployed, and the threshold is theirs. What is compared is the mean over their seeds, as
+    of all others.
+    """
     task, dev = search.data.task, search.data.dev
     if not isinstance(task, Classify | Several) or search.teacher_dev is None:
         return
-    assert dev.labels is not None
+    gold = dev.labels
+    assert gold is not None
     folders = {c.shape.name: c.folder for c in search.candidates if c.outputs and c.folder is not None}
+    said = {c.shape.name: sorted(c.outputs, key=lambda one: -task.score(one, gold)) for c in search.candidates}
     numbers = {c.shape.name: c.entry["numbers"] for c in search.candidates}
     parts = [
         Part(name, load(folder).outputs(dev.texts, dev.pairs), numbers[name]["latency"], numbers[name]["size_mb"])
         for name, folder in folders.items()
     ]
-    for pair in cascades(task, parts, dev.labels, search.job.budget, search.teacher_dev):
+    for pair in cascades(task, parts, gold, search.job.budget, search.teacher_dev):
         made = built(search.root, pair, folders, {"task": task.to_data()})
         shape = Shape(Body(f"{pair.small} then {pair.large}", "cascade"), "cascade")
         recipe = {"cascade": made.record["levels"]}
         lineage = list(made.record["lineage"])
         entry = entries.entry(shape.name, "trained", search.place(made), recipe=recipe, lineage=lineage)
-        said = load(made.path).outputs(dev.texts, dev.pairs)
+        others = together(said[pair.small], said[pair.large])[1:]
+        outputs = [load(made.path).outputs(dev.texts, dev.pairs)]
+        outputs += [mixed(task, small, large, pair.choice) for small, large in others]
         entry["numbers"] |= {"size_mb": deployed_bytes(made.path) / 1e6, "latency": dict(pair.latency)}
-        entry["numbers"]["dev_quality"] = entries.quality_data(task, said, dev)
+        entry["numbers"]["dev_quality"] = mean_quality(task, outputs, dev)
         if search.job.budget.memory_mb is not None:
             entry["numbers"]["memory_mb"] = memory_of(made.path, search)
-        search.candidates.append(Candidate(shape, entry, made.path, [said]))
+        search.candidates.append(Candidate(shape, entry, made.path, outputs))
         search.compared += 1
 
 
 def choose(search: Search) -> Candidate | None:
     """The winner by dev among those that keep to the budget, see `smidgen.choosing.pick`."""
     named = {c.shape.name: c for c in in_budget(search)}
-    name = pick({name: c.entry["numbers"] for name, c in named.items()}, not only_quality(search.job.budget))
+    labels, drawn = search.data.dev.labels, None
+    if named and not only_quality(search.job.budget):
+        assert labels is not None
+        outputs = {name: c.outputs for name, c in named.items()}
+        drawn = draws(search.data.task, labels, outputs, search.job.seed)
+    name = pick({name: c.entry["numbers"] for name, c in named.items()}, drawn)
     return named[name] if name is not None else None
 
 
 def sure(search: Search, winner: Candidate) -> Choice:
     """How sure the choice is, of those that were trained and keep to the budget."""
-    labels = search.data.dev.labels
-    assert labels is not None
+    labels, teacher, budget = search.data.dev.labels, search.teacher_dev, search.job.budget
+    assert labels is not None and teacher is not None
     outputs = {c.shape.name: c.outputs for c in in_budget(search)}
     trained = [c for c in search.candidates if c.outputs]
     short = search.compared - len({c.shape.body.name for c in trained})
-    return sureness(search.data.task, labels, outputs, winner.shape.name, short + len(trained), search.job.seed)
+    wanted = wanted_of(budget, teacher, teacher) if only_quality(budget) else None
+    compared = short + len(trained)
+    return sureness(search.data.task, labels, outputs, winner.shape.name, compared, search.job.seed, wanted)
 
 
 def other_ways(search: Search, winner: Candidate | None) -> list[dict[str, Any]]:
@@ -172,13 +188,10 @@ def baselines(search: Search, winner: Candidate | None) -> dict[str, Any]:
         search.baselines.append(entry)
     whole = Shape(whole_body(search), "int8")
     if not any(c.shape == whole and c.outputs for c in search.candidates):
-        _add_folder(search, models, "teacher, int8", distilled(job, search.model, whole))
+        _add_folder(search, models, "teacher, int8", distilled(job, search.model, whole), search.clock.end)
     if winner is not None and winner.shape.body.steps:
         name = f"{winner.shape.name}, without distillation"
-        try:
-            _add_folder(search, models, name, plain(job, search.model, winner.shape))
-        except OutOfTime:
-            search.notes.append(f"The time limit left no time for the baseline {name}.")
+        _add_folder(search, models, name, plain(job, search.model, winner.shape), search.clock.until)
     return models
 
 
@@ -271,9 +284,13 @@ def _without_encoder(train: Split, task: Task, seed: int) -> tuple[str, TfIdf | 
     return ("most frequent tag of each word", UsualTag(train, task)) if isinstance(task, Tag) else None
 
 
-def _add_folder(search: Search, models: dict[str, Any], name: str, recipe: Recipe) -> None:
-    until = search.clock.until
-    done = search.make(recipe, until)
+def _add_folder(search: Search, models: dict[str, Any], name: str, recipe: Recipe, until: float) -> None:
+    """A baseline that is made by a recipe, or a note that there was no time for it."""
+    try:
+        done = search.make(recipe, until)
+    except OutOfTime as late:
+        search.notes.append(f"The time limit left no time for the baseline {name}: {late}.")
+        return
     entry = entries.entry(name, "baseline", recipe={"stages": to_data(recipe.stages)})
     judge(search, entry, done[-1])
     model = load(done[-1].artefact.path)

@@ -168,7 +168,7 @@ def _on_dev(report: Mapping[str, Any], task: Task, winner: Any) -> Iterator[dict
         return
     value = entries.quality_data(task, winner.outputs(dev.texts, dev.pairs), dev)["value"]
     if said.get("seeds"):  # the value is the mean of several models, the folder holds the best of them
-        best = max(said["seeds"])
+        best = said["seeds"][0] if isinstance(winner, Cascade) else max(said["seeds"])  # a cascade's own come first
         yield _claim(f"{task.metric} on dev, of the best seed", best, value, abs(value - best) <= CLOSE)
         return
     yield _claim(name, said["value"], value, said["low"] <= value <= said["high"])

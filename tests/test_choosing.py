@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from smidgen.budget import read
-from smidgen.choosing import RESAMPLES, alternatives, mean_quality, mean_score, nearest, pick, sureness
-from smidgen.measure.quality import resampled_rows
+from smidgen.choosing import RESAMPLES, alternatives, draws, mean_quality, mean_score, nearest, pick, sureness
+from smidgen.deferral import Wanted
+from smidgen.measure.quality import mcnemar, resampled_rows
 from smidgen.splits import Split
 from smidgen.tasks import Classify
 
@@ -99,9 +100,45 @@ def numbers(quality: float, ms: float, mb: float, error: float = 0.01) -> dict[s
 
 def test_the_fastest_of_those_that_cannot_be_told_from_the_best() -> None:
     found = {"best": numbers(0.90, 3.0, 9), "close": numbers(0.895, 2.0, 6), "far": numbers(0.85, 1.0, 3)}
-    assert pick(found, by_quality=True) == "close"
-    assert pick(found, by_quality=False) == "far"
-    assert pick({}, by_quality=True) is None
+    drawn = draws(TASK, GOLD, {"best": [right(0.90, 1)], "close": [right(0.895, 2)], "far": [right(0.80, 3)]})
+    assert pick(found, drawn) == "close"
+    assert pick(found, None) == "far"
+    assert pick({}, {}) is None
+
+
+def test_the_choice_is_of_pairs() -> None:
+    """Nine errors more, and all of its errors, are less than a standard error of either, and no chance."""
+    order = np.random.default_rng(1).permutation(ROWS)
+
+    def wrong(rows: np.ndarray) -> np.ndarray:
+        said = GOLD.copy()
+        said[rows] = 1 - said[rows]
+        return np.eye(2)[said]
+
+    best, worse = wrong(order[:40]), wrong(order[:49])
+    other = wrong(np.concatenate([order[:20], order[100:129]]))  # as many errors as the worse, but others
+    found = {"best": numbers(0.900, 3.0, 9), "worse": numbers(0.8775, 2.0, 9), "other": numbers(0.8775, 2.5, 9)}
+    assert mcnemar(TASK.correct(best, GOLD), TASK.correct(worse, GOLD)) < 0.01
+    assert mcnemar(TASK.correct(best, GOLD), TASK.correct(other, GOLD)) > 0.05
+    assert pick(found, draws(TASK, GOLD, {"best": [best], "worse": [worse], "other": [other]})) == "other"
+
+
+def test_where_only_a_quality_is_asked_it_is_how_surely_that_is_kept() -> None:
+    teacher, student = right(0.90, 1), right(0.88, 2)
+    wanted = Wanted(0.97, teacher)
+    found = sureness(TASK, GOLD, {"a": [student]}, "a", 4, wanted=wanted)
+    kept = [
+        TASK.score(student[index], GOLD[index]) >= 0.97 * TASK.score(teacher[index], GOLD[index])
+        for index in np.concatenate(list(resampled_rows(ROWS, RESAMPLES, 0)))
+    ]
+    assert found.sure == pytest.approx(np.mean(kept)) and 0.5 < found.sure < 0.9
+    assert found.keeps and found.to_data()["keeps"]
+    assert found.told("a", 400).replace("\u00a0", " ") == (
+        "4 candidates were compared on dev (400 rows), 1 of them trained to the end and within the budget. Of these a "
+        f"is the fastest, and keeps the quality asked for in {100 * found.sure:.0f} % of 2,000 resamples."
+    )
+    both = sureness(TASK, GOLD, {"a": [student], "b": [teacher]}, "a", 4, wanted=Wanted(0.5))
+    assert both.sure == 1.0 and both.keeps, "though the other is better"
 
 
 def test_the_best_along_each_axis_with_what_it_breaks() -> None:

@@ -16,6 +16,7 @@ from folders import data_files, model_folder
 from smidgen import candidates, feasibility, outcome, racing, running
 from smidgen import search as searching
 from smidgen.budget import read
+from smidgen.errors import Busy, InputError
 from smidgen.measure import entries
 from smidgen.measure.speed import Latency
 from smidgen.measure.ways import Trial
@@ -27,7 +28,8 @@ from smidgen.runtime.serving import Serving
 from smidgen.shapes import Job
 from smidgen.watch import Watch
 
-BUILD, STEP, TIMING, ROW, TEACHER_STEP, WAY = 6.0, 0.2, 2.0, 0.01, 0.5, 1.5  # seconds
+BUILD, STEP, ROW, TEACHER_STEP, WAY = 6.0, 0.2, 0.01, 0.5, 1.5  # seconds
+MS = 1.3  # that the whole model takes for a text
 WAYS = [Way(), Way(threads=2), Way("openvino")]
 
 
@@ -35,7 +37,7 @@ class Virtual:
     """Every stage takes its time on a clock of our own; what it leaves answers dev and test with a skill."""
 
     def __init__(self, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.time, self.out, self.cut = 0.0, out, BUILD
+        self.time, self.out, self.cut, self.ms = 0.0, out, BUILD, MS
         self.records: dict[str, dict[str, Any]] = {}  # by id
         self.made: list[str] = []
         self.served: dict[str, Any] = {}  # by id
@@ -46,6 +48,7 @@ class Virtual:
         for module in (racing, searching):
             monkeypatch.setattr(module, "TorchModel", lambda folder, task: self.load(folder, slow=True))
         monkeypatch.setattr(entries, "time_all", self.time_all)
+        monkeypatch.setattr(entries, "glance", self.glance)
         for module in (candidates, feasibility):
             monkeypatch.setattr(module, "deployed_bytes", lambda folder: 1_000_000)
             monkeypatch.setattr(module, "parameters", lambda folder: SimpleNamespace(value=1000))
@@ -82,6 +85,9 @@ class Virtual:
     def _make(self, plan: Plan, planned: Any, watch: Watch) -> dict[str, Any]:
         record: dict[str, Any] = {"lineage": [{"id": planned.id, "name": planned.stage.name}]}
         parent = self.records.get(planned.source, {})
+        kept = [use.settings["keep"] / 4 for use in planned.stage.methods if "keep" in use.settings]
+        own = any(use.method.startswith("student.") for use in planned.stage.methods)
+        record["size"] = kept[0] if kept else 0.3 if own else parent.get("size", 1.0)
         if not planned.trains:
             took = self.cut if planned.stage.name == "cut" else BUILD
             self.time += took
@@ -127,11 +133,21 @@ class Virtual:
         return self.served[target.name]
 
     def time_all(
-        self, models: Mapping[str, Any], rows: Sequence[Any], calls: int
+        self, models: Mapping[str, Any], rows: Sequence[Any], calls: int, turns: int = entries.TURNS
     ) -> tuple[dict[str, Latency], dict[str, dict[str, Any]]]:
-        self.time += TIMING * len(models)
-        one = Latency(1.0, 1.0, None, 1.0, 1.0, 300, 1, np.full((15, 20), 1.0))
-        return dict.fromkeys(models, one), {name: {"texts_per_s": 1000.0, "batch": 32} for name in models}
+        found = {name: self.latency(model, calls) for name, model in models.items()}
+        self.time += sum(one.p50_ms for one in found.values()) * entries.answered(calls, turns) / 1e3
+        return found, {name: {"texts_per_s": 1000.0, "batch": 32} for name in models}
+
+    def latency(self, model: Any, calls: int) -> Latency:
+        size = self.records.get(model.folder.name, {}).get("size", 1.0) if hasattr(model, "folder") else 0.01
+        ms = self.ms * size
+        return Latency(ms, ms, None, ms, ms, calls, 1, np.full((math.ceil(calls / 20), 20), ms))
+
+    def glance(self, model: Any, rows: Sequence[Any]) -> dict[str, Any]:
+        found = self.latency(model, 40)
+        self.time += 54 * found.p50_ms / 1e3
+        return entries.latency_data(found, 1)
 
 
 def job(folder: Path, limit: str | None = None, **more: Any) -> Job:
@@ -168,6 +184,30 @@ def test_a_long_cut_is_foreseen(
     assert rows == 12_000 or not any(virtual.records[id]["lineage"][0]["name"] == "cut" for id in virtual.made)
 
 
+@pytest.mark.parametrize(("ms", "untimed"), [(13.0, 0), (26.0, 2), (150.0, 19)])
+def test_timing_shapes_keeps_to_its_share(ms: float, untimed: int, virtual: Virtual, tmp_path: Path) -> None:
+    """In full the whole model takes 40 s at 26 ms a text; there are 26 shapes, of a half of it on average."""
+    virtual.ms = ms
+    report = outcome.carry_out(replace(job(tmp_path), budget=read(latency="p95=1s", time_limit="900s")), virtual.out)
+    assert virtual.time <= 990
+    assert report["verdict"] == "met" or ms == 150, "where timing a winner takes minutes, none has to be found"
+    said = "The time limit left time for 100 calls of each shape, of 300. What is trained is timed in full in the end."
+    assert said in report["notes"]
+    late = [note for note in report["notes"] if note.startswith("The time limit left no time to build or to time ")]
+    assert [int(note.split()[11]) for note in late] == ([untimed] if untimed else [])
+    assert len(report["candidates"]) == 26 - untimed
+
+
+def test_a_limit_in_which_nothing_can_be_timed(virtual: Virtual, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as told:
+        outcome.carry_out(job(tmp_path, "0.05s", depths=(1, 2)), virtual.out)
+    assert str(told.value) == (
+        "--time-limit: 0.05 s are too few: not one shape could be built in a third of them and timed in a sixth of the "
+        "others. Give more time."
+    )
+    assert virtual.time < 15
+
+
 def test_time_that_is_left_goes_to_what_was_dropped_for_its_time(virtual: Virtual, tmp_path: Path) -> None:
     """In 500 s no student ends in the part of the short trainings: the teacher's own shape would be all there is."""
     report = outcome.carry_out(job(tmp_path, "500s"), virtual.out)
@@ -192,6 +232,67 @@ def test_a_limit_that_leaves_no_teacher_says_so(virtual: Virtual, tmp_path: Path
         "The time limit of 40 s is too short: half of"
     )
     assert virtual.time <= 44
+
+
+@pytest.mark.parametrize("held", [20.0, math.inf])
+def test_a_store_that_is_held_at_the_end_costs_a_baseline_at_most(
+    held: float, virtual: Virtual, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for until the whole limit, though the last training has to end sooner."""
+    begun: list[float] = []
+
+    def run(*args: Any, **more: Any) -> list[Done]:
+        if begun and virtual.time < begun[0] + held:
+            virtual.time += 5.0
+            raise Busy("held")
+        return virtual.run(*args, **more)
+
+    def baselines(search: Any, winner: Any) -> Any:
+        virtual.time = max(virtual.time, search.clock.until + 1)
+        begun[:] = begun or [virtual.time]
+        return made(search, winner)
+
+    made = searching.baselines
+    monkeypatch.setattr(candidates, "run", run)
+    monkeypatch.setattr(candidates, "WAIT", 0.0)
+    monkeypatch.setattr(searching, "baselines", baselines)
+    report = outcome.carry_out(job(tmp_path, "600s", depths=(1, 2)), virtual.out)
+    assert report["verdict"] == "met" and virtual.time <= 660
+    said = "The time limit left no time for the baseline teacher, int8: another run held the store for too long."
+    assert (said in report["notes"]) == (held > 20)
+    assert any(one["name"] == "teacher, int8" for one in report["baselines"]) == (held == 20)
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_a_store_that_is_held_where_a_finalist_is_judged(
+    turn: int, virtual: Virtual, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search goes on with what was judged."""
+    judge = racing._judge_on_dev
+    stopped: list[str] = []
+
+    def held(search: Any, candidate: Any, share: float, number: int) -> None:
+        if number == turn and not stopped:
+            stopped.append(candidate.shape.body.name)
+            monkeypatch.setattr(candidates, "run", busy)
+        try:
+            judge(search, candidate, share, number)
+        finally:
+            monkeypatch.setattr(candidates, "run", virtual.run)
+
+    def busy(*args: Any, **more: Any) -> list[Done]:
+        virtual.time += 200.0
+        raise Busy("held")
+
+    monkeypatch.setattr(racing, "_judge_on_dev", held)
+    monkeypatch.setattr(candidates, "WAIT", 0.0)
+    report = outcome.carry_out(job(tmp_path, "900s", seeds=1 + turn, depths=(1, 2)), virtual.out)
+    (name,) = stopped
+    reasons = {c["reason"] for c in report["candidates"] if c["name"].startswith(f"{name}, ")}
+    if turn:
+        assert any(note.startswith(f"The time limit left no time for seed 1 of {name}") for note in report["notes"])
+    else:
+        assert "another run held the store for too long" in reasons
 
 
 def test_another_budget_trains_nothing_twice(virtual: Virtual, tmp_path: Path) -> None:

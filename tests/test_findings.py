@@ -147,6 +147,11 @@ def test_how_sure_the_choice_is() -> None:
         "12 candidates were compared on dev, 4 of them to the end. In 31.0 % of the resamples of dev the winner is the "
         "best of them. Dev cannot tell it from b, c."
     )
+    kept = {"compared": 4, "among": 1, "sure": 0.83, "ties": [], "keeps": True}
+    assert plain(findings.choice({"choice": kept})) == (
+        "4 candidates were compared on dev, 1 of them to the end. In 83.0 % of the resamples of dev the winner keeps "
+        "the quality asked for."
+    )
 
 
 def test_the_best_along_each_axis() -> None:

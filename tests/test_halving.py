@@ -19,6 +19,8 @@ from smidgen.halving import (
     Trained,
     affordable,
     best,
+    following,
+    promising_enough,
     rungs,
     share_that_fits,
 )
@@ -52,7 +54,7 @@ class World:
         return Trained(self.scores[name] * share, whole)
 
     def halve(self, finalists: int = 2) -> list[str]:
-        return self.race.halve(list(self.seconds), finalists, lambda name, score: score)
+        return self.race.halve(list(self.seconds), finalists)
 
 
 def even(count: int, seconds: float = 27.0, limit: float | None = None) -> World:
@@ -71,6 +73,7 @@ def even(count: int, seconds: float = 27.0, limit: float | None = None) -> World
         (6, 2, (Rung(1 / 3, 2),)),
         (7, 2, (Rung(1 / 9, 3), Rung(1 / 3, 2))),
         (12, 1, (Rung(1 / 27, 4), Rung(1 / 9, 2), Rung(1 / 3, 1))),
+        (1000, 2, (Rung(1 / 27, 13), Rung(1 / 9, 5), Rung(1 / 3, 2))),
     ],
 )
 def test_rungs(count: int, finalists: int, wanted: tuple[Rung, ...]) -> None:
@@ -85,6 +88,7 @@ def test_rungs_end_with_the_finalists(count: int, finalists: int) -> None:
     keeps = [count, *(rung.keep for rung in found)]
     assert keeps == sorted(keeps, reverse=True) and (not found or keeps[-1] == finalists)
     assert all(LEAST <= rung.share <= 1 / 3 for rung in found)
+    assert len({round(rung.share, 6) for rung in found}) == len(found)
 
 
 def test_many_candidates_cost_a_small_part_of_training_them_all() -> None:
@@ -98,6 +102,37 @@ def test_many_candidates_cost_a_small_part_of_training_them_all() -> None:
 def test_few_candidates_are_all_finalists() -> None:
     world = even(2)
     assert world.halve() == ["c0", "c1"] and world.asked == []
+
+
+def test_short_scores_are_held_against_each_other() -> None:
+    """All of them are below 0.97 after a third; 0.939 is as much of the best."""
+    scores = {"slow": 0.968, "middle": 0.953, "fast": 0.948, "poor": 0.923, "worst": 0.913}
+    ms = {name: 5.0 - i for i, name in enumerate(scores)}
+    assert best(promising_enough(scores, ms, 0.97), 5) == ["fast", "middle", "slow", "poor", "worst"]
+    assert best(promising_enough(scores, ms, 1.1), 2) == ["slow", "middle"], "none has more than the best"
+
+
+@pytest.mark.parametrize("fits", range(7))
+def test_the_fastest_that_keeps_a_quality_is_found(fits: int) -> None:
+    """From any one that was finished, where what is slower keeps more."""
+    names = list("abcdef")
+    for first in names:
+        kept = {first: first >= names[fits]} if fits < 6 else {first: False}
+        scores = dict(zip(names, range(6), strict=True))
+        while (name := following(names, kept, scores)) is not None:
+            assert name not in kept
+            kept[name] = name in names[fits:]
+        assert next((name for name in names if kept.get(name)), None) == (names[fits] if fits < 6 else None)
+        assert fits < 6 or len(kept) == 6
+
+
+def test_what_is_finished_next() -> None:
+    names = list("abcde")
+    assert following(names, {"d": True}, {}) == "c", "a step"
+    assert following(names, {"e": True, "a": False}, {}) == "c", "the middle"
+    assert following(names, {"d": True, "c": False, "a": False}, {}) is None, "the next faster does not keep it"
+    assert following(names, {"a": False, "b": False}, {"c": 0.5, "d": 0.7, "e": 0.6}) == "d", "the likeliest"
+    assert following([], {}, {}) is None
 
 
 def test_why_a_candidate_did_not_go_on() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +13,17 @@ import pytest
 from smidgen import candidates, racing
 from smidgen import search as searching
 from smidgen.budget import read
-from smidgen.candidates import Candidate, Search
+from smidgen.candidates import Candidate, Pace, Search, in_budget
+from smidgen.deferral import Choice, mixed
 from smidgen.errors import Busy, OutOfTime
-from smidgen.halving import Clock
+from smidgen.halving import Clock, Trained
+from smidgen.pairing import Pair
 from smidgen.racing import promising, train_finalists
 from smidgen.search import decide, missed, verdict
 from smidgen.shapes import Body, Shape, Step
+from smidgen.splits import Split
+from smidgen.tasks import Classify
+from smidgen.watch import Silent
 
 STEP = (Step("student", ()),)
 
@@ -35,9 +42,10 @@ def candidate(
 
 
 def found(candidates: list[Candidate], **budget: str) -> Any:
-    job = SimpleNamespace(budget=read(**(budget or {"latency": "p95=2ms"})), finalists=2, per_family=2)
+    job = SimpleNamespace(budget=read(**(budget or {"latency": "p95=2ms"})), finalists=2, per_family=2, seed=0)
     teacher = {"numbers": {"dev_quality": {"value": 0.9}}}
-    data = SimpleNamespace(task=SimpleNamespace(metric="f1"), test=None)
+    task = SimpleNamespace(metric="f1", resampled=lambda said, gold, index: np.zeros(len(index)))
+    data = SimpleNamespace(task=task, dev=SimpleNamespace(labels=np.zeros(1)), test=None)
     return SimpleNamespace(
         candidates=candidates, job=job, teacher=teacher, data=data, too_short="", teacher_folder="there", clock=Clock()
     )
@@ -66,6 +74,36 @@ def test_a_winner_stays_when_another_gets_faster(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(searching, "time_trained", faster)
     assert decide(found([first, second])) == (first, {"of": first})
+
+
+def test_a_cascade_is_judged_by_all_seeds_of_its_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As the models that it competes with, though the best seeds of both are deployed."""
+    task, gold = Classify(("no", "yes")), np.arange(40) % 2
+
+    def said(wrong: int, sureness: float) -> np.ndarray:
+        answers = gold.copy()
+        answers[:wrong] = 1 - answers[:wrong]
+        return sureness * np.eye(2)[answers]
+
+    small, large = candidate("int8", 1.0, 1.5, "1 block"), candidate("int8", 2.0, 2.5, "4 blocks")
+    small.outputs, large.outputs = [said(w, 9.0) for w in (10, 6, 14)], [said(0, 9.0)]
+    small.folder = large.folder = tmp_path
+    search = found([small, large])
+    dev = Split("dev", tuple(map(str, range(40))), None, gold, "")
+    search.data, search.teacher_dev, search.root, search.compared = SimpleNamespace(task=task, dev=dev), 0, tmp_path, 2
+    search.place = lambda made: "made"
+    pair = Pair("1 block, int8", "4 blocks, int8", Choice(1.0, 0.5, 0.2, 1.0), {"mean_ms": 1.2}, 2.0)
+    made = SimpleNamespace(path=tmp_path, record={"levels": [], "lineage": []})
+    monkeypatch.setattr(searching, "load", lambda _: SimpleNamespace(outputs=lambda *_: small.outputs[1]))
+    monkeypatch.setattr(searching, "cascades", lambda *_: [pair])
+    monkeypatch.setattr(searching, "built", lambda *_: made)
+    monkeypatch.setattr(searching, "deployed_bytes", lambda _: 1)
+    searching.add_cascades(search)
+    quality = search.candidates[-1].entry["numbers"]["dev_quality"]
+    assert quality["seeds"] == [0.85, 0.75, 0.65], "those that are deployed first"
+    assert quality["value"] == pytest.approx(0.75)
+    unsure = mixed(task, said(10, 0.1), said(0, 9.0), replace(pair.choice, threshold=0.9))
+    assert task.score(unsure, gold) == 1.0, "what it is not sure of is passed on"
 
 
 def test_nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +232,42 @@ def test_of_each_family_the_largest_that_fit() -> None:
     chosen, passed = promising(search.candidates, search.job)
     assert [body.name for body in chosen] == ["3 blocks", "2 blocks", "CNN"]
     assert passed == {"1 block": "fits, but so does more of its kind: 3 blocks and 2 blocks"}
+
+
+def test_where_only_a_quality_is_asked_the_fastest_that_keeps_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all short trainings stay below it: a third of the steps costs 0.027."""
+    full = {"8": 0.995, "6": 0.99, "4": 0.985, "3": 0.98, "2": 0.975, "1": 0.95, "0.5": 0.94, "0.2": 0.93}
+    all_of_them = [candidate("int8", float(name), 2.0, name, trained=False) for name in full]
+    search = found(all_of_them, quality="97%teacher")
+    search.teacher["numbers"]["dev_quality"]["value"] = 1.0
+    search.job.seed, search.job.seeds, search.notes, search.trials = (
+        0,
+        1,
+        [],
+        SimpleNamespace(close=lambda scores: None),
+    )
+    search.watch, search.labelled, search.compared, search.pace = Silent(), 0.0, 0, Pace()
+    search.data.train, search.data.unlabeled, search.model = [0], None, None
+    search.of = lambda body: [c for c in all_of_them if c.shape.body.name == body]
+    search.prepare = lambda recipes, until: set()
+    asked: list[tuple[str, float]] = []
+
+    def learn(search: Any, body: Body, share: float, until: float, turn: int | None) -> Trained:
+        asked.append((body.name, share))
+        return Trained(full[body.name] - 0.06 * (1 - share) ** 2, 10 * share)
+
+    def judge(search: Any, one: Candidate, share: float, turn: int) -> None:
+        one.outputs.append(np.zeros((1, 2)))
+        one.entry["numbers"]["dev_quality"] = {"value": full[one.shape.body.name]}
+
+    monkeypatch.setattr(racing, "taught", lambda *_: SimpleNamespace(name=""))
+    monkeypatch.setattr(racing, "_learn", learn)
+    monkeypatch.setattr(racing, "_judge_on_dev", judge)
+    monkeypatch.setattr(racing, "reserve", lambda _: 0.0)
+    chosen, _ = promising(search.candidates, search.job)
+    racing._race(search, {body.name: body for body in chosen})
+    assert [name for name, share in asked if share == 1.0] == ["2", "1"], "and the next faster does not keep it"
+    assert min((c for c in all_of_them if c in in_budget(search)), key=lambda c: c.ms).shape.body.name == "2"
 
 
 def test_where_only_a_quality_is_asked_all_are_searched_from_the_fastest_up() -> None:

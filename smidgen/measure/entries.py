@@ -11,10 +11,11 @@ import numpy as np
 from smidgen.artefact import RECORD
 from smidgen.data import Split
 from smidgen.measure.quality import agreement, kept, quality
-from smidgen.measure.speed import Latency, latency, ratio, throughput
+from smidgen.measure.speed import Latency, latency, made, ratio, throughput
 from smidgen.tasks import Several, Task
 
 TIMED_TEXTS = 1000  # of the data, drawn by seed, in every timing
+TOGETHER, BATCH, TURNS = 256, 32, 4  # of these, in batches of so many texts, so often
 Row = tuple[str, str | None]  # a text and its pair: of an answer the question and its context
 PLAIN = tuple(" ".join(["the", "service", "was", "good", "but"] * n) for n in (1, 2, 3, 4, 6, 8, 12))
 
@@ -62,13 +63,18 @@ def timed_texts(split: Split, seed: int = 0) -> list[Row]:
 
 
 def time_all(
-    models: Mapping[str, Predictor], rows: Sequence[Row], calls: int
+    models: Mapping[str, Predictor], rows: Sequence[Row], calls: int, turns: int = TURNS
 ) -> tuple[dict[str, Latency], dict[str, dict[str, Any]]]:
     """Latency at batch 1 and throughput at batch 32 of all models, side by side in one run."""
     single = {name: _one(model) for name, model in models.items()}
     many = {name: _many(model) for name, model in models.items()}
-    fast = throughput(many, list(rows)[:256], repeats=4)
+    fast = throughput(many, list(rows)[:TOGETHER], BATCH, repeats=turns)
     return latency(single, list(rows), calls=calls), {name: found.to_data() for name, found in fast.items()}
+
+
+def answered(calls: int, turns: int = TURNS) -> int:
+    """Texts that each model answers in `time_all`, at most."""
+    return made(calls) + BATCH + turns * (BATCH + TOGETHER)
 
 
 def glance(model: Predictor, rows: Sequence[Row]) -> dict[str, Any]:

@@ -168,6 +168,11 @@ def order_interval(samples: np.ndarray, share: float) -> tuple[float, float]:
     return float(ordered[max(first - 1, 0)]), float(ordered[min(last, n - 1)])
 
 
+def made(calls: int, warm_up: int = 10) -> int:
+    """Calls that `latency` makes of each candidate, with those that do not count."""
+    return warm_up + math.ceil(calls / BLOCK) * (BLOCK + SETTLE)
+
+
 def _check(candidates: Mapping[str, Any], inputs: Sequence[Any], calls: int) -> None:
     if not candidates or not len(inputs) or calls < 1:
         raise InputError(
