@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smidgen import candidates, racing
+from smidgen import candidates, outcome, racing
 from smidgen import search as searching
 from smidgen.budget import read
 from smidgen.candidates import Candidate, Pace, Search, in_budget
@@ -74,6 +74,19 @@ def test_a_winner_stays_when_another_gets_faster(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(searching, "time_trained", faster)
     assert decide(found([first, second])) == (first, {"of": first})
+
+
+def test_why_another_did_not_win() -> None:
+    winner, slower = candidate("int8", 1.0, 1.5), candidate("float32", 2.0, 3.0)
+    slower.entry["numbers"]["dev_quality"]["value"] = 0.95
+    both = [winner, slower]
+    assert outcome._why_not(found(both, latency="p95=9ms"), slower, winner) == (
+        "not better than the winner by more than chance on dev, and 2.0 times as slow"
+    )
+    assert outcome._why_not(found(both, quality="0.9"), slower, winner) == (
+        "keeps the quality too, and is 2.0 times as slow"
+    ), "it may well be better"
+    assert outcome._why_not(found(both), slower, winner) == "does not keep to the budget on dev"
 
 
 def test_a_cascade_is_judged_by_all_seeds_of_its_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
