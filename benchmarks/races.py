@@ -85,7 +85,7 @@ def raced(train: Trainings, finalists: int) -> dict[str, Any]:
         return found
 
     race = Race(counted, Clock())
-    last = race.halve(list(train.bodies), finalists, lambda name, score: score)
+    last = race.halve(list(train.bodies), finalists)
     for name in last:
         race.finish(name)
     best = max(last, key=lambda name: race.scores[name])

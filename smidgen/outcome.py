@@ -70,12 +70,12 @@ def carry_out(
     search = start(job, out, watch, store, storage)
     search.trackers, search.executor = trackers, executor
     print_ = _fingerprint(search)
-    with alone(out, wait=True):
-        found = _finished(out, print_)
-        if found is not None:
-            watch.say("Nothing has changed since this was run: here is its report again.")
+    found = _finished(out, print_)
+    if found is not None:
+        watch.say("Nothing has changed since this was run: here is its report again.")
+        with alone(out, wait=True):
             report.render(out)
-            return found
+        return found
     feasible(search)
     train_finalists(search)
     winner = None

@@ -61,7 +61,7 @@ class Virtual:
         monkeypatch.setattr(running, "_with_serving", self.with_serving)
         monkeypatch.setattr(running, "deployed_bytes", lambda folder: 1_000_000)
         monkeypatch.setattr(running, "load", self.load)
-        monkeypatch.setattr(outcome, "_write", lambda *_: None)
+        monkeypatch.setattr(outcome, "deliver", lambda *_: None)
         monkeypatch.setattr(outcome, "add_cascades", lambda search: None)  # they are made of folders that are there
 
         def started(*args: Any) -> Any:
