@@ -11,7 +11,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ class Source:
         if (self.path / RECORD).is_file():
             return str(json.loads((self.path / RECORD).read_text(encoding="utf-8"))["id"])
         files = [self.path / name for name in MODEL_FILES if (self.path / name).is_file()]
-        return identity([[file.name, file_hash(file)] for file in files])
+        return identity([[file.name, _hashed(file, *_seen(file))] for file in files])
 
     @cached_property
     def tokenizer_id(self) -> str:
@@ -196,11 +196,35 @@ def need_anatomy(source: Source) -> None:
 
 
 def check_whole(source: Source, task: Task) -> None:
-    """Refuse, from headers alone, what `load_model` would refuse, and a tokenizer that does not open.
+    """Refuse, from headers alone, what `load_model` would refuse, and a tokenizer that does not open. What was found
+    good stays so until a file of it changes: a search plans hundreds of recipes on a few models.
 
     Raises:
         ModelError: see there.
     """
+    files = [source.path / name for name in MODEL_FILES]
+    seen = tuple((str(file), *_seen(file)) for file in files if file.is_file())
+    if (seen, repr(task)) not in _WHOLE:
+        _check_whole(source, task)
+        _WHOLE.add((seen, repr(task)))
+
+
+_WHOLE: set[tuple[object, str]] = set()
+
+
+def _seen(file: Path) -> tuple[int, int]:
+    """When a file was changed last, and its bytes."""
+    found = file.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache
+def _hashed(file: Path, changed: int, size: int) -> str:
+    """Its hash, made once of what was not changed."""
+    return file_hash(file)
+
+
+def _check_whole(source: Source, task: Task) -> None:
     from tokenizers import Tokenizer
 
     try:

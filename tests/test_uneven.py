@@ -23,6 +23,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 import smidgen  # the Auto classes know uneven models after it
 from smidgen.anatomy import anatomy
+from smidgen.artefact import file_hash
 from smidgen.edits import Edit
 from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.edits.keep_heads import KeepHeads
@@ -229,6 +230,25 @@ def test_pruned_heads_are_read(family: str, tmp_path: Path) -> None:
     again.save_pretrained(tmp_path / "new")
     assert "pruned_heads" not in json.loads((tmp_path / "new" / "config.json").read_text())
     same(AutoModelForSequenceClassification.from_pretrained(tmp_path / "new"), model)
+
+
+def test_a_folder_is_opened_and_hashed_once_while_it_does_not_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut("bert").save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    task, hashed = Classify(tuple(f"LABEL_{i}" for i in range(3))), []
+    monkeypatch.setattr("smidgen.source.file_hash", lambda file: hashed.append(file.name) or file_hash(file))
+    check_whole(resolve(str(tmp_path)), task)
+    first = resolve(str(tmp_path)).id
+    with monkeypatch.context() as patch:
+        patch.setattr("smidgen.source._open", None)
+        check_whole(resolve(str(tmp_path)), task)
+    assert resolve(str(tmp_path)).id == first and len(hashed) == len(set(hashed)) == 4
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
+        check_whole(resolve(str(tmp_path)), task)
+    assert resolve(str(tmp_path)).id != first and hashed[4:] == ["tokenizer.json"]
 
 
 # What a folder may not say.
