@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 from smidgen.anatomy import anatomy
 from smidgen.artefact import Artefact, identity, open_artefact, publish
-from smidgen.delta import Delta, check_base, fit, read
+from smidgen.delta import Delta, built, check_base, fit, read
 from smidgen.errors import InputError, SmidgenError
-from smidgen.grafts import build, kind, stacked
+from smidgen.grafts import kind, stacked
 from smidgen.grafts.prompt import Prompt, places
 from smidgen.graph import trace
 from smidgen.heads import Heads
@@ -146,7 +146,7 @@ def lanes(body: PreTrainedModel, deltas: Sequence[Delta]) -> list[tuple[str, lis
     found: list[tuple[tuple[str, Hashable], list[Entry]]] = []
     for row, delta in enumerate(deltas):
         at = 0
-        for part in sorted(delta.parts, key=lambda part: not build(body, part.kind, part.settings).mergeable(body)):
+        for part in sorted(delta.parts, key=lambda part: not built(body, part, delta.path).mergeable(body)):
             cls = kind(part.kind)
             key = part.kind, cls.key({**cls.defaults, **part.settings})
             place = next((i for i in range(at, len(found)) if found[i][0] == key), None)
@@ -356,5 +356,6 @@ def difference(
         alone = logits_of(fit(delta, base)(**inputs)).numpy()
         for row, values in zip(at, alone, strict=True):
             real = slice(None) if values.ndim == 1 else rows["attention_mask"][row] > 0
-            worst = max(worst, float(np.abs(said[row][..., : values.shape[-1]][real] - values[real]).max()))
+            apart = np.abs(said[row][..., : values.shape[-1]][real] - values[real]).max()
+            worst = float(np.maximum(worst, apart))  # of nan and a number it is nan, which max() may drop
     return worst

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from smidgen.artefact import file_hash, identity, write_atomic
 from smidgen.edits.attach import NAME
-from smidgen.errors import ArtefactError, ModelError
+from smidgen.errors import ArtefactError, InputError, ModelError
 from smidgen.grafting import head_names, settle
 from smidgen.method import Part
 from smidgen.source import Source, load_model, open_config, tensor_shapes
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from smidgen.edits import Edit
+    from smidgen.grafts._parts import Graft
 
 SCHEMA = 1
 RECORD, TENSORS = "delta.json", "delta.safetensors"
@@ -116,8 +117,10 @@ def read(folder: Path) -> Delta:
     """Read a delta and check that it is whole.
 
     Raises:
-        ArtefactError: not a delta, of another schema, cut short, changed, or with pickled weights in it.
+        ArtefactError: not a delta, of another schema, cut short, changed, with numbers that are not finite, or with
+            pickled weights in it.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not (folder / RECORD).is_file() and (folder / "delta" / RECORD).is_file():
@@ -131,8 +134,8 @@ def read(folder: Path) -> Delta:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         schema, (size, digest) = record["schema"], record["file"]
         kinds = [(str(entry["kind"]), dict(entry["settings"])) for entry in record["parts"]]
-        task_from_data(record["task"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        _understood(record)
+    except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtefactError(f"{folder}: {RECORD} cannot be read ({error!r}). Make the delta again.") from error
     if schema != SCHEMA:
         raise ArtefactError(f"{folder}: schema {schema}, this smidgen reads {SCHEMA}. Make the delta again.")
@@ -141,13 +144,29 @@ def read(folder: Path) -> Delta:
     file = folder / TENSORS
     if not file.is_file() or file.stat().st_size != size or file_hash(file) != digest:
         raise ArtefactError(f"{folder}: {TENSORS} is missing, cut short or changed. Copy the delta again.")
-    tensors = load_file(file)
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise ArtefactError(f"{folder}: {TENSORS} cannot be read ({error}). Make the delta again.") from error
+    if wild := sorted(name for name, value in tensors.items() if not bool(value.isfinite().all())):
+        raise ArtefactError(f"{folder}: {wild[0]} has numbers that are not finite. Make the delta again.")
     parts = tuple(
         Part(kind, settings, {n.removeprefix(f"{i}/"): v for n, v in tensors.items() if n.startswith(f"{i}/")})
         for i, (kind, settings) in enumerate(kinds)
     )
     head = {n.removeprefix(HEAD): value for n, value in tensors.items() if n.startswith(HEAD)}
     return Delta(folder, record, parts, head)
+
+
+def _understood(record: Mapping[str, Any]) -> None:
+    """Raise for what is lacking or of another type, of all that is read of a record later."""
+    task_from_data(record["task"])
+    from_data(record.get("edits", ()))
+    texts = (*(record["base"][name] for name in ("hash", "model", "family")), record["tokenizer"])
+    tables = (record.get("methods") or {}, record.get("numbers") or {})
+    for kind, values in ((str, texts), (int, (record["max_length"],)), (dict, tables)):
+        if wrong := [value for value in values if not isinstance(value, kind)]:
+            raise InputError(f"{wrong[0]!r} is no {kind.__name__}")
 
 
 def check_base(delta: Delta, base: Source) -> None:
@@ -194,15 +213,20 @@ def fit(delta: Delta, base: Source) -> PreTrainedModel:
 
 def put(model: PreTrainedModel, part: Part, path: Path) -> None:
     """One part of a delta into a model, in place."""
+    settle(model, built(model, part, path))
+
+
+def built(model: PreTrainedModel, part: Part, path: Path) -> Graft:
+    """A part of a delta as a graft, not attached. Raises ModelError where it does not fit the model."""
     from smidgen.grafts import build
 
-    graft = build(model, part.kind, part.settings)
     try:
+        graft = build(model, part.kind, part.settings)
         graft.load_state_dict(dict(part.tensors))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         why = " ".join(str(error).split())[:200]
         raise ModelError(f"{path}: its {part.kind} does not fit the base ({why}). Make the delta again.") from error
-    settle(model, graft)
+    return graft
 
 
 def untouched(model: PreTrainedModel, base: Path) -> bool:

@@ -52,6 +52,10 @@ HABITS = {
     "fusion": Training(epochs=5, learning_rate=5e-5),  # Pfeiffer et al. 2021
     "mask": SMALL,  # of the head; the mask has a rate of its own
 }
+KINDS = {  # of the methods that have several; in place of the method's own
+    ("lora", "ia3"): Training(epochs=5, learning_rate=1e-2),  # 3e-3 in Liu et al. 2022; measured at 1e-2
+    ("lora", "vera"): Training(epochs=5, learning_rate=1e-2),  # 4e-3 to 1e-2 in Kopiczko et al. 2024
+}
 # Few trained numbers learn slowly: with 400 to 800 rows these keep 3 to 20 points more of full tuning's score after 16
 # epochs than after 4 (docs/evidence.md), so their habit grows where rows are few. Freezing and sparse tuning gain as
 # much, but keep the habit of full tuning, with which they are compared.
@@ -118,7 +122,8 @@ def way_of(
             f"{', '.join(known())}, or auto to have several tried."
         )
     given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
-    training = replace(HABITS.get(short, SMALL), **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    habit = KINDS.get((short, str((settings or {}).get("kind"))), HABITS.get(short, SMALL))
+    training = replace(habit, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     return Way(FOLDER + short, settings or {}, training, epochs is None)
 
 
@@ -235,7 +240,7 @@ def begin(job: Job, out: Path, watch: Watch, way: Way) -> Tuner:
     """Check all that was given, before anything is written.
 
     Raises:
-        InputError: the model, the data, a setting, or an OUT that holds another task.
+        InputError: the model, the data, a setting, an OUT that holds another task, or work there that cannot be read.
     """
     checked = plan(job.recipe(way))
     job = replace(job, files=replace(job.files, max_length=checked.max_length))  # so that it is looked for once
@@ -243,8 +248,13 @@ def begin(job: Job, out: Path, watch: Watch, way: Way) -> Tuner:
     refuse_other(tuner)
     memo = tuner.root / "tuned.json"
     if memo.is_file():
-        found = json.loads(memo.read_text(encoding="utf-8"))
-        tuner.memo, tuner.tested = found["numbers"], found["tested"]
+        try:
+            found = json.loads(memo.read_text(encoding="utf-8"))
+            tuner.memo, tuner.tested = found["numbers"], found["tested"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{memo}: cannot be read ({error!r}). Delete {tuner.root}, or give another --out."
+            ) from error
     return tuner
 
 
@@ -320,8 +330,11 @@ def refuse_other(tuner: Tuner) -> None:
         try:
             record = json.loads(place.read_text(encoding="utf-8"))
             there, train = record["task"], (record.get("data") or {}).get("train") or {}
-        except (ValueError, KeyError, AttributeError):
-            continue
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(
+                f"--out {tuner.out}: {place.relative_to(tuner.out)} there is not smidgen's, or not whole. Give another "
+                "--out, or delete it."
+            ) from None
         own, split = tuner.data.task.to_data(), tuner.data.train
         same = identity({**there, "metric": None}) == identity({**own, "metric": None})
         moved = train and train["source"] != split.source and train["fingerprint"] != split.fingerprint

@@ -21,7 +21,7 @@ from smidgen.artefact import open_artefact
 from smidgen.bundle import OUTPUTS, Together, bundle, named
 from smidgen.delta import Delta, body_hash, fit, read, write
 from smidgen.edits.head import Head
-from smidgen.errors import ArtefactError, InputError, ModelError
+from smidgen.errors import ArtefactError, InputError, ModelError, SmidgenError
 from smidgen.grafting import head_names, part, settle
 from smidgen.grafts import build, kind
 from smidgen.heads import NEVER
@@ -179,6 +179,7 @@ def test_pairs_and_labels_by_their_chances(model: Bundle) -> None:
             "task: there is no 'moods'. Did you mean 'mood'? This bundle has mood",
         ),
         (lambda m: m.predict(["a", "b"], task=["mood"]), "task: got 1 names for 2 texts, wanted one for each."),
+        (lambda m: m.predict(["a"], task=[["mood"]]), "task: there is no ['mood']."),
         (lambda m: m.predict(["a", "b"], ["c"], "mood"), "pairs: got 1 for 2 texts, wanted one for each, or None"),
         (lambda m: m.predict(["a"], task="names", top_k=2), "top_k: goes with classification, one of the tasks does"),
         (lambda m: m.predict(["a"], ["b"], "names"), "pairs: a tagger reads single texts. Give None as the pair of"),
@@ -287,6 +288,17 @@ def test_the_part_above_a_block_is_the_model(family: str, tmp_path: Path) -> Non
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
     beside, _ = tuned(base, MOODS, [("adapter", {"first": 1})], 0)
     assert lowest(beside, plain) == 0, "what stands beside the blocks may read any of them"
+
+
+def test_logits_that_are_no_numbers_are_not_published(tmp_path: Path) -> None:
+    """inf less inf is no difference of 0."""
+    base = resolve(str(model_folder(tmp_path / "base", blocks=1)))
+    model, parts = tuned(base, MOODS, [("bias", {})], 0)
+    model.classifier.weight.data.fill_(3e38)
+    write(tmp_path / "mood", base, model, parts, MOODS, 16, {})
+    with pytest.raises(SmidgenError, match=r"graph and tasks alone differ by nan in a logit"):
+        bundle(str(tmp_path / "base"), [str(tmp_path / "mood")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_kinds_that_do_not_stack_go_their_own_ways(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import torch
 from folders import LABELS, adapter_folder, data_files, model_folder
+from safetensors.torch import load_file, save_file
 from tiny import batch
 
-from smidgen.delta import body_hash, fit, read
+from smidgen.artefact import file_hash
+from smidgen.bundle import bundle
+from smidgen.delta import body_hash, fit, read, write_record
 from smidgen.errors import ArtefactError, ModelError
 from smidgen.method import Context, find
 from smidgen.planner import plan
@@ -153,6 +156,47 @@ def test_other_folders_and_schemas_are_refused(root: Path) -> None:
     (folder / "delta.json").write_text("[]")
     with pytest.raises(ArtefactError, match=r"delta\.json cannot be read"):
         read(folder)
+
+
+def sealed(root: Path, name: str, change: Any) -> Path:
+    """A delta of an adapter that says something else, or holds something else, and is whole by its hashes."""
+    folder = adapter_folder(root / name, root / "base")
+    record = json.loads((folder / "delta.json").read_text())
+    change(record, folder / "delta.safetensors")
+    file = folder / "delta.safetensors"
+    write_record(folder, record | {"file": [file.stat().st_size, file_hash(file)]})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda r, f: r.pop("base"), r"delta\.json cannot be read \(KeyError\('base'\)\)"),
+        (lambda r, f: r.pop("tokenizer"), r"delta\.json cannot be read \(KeyError\('tokenizer'\)\)"),
+        (lambda r, f: r.update(max_length="x"), r"'x' is no int"),
+        (lambda r, f: r.update(edits=3), r"'int' object is not iterable"),
+        (lambda r, f: r.update(methods=3), r"3 is no dict"),
+        (lambda r, f: f.write_bytes(b"x" * 50), r"delta\.safetensors cannot be read"),
+        (
+            lambda r, f: save_file({n: v * float("nan") for n, v in load_file(f).items()}, f),
+            r"0/back\.0/down has numbers that are not finite\. Make the delta again",
+        ),
+    ],
+)
+def test_what_is_whole_and_no_delta_is_refused(change: Any, told: str, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "base").symlink_to(root / "base")
+    with pytest.raises(ArtefactError, match=told):
+        read(sealed(tmp_path, "odd", change))
+
+
+@pytest.mark.parametrize("setting", [{"width": "x"}, {"activation": "nope"}])
+def test_settings_that_the_base_cannot_have_are_refused(setting: dict[str, Any], root: Path, tmp_path: Path) -> None:
+    (tmp_path / "base").symlink_to(root / "base")
+    folder = sealed(tmp_path, "odd", lambda record, file: record["parts"][0]["settings"].update(setting))
+    base = resolve(str(root / "base"))
+    for use in (lambda: fit(read(folder), base), lambda: bundle(str(root / "base"), [str(folder)], tmp_path / "out")):
+        with pytest.raises(ModelError, match=r"odd: its adapter does not fit the base \("):
+            use()
 
 
 # Several methods in a stage.

@@ -16,7 +16,7 @@ from folders import LABELS, sentences, write_tokenizer
 from onnx import TensorProto, helper, numpy_helper
 from tiny import tiny
 
-from smidgen.errors import InputError, MissingExtra, ModelError
+from smidgen.errors import InputError, MissingExtra, ModelError, SmidgenError
 from smidgen.integer import dynamic, sources, static
 from smidgen.measure import child, trial, ways
 from smidgen.measure.number import Number
@@ -601,6 +601,16 @@ def test_the_pages_count_the_lines_of_the_script():
     count = sum(bool(line.strip()) for line in SCRIPT.splitlines()[1:])  # below the one that says how it is called
     for page in ("README.md", "docs/runtime.md"):
         assert f" in {count} lines" in (PAGES / page).read_text(encoding="utf-8")
+
+
+def test_a_graph_whose_logits_are_no_numbers_is_not_left(tmp_path):
+    """inf less inf is no difference of 0."""
+    model = tiny("bert", labels=2)
+    model.classifier.weight.data.fill_(3e38)
+    model.save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    with pytest.raises(SmidgenError, match=r"export\.onnx: graph and model differ by nan in a logit"):
+        Onnx().run(Context(tmp_path, tmp_path, Classify(LABELS), (("a good film", None), ("a dull play", None)), 0))
 
 
 @pytest.mark.parametrize("multi", [False, True])

@@ -112,6 +112,7 @@ def spoilt(root: Path, **changes: Any) -> tuple[Source, Path]:
         ({"init_lora_weights": "pissa"}, r"starts from pissa, which changed the base's weights too\. Save it again"),
         ({"bias": "all"}, r"sets bias to 'all', and what that computes is not a shift of projections alone"),
         ({"alpha_pattern": {"(": 3}}, r"lora_alpha or alpha_pattern cannot be read"),
+        ({"lora_alpha": float("nan")}, r"its lora_alpha is nan, wanted a number\. Get adapter_config\.json whole"),
         ({"layer_replication": [[0, 2], [1, 2]]}, r"sets layer_replication to .* train again without it\."),
     ],
 )
@@ -125,6 +126,35 @@ def test_other_functions_of_peft_are_refused(changes: dict[str, Any], told: str,
 def rewritten(folder: Path, change: Any) -> None:
     file = folder / "adapter_model.safetensors"
     save_file({name: value.contiguous() for name, value in change(load_file(file)).items()}, file)
+
+
+def cut(held: dict[str, Tensor], kind: str, by: Any) -> dict[str, Tensor]:
+    return {name: by(value) if kind in name else value for name, value in held.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "by", "told"),
+    [
+        ("lora_B", lambda v: v[:, :-1], r"has lora_A \(4, 32\), lora_B \(32, 3\), .*matrices\. Get it whole"),
+        ("magnitude", lambda v: v[:-1], r"lora_magnitude_vector \((?:31|63),\), wanted .*Get it whole"),
+    ],
+)
+def test_tensors_of_peft_that_do_not_go_together_are_refused(kind: str, by: Any, told: str, tmp_path: Path) -> None:
+    """Padded with zeros they would be another function."""
+    base, folder = spoilt(tmp_path)
+    rewritten(folder, lambda held: cut(held, kind, by))
+    with pytest.raises(InputError, match=told):
+        from_peft(folder, base, tmp_path / "delta")
+
+
+def test_numbers_that_are_none_and_nested_configs_are_refused(tmp_path: Path) -> None:
+    base, folder = spoilt(tmp_path)
+    rewritten(folder, lambda held: cut(held, "lora_A", lambda v: v * float("nan")))
+    with pytest.raises(ArtefactError, match=r"lora_A\.weight has numbers that are not finite"):
+        from_peft(folder, base, tmp_path / "delta")
+    (folder / "adapter_config.json").write_text("[" * 100_000)
+    with pytest.raises(ArtefactError, match=r"adapter_config\.json: cannot be read"):
+        from_peft(folder, base, tmp_path / "delta")
 
 
 def test_a_head_that_is_missing_is_told(tmp_path: Path) -> None:
@@ -330,6 +360,8 @@ def test_adapterhub_names_of_distilbert(tmp_path: Path) -> None:
         ({"original_ln_after": False}, r"sets original_ln_after to False, smidgen's adapters compute True alone"),
         ({"mh_adapter": True, "original_ln_before": True}, r"are none of seq_bn, double_seq_bn and par_bn"),
         ({"scaling": "learned"}, r"its scaling is 'learned', wanted a number"),
+        ({"scaling": None}, r"its scaling is None, wanted a number"),
+        ({"leave_out": "0"}, r"its leave_out is '0', wanted a list of blocks"),
         ({"architecture": "lora"}, r"sets architecture to 'lora'"),
     ],
 )
@@ -346,6 +378,32 @@ def test_adapters_of_another_depth_and_another_family_are_refused(tmp_path: Path
         from_adapterhub(tmp_path / "theirs", deeper, tmp_path / "delta")
     with pytest.raises(InputError, match=r"both know bert, .*; the base is modernbert"):
         from_adapterhub(tmp_path / "theirs", base_of(tmp_path, "modernbert"), tmp_path / "delta")
+
+
+@pytest.mark.parametrize(
+    ("said_of_head", "told"),
+    [
+        ({"label2id": {"bad": 0, "good": 0}}, r"label2id in head_config\.json is .*, wanted a number from 0 for each"),
+        ({"label2id": {"bad": 0, "good": "x"}}, r"label2id in head_config\.json is .* Give --label for each"),
+        ({"label2id": ["bad", "good"]}, r"label2id in head_config\.json is \['bad', 'good'\], wanted"),
+        ({"config": [1]}, r"the config in head_config\.json is \[1\], wanted an object"),
+    ],
+)
+def test_labels_of_adapterhub_that_are_in_no_order_are_refused(
+    said_of_head: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    hub(tmp_path / "theirs", CONFIGS["seq_bn"])
+    (tmp_path / "theirs" / "head_config.json").write_text(json.dumps(said_of_head))
+    with pytest.raises(InputError, match=told):
+        from_adapterhub(tmp_path / "theirs", base_of(tmp_path, "bert"), tmp_path / "delta")
+
+
+def test_a_flat_matrix_of_adapterhub_is_refused(tmp_path: Path) -> None:
+    hub(tmp_path / "theirs", CONFIGS["seq_bn"])
+    file = tmp_path / "theirs" / "adapter.safetensors"
+    save_file({name: value.flatten() for name, value in load_file(file).items()}, file)
+    with pytest.raises(InputError, match=r"adapter_(down\.0|up)\.weight is \(128,\), which is no weight"):
+        from_adapterhub(tmp_path / "theirs", base_of(tmp_path, "bert"), tmp_path / "delta")
 
 
 def test_heads_of_adapterhub_that_compute_something_else_are_refused(tmp_path: Path) -> None:

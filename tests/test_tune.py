@@ -168,6 +168,8 @@ def test_every_method_of_tuning_is_found_by_walking() -> None:
     ):
         assert tuning.long_enough(way, rows) == way
     assert tuning.way_of("bitfit", {}, 2, None, 8).training == Training(epochs=2, learning_rate=1e-3, batch_size=8)
+    assert tuning.way_of("lora", {"kind": "ia3"}).training.learning_rate == 1e-2  # as `tune.lora` says that it wants
+    assert tuning.way_of("lora", {"kind": "dora"}).training.learning_rate == 1e-3
     assert [use.method for use in tuning.way_of("bitfit").methods] == ["tune.full", "tune.bitfit"]
     assert [use.method for use in tuning.way_of("full").methods] == ["tune.full"]
 
@@ -224,6 +226,21 @@ def test_a_folder_of_another_task_is_left_alone(place: Path) -> None:
     same_labels = command(f"tune base --train dev.csv --dev test.csv {ADAPTER} --out tasks/a")
     assert same_labels.code == 2 and "is of another task" in same_labels.err
     assert tree(place / "tasks/a") == before
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a": 1}', '{"task": '])
+def test_what_is_no_record_of_ours_is_left_alone(text: str, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "delta.json").write_text(text)
+    ran = command(f"tune base {DATA} {ADAPTER} --out {tmp_path}")
+    assert ran.code == 2 and "delta.json there is not smidgen's, or not whole. Give another --out" in ran.err
+    assert tree(tmp_path) == {"delta.json": text.encode()}
+
+
+def test_work_that_cannot_be_read_is_told(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/tuned.json").write_text('{"numbers": {')
+    ran = command(f"tune base {DATA} {ADAPTER} --out {tmp_path}")
+    assert ran.code == 2 and "tuned.json: cannot be read" in ran.err and "Delete" in ran.err
 
 
 def test_a_readme_of_someone_else_is_left_alone(place: Path) -> None:

@@ -32,7 +32,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object. Raises ArtefactError."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtefactError(f"{file}: cannot be read ({error}). Get the folder whole.") from error
     if not isinstance(found, dict):
         raise ArtefactError(f"{file}: holds no object. Get the folder whole.")
@@ -42,7 +42,7 @@ def read_json(file: Path) -> dict[str, Any]:
 def read_tensors(folder: Path, safe: str, pickled: str) -> dict[str, Tensor]:
     """The tensors of the safetensors file, else of the pickle, of which nothing but tensors is opened; {} for neither.
 
-    Raises ArtefactError for a file that is cut short or holds anything else.
+    Raises ArtefactError for a file that is cut short, holds anything else, or numbers that are not finite.
     """
     import torch
     from safetensors import SafetensorError
@@ -50,10 +50,11 @@ def read_tensors(folder: Path, safe: str, pickled: str) -> dict[str, Tensor]:
 
     try:
         if (folder / safe).is_file():
-            return load_file(folder / safe)
-        if not (folder / pickled).is_file():
+            found: Any = load_file(folder / safe)
+        elif (folder / pickled).is_file():
+            found = torch.load(folder / pickled, map_location="cpu", weights_only=True)
+        else:
             return {}
-        found = torch.load(folder / pickled, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
         said = str(error).partition("\n")[0][:120]
         raise ArtefactError(f"{folder}: its weights cannot be read ({said}). Get the folder whole.") from error
@@ -63,7 +64,9 @@ def read_tensors(folder: Path, safe: str, pickled: str) -> dict[str, Tensor]:
         ) from error
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ArtefactError(f"{folder}: {pickled} does not hold tensors by name. Get {safe}.")
-    return found
+    if wild := sorted(name for name, value in found.items() if not bool(value.isfinite().all())):
+        raise ArtefactError(f"{folder}: {wild[0]} has numbers that are not finite. Get the folder whole.")
+    return dict(found)
 
 
 def task_of(folder: Path, base: Source, name: str, labels: Sequence[str], head: Mapping[str, Tensor]) -> Task:
@@ -72,7 +75,11 @@ def task_of(folder: Path, base: Source, name: str, labels: Sequence[str], head: 
         return TASKS[base.head].from_config(base.config)
     if name == "answer":
         return from_data({"name": name})
-    counts = [len(value) for key, value in head.items() if key.endswith(".weight") and key.split(".")[-2] in LAST]
+    counts = [
+        len(value)
+        for key, value in head.items()
+        if key.endswith(".weight") and key.split(".")[-2] in LAST and value.dim()
+    ]
     if not counts:
         raise ModelError(f"{folder}: holds no head, and {base.reference} has none either. {HEADLESS}")
     named = tuple(labels) or tuple(f"LABEL_{i}" for i in range(counts[-1]))

@@ -87,13 +87,17 @@ def from_adapterhub(
         found = OWN.fullmatch(OLD.sub("adapters", name))
         if found is None:
             raise InputError(f"{folder}: holds {name}, which is no bottleneck of a block. It needs adapters itself.")
+        if value.dim() != (2 if found[4] == "weight" else 1):
+            raise InputError(f"{folder}: {name} is {tuple(value.shape)}, which is no {found[4]}. Get the folder whole.")
         place = "out" if found[2].startswith("attention") else "down"
         given[f"{TABLES[found[3], found[4]]}.{found[1]}/{place}"] = (value.T if value.dim() > 1 else value).float()
     head = _head(folder, base)
     task = task_of(folder, base, _task_name(folder), labels or _labels(folder), head)
     model = loaded(base, task)
     places = ("out", "down") if settings["kind"] == "houlsby" else ("down",)
-    left_out = set(config.get("leave_out") or ())
+    left_out = config.get("leave_out") or []
+    if not isinstance(left_out, list):
+        raise InputError(f"{folder}: its leave_out is {left_out!r}, wanted a list of blocks. Get {CONFIG} whole.")
     blocks = [i for i in range(base.blocks) if i not in left_out]
     wanted = {f"{table}.{i}/{place}" for table in TABLES.values() for i in blocks for place in places}
     if wanted != set(given) or not wanted:
@@ -133,7 +137,7 @@ def settings_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
             f"{parallel} together are none of seq_bn, double_seq_bn and par_bn. Train again with tune.adapter."
         )
     scaling = config.get("scaling", 1.0)
-    if isinstance(scaling, str):
+    if isinstance(scaling, bool) or not isinstance(scaling, int | float):
         raise InputError(f"{folder}: its scaling is {scaling!r}, wanted a number. Train again with tune.adapter.")
     activation = str(config.get("non_linearity")).lower().replace("leakyrelu", "leaky_relu")
     if activation not in ACT2FN:
@@ -146,7 +150,7 @@ def _head(folder: Path, base: Source) -> dict[str, Tensor]:
     found = read_tensors(folder, HEAD_SAFE, HEAD_PICKLED)
     if not any(name.startswith("heads.") for name in found):
         return {name: value.float() for name, value in found.items()}
-    config = read_json(folder / HEAD_CONFIG).get("config") or {}
+    config = _head_config(folder)
     kind, layers, pooler = config.get("head_type"), config.get("layers"), bool(config.get("use_pooler"))
     activation = config.get("activation_function")
     plain = {"tagging": ["classifier"], "question_answering": ["qa_outputs"]}
@@ -174,12 +178,22 @@ def _head(folder: Path, base: Source) -> dict[str, Tensor]:
 
 def _head_config(folder: Path) -> dict[str, Any]:
     about = read_json(folder / HEAD_CONFIG) if (folder / HEAD_CONFIG).is_file() else {}
-    return {**about, **(about.get("config") or {})}
+    config = about.get("config") or {}
+    if not isinstance(config, dict):
+        raise InputError(
+            f"{folder}: the config in {HEAD_CONFIG} is {config!r}, wanted an object. Get the folder whole."
+        )
+    return {**about, **config}
 
 
 def _labels(folder: Path) -> tuple[str, ...]:
     """The labels that its head names, in the order of their ids; () where they are LABEL_0 and so on."""
     named = _head_config(folder).get("label2id") or {}
+    if not isinstance(named, dict) or {*map(str, range(len(named)))} != {str(number) for number in named.values()}:
+        raise InputError(
+            f"{folder}: label2id in {HEAD_CONFIG} is {named!r}, wanted a number from 0 for each label. Give --label "
+            "for each, in the order of the head's outputs."
+        )
     ordered = tuple(sorted(named, key=named.__getitem__))
     return () if all(label == f"LABEL_{i}" for i, label in enumerate(ordered)) else ordered
 

@@ -128,10 +128,21 @@ def complete(folder: Path, shifts: Mapping[str, Mapping[str, Tensor]], wanted: s
     if not shifts:
         raise InputError(f"{folder}: holds no tensors named {', '.join(sorted(wanted))}. Get {SAFE} whole.")
     for path, values in shifts.items():
-        matrices = [value for name, value in values.items() if name != "lora_magnitude_vector"]
-        if set(values) != wanted or any(value.dim() != 2 or not value.numel() for value in matrices):
+        if set(values) != wanted or not _whole(values):
             got = ", ".join(f"{name} {tuple(value.shape)}" for name, value in sorted(values.items()))
             raise InputError(f"{folder}: {path} has {got}, wanted {', '.join(sorted(wanted))}, matrices. Get it whole.")
+
+
+def _whole(values: Mapping[str, Tensor]) -> bool:
+    """Are they matrices, with as many columns in B as A has rows, and a length for each row of B?"""
+    matrices = [value for name, value in values.items() if name != "lora_magnitude_vector"]
+    if any(value.dim() != 2 or not value.numel() for value in matrices):
+        return False
+    if "lora_B" not in values:
+        return True
+    outputs, rank = values["lora_B"].shape
+    lengths = values.get("lora_magnitude_vector")
+    return rank == len(values["lora_A"]) and (lengths is None or lengths.numel() == outputs)
 
 
 def scale_of(folder: Path, config: Mapping[str, Any], path: str, rank: int) -> float:
@@ -144,6 +155,8 @@ def scale_of(folder: Path, config: Mapping[str, Any], path: str, rank: int) -> f
         raise InputError(
             f"{folder}: lora_alpha or alpha_pattern cannot be read ({error}). Get {CONFIG} whole."
         ) from error
+    if not math.isfinite(alpha):
+        raise InputError(f"{folder}: its lora_alpha is {alpha}, wanted a number. Get {CONFIG} whole.")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 

@@ -161,7 +161,7 @@ class Bundle:
         if len(names) != count:
             raise InputError(f"task: got {len(names)} names for {count} texts, wanted one for each. {there}")
         for name in names:
-            if name not in self.members:
+            if not isinstance(name, str) or name not in self.members:
                 raise InputError(f"task: there is no {name!r}.{did_you_mean(str(name), self.members)} {there}")
         return names
 

@@ -67,7 +67,7 @@ class Onnx(Method[None]):
         worst = 0.0
         for start in range(0, len(encoded), 16):
             batch = encoded.batch(np.arange(start, min(start + 16, len(encoded))), pad)
-            worst = max(worst, difference(model, file, batch))
+            worst = float(np.maximum(worst, difference(model, file, batch)))  # nan stays, which max() may drop
         if not worst <= self.tolerance:
             raise SmidgenError(
                 f"export.onnx: graph and model differ by {worst:.2g} in a logit, at most {self.tolerance:.2g} is "
