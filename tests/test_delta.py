@@ -189,7 +189,7 @@ def test_what_is_whole_and_no_delta_is_refused(change: Any, told: str, root: Pat
         read(sealed(tmp_path, "odd", change))
 
 
-@pytest.mark.parametrize("setting", [{"width": "x"}, {"activation": "nope"}])
+@pytest.mark.parametrize("setting", [{"width": "x"}, {"activation": "nope"}, {"kind": "Houlsby"}])
 def test_settings_that_the_base_cannot_have_are_refused(setting: dict[str, Any], root: Path, tmp_path: Path) -> None:
     (tmp_path / "base").symlink_to(root / "base")
     folder = sealed(tmp_path, "odd", lambda record, file: record["parts"][0]["settings"].update(setting))

@@ -109,6 +109,7 @@ def spoilt(root: Path, **changes: Any) -> tuple[Source, Path]:
     ("changes", "told"),
     [
         ({"peft_type": "LOHA"}, r"its peft_type is LOHA, smidgen reads LORA and IA3\. Merge it"),
+        ({"task_type": "CAUSAL_LM"}, r"its task_type is 'CAUSAL_LM', smidgen reads SEQ_CLS, TOKEN_CLS, QUESTION_ANS\."),
         ({"init_lora_weights": "pissa"}, r"starts from pissa, which changed the base's weights too\. Save it again"),
         ({"bias": "all"}, r"sets bias to 'all', and what that computes is not a shift of projections alone"),
         ({"alpha_pattern": {"(": 3}}, r"lora_alpha or alpha_pattern cannot be read"),

@@ -28,6 +28,7 @@ SAFE, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 BEFORE = "base_model.model."
 OWN = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector|ia3_l)(?:\.weight)?")
 TASKS = {"classify": "SEQ_CLS", "tag": "TOKEN_CLS", "answer": "QUESTION_ANS"}
+HEADLESS = ("", "FEATURE_EXTRACTION")
 STARTS = ("gaussian", "eva", "orthogonal", "mica", "True", "False")  # inits that leave the base's weights as they are
 # What in a config is of its making alone, or is read below. Anything else that is set is another function.
 READ = """
@@ -98,6 +99,11 @@ def check(folder: Path, config: Mapping[str, Any], kind: str) -> None:
         raise InputError(
             f"{folder}: its peft_type is {kind}, smidgen reads LORA and IA3. Merge it (merge_and_unload) and give the "
             "whole model, or turn it into LoRA with PEFT's convert_to_lora."
+        )
+    if config.get("task_type") not in (None, *TASKS.values(), *HEADLESS):
+        raise InputError(
+            f"{folder}: its task_type is {config['task_type']!r}, smidgen reads {', '.join(TASKS.values())}. Give one of "
+            "an encoder."
         )
     if (start := str(config.get("init_lora_weights", True))) not in STARTS:
         raise InputError(
