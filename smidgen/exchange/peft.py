@@ -102,8 +102,8 @@ def check(folder: Path, config: Mapping[str, Any], kind: str) -> None:
         )
     if config.get("task_type") not in (None, *TASKS.values(), *HEADLESS):
         raise InputError(
-            f"{folder}: its task_type is {config['task_type']!r}, smidgen reads {', '.join(TASKS.values())}. Give one of "
-            "an encoder."
+            f"{folder}: its task_type is {config['task_type']!r}, smidgen reads {', '.join(TASKS.values())}. Give "
+            "one of an encoder."
         )
     if (start := str(config.get("init_lora_weights", True))) not in STARTS:
         raise InputError(
