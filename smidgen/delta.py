@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from smidgen.artefact import file_hash, identity, write_atomic
 from smidgen.edits.attach import NAME
-from smidgen.errors import ArtefactError, ModelError
+from smidgen.errors import ArtefactError, InputError, ModelError
 from smidgen.grafting import head_names, settle
 from smidgen.method import Part
 from smidgen.source import Source, load_model, open_config, tensor_shapes
@@ -116,7 +116,8 @@ def read(folder: Path) -> Delta:
     """Read a delta and check that it is whole.
 
     Raises:
-        ArtefactError: not a delta, of another schema, cut short, changed, or with pickled weights in it.
+        InputError: not a delta.
+        ArtefactError: of another schema, cut short, changed, or with pickled weights in it.
     """
     from safetensors.torch import load_file
 
@@ -126,7 +127,7 @@ def read(folder: Path) -> Delta:
     if pickled:
         raise ArtefactError(f"{folder}: {pickled[0]} is a pickle, which can run code. A delta has {TENSORS} alone.")
     if not (folder / RECORD).is_file():
-        raise ArtefactError(f"{folder}: not a delta, there is no {RECORD}. Make one with 'smidgen tune'.")
+        raise InputError(f"{folder}: not a delta, there is no {RECORD}. Make one with 'smidgen tune'.")
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         schema, (size, digest) = record["schema"], record["file"]

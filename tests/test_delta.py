@@ -13,7 +13,7 @@ from folders import LABELS, adapter_folder, data_files, model_folder
 from tiny import batch
 
 from smidgen.delta import body_hash, fit, read
-from smidgen.errors import ArtefactError, ModelError
+from smidgen.errors import ArtefactError, InputError, ModelError
 from smidgen.method import Context, find
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
@@ -143,7 +143,7 @@ def test_pickles_are_refused(root: Path) -> None:
 
 
 def test_other_folders_and_schemas_are_refused(root: Path) -> None:
-    with pytest.raises(ArtefactError, match=r"not a delta, there is no delta\.json\. Make one with 'smidgen tune'"):
+    with pytest.raises(InputError, match=r"not a delta, there is no delta\.json\. Make one with 'smidgen tune'"):
         read(root / "base")
     folder = spoilt(root, "later")
     record = json.loads((folder / "delta.json").read_text())
