@@ -1,7 +1,7 @@
 #!/bin/sh
 # Four tasks and more over one base: from data to predictions in one batch, in minutes on two cores.
 #
-#   pip install 'smidgen[train,demo]'
+#   pip install '.[train,demo]'    # in a clone of the repository
 #   sh examples/many_tasks.sh
 #
 # The tasks are on the tweets of the demo: their mood, which people have labelled, and three that the tweets tell

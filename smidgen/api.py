@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -347,7 +348,7 @@ def merge(base: str, delta: str | Path, out: str | Path, *, onnx: bool = False) 
         The folder's record, as its smidgen.json has it.
 
     Raises:
-        ModelError: another base than the delta's.
+        InputError: another base than the delta's, or no delta.
         ArtefactError: the delta is not whole.
     """
     _refuse_out(out)
@@ -512,7 +513,9 @@ def _refuse_unknown(option: str, given: Sequence[str], known: Iterable[str]) -> 
     for name in given:
         if name not in known:
             hint = did_you_mean(name, known)
-            raise InputError(f"{option} {name}: there is none of that name.{hint} Use one of {', '.join(known)}.")
+            raise InputError(
+                f"{option} {name}: there is none of that name.{hint} Use one of {', '.join(map(shlex.quote, known))}."
+            )
 
 
 def _refuse_out(out: str | Path, option: str = "--out") -> None:

@@ -191,7 +191,9 @@ def _quality(text: str, metrics: tuple[str, ...]) -> Quality:
         return Quality(_share(float(match[2]) / (100 if match[3] else 1), text), False, match[1], text)
     if match := re.fullmatch(NUMBER + "(%?)", folded):
         return Quality(_share(float(match[1]) / (100 if match[2] else 1), text), False, None, text)
-    raise BudgetError(f"--min-quality {text}: not understood. Write it like 97%teacher, accuracy>=0.91 or 0.91.")
+    raise BudgetError(
+        f"--min-quality {text}: not understood. Write it like 97%teacher, 'accuracy>=0.91' (in quotes) or 0.91."
+    )
 
 
 def _rounded(value: float, to: Callable[[float], int], digits: int = 2) -> float:

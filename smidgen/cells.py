@@ -290,14 +290,18 @@ def _find(table: Table, what: str, given: str | None, usual: Sequence[str]) -> s
 
 def _absent(table: Table, what: str, usual: Sequence[str]) -> DataError:
     names = list(table.columns)
-    hint = " It seems to be separated by ';', wanted ','." if len(names) == 1 and ";" in names[0] else ""
+    if len(names) == 1 and ";" in names[0]:
+        return DataError(
+            f"{table.source}: its header is {names[0]!r}, which seems to be separated by ';', wanted ','. "
+            "Save it with commas, or with tabs as .tsv."
+        )
     other = _other_task({name.lower() for name in names}, what)
     if other:
         return DataError(
             f"{table.source}: no {what} column. Its columns: {shown(names)}; they look like data for --task {other}."
         )
     return DataError(
-        f"{table.source}: no {what} column. Its columns: {shown(names)}; wanted one of {', '.join(usual)}.{hint} "
+        f"{table.source}: no {what} column. Its columns: {shown(names)}; wanted one of {', '.join(usual)}. "
         f"Type {_flag(what)} NAME; if the first line is data, put a header over it."
     )
 

@@ -21,6 +21,7 @@ from smidgen.options import (
     Cores,
     Dev,
     Engine,
+    HeldOut,
     Json,
     LabelColumn,
     MaxLatency,
@@ -205,7 +206,7 @@ def run(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a packaged one.")],
     model: Annotated[str | None, typer.Option(help="In place of the recipe's model.")] = None,
     train: Annotated[str | None, typer.Option(help="In place of the recipe's data.")] = None,
-    test: Test = None,
+    test: HeldOut = None,
     dev: Dev = None,
     unlabeled: Unlabeled = None,
     task: Annotated[str | None, typer.Option(help="In place of the recipe's task.")] = None,
@@ -248,7 +249,13 @@ def run(
         return
     console.table("", ["stage", "artefact", "form", "dev", "seconds", ""], rows)
     _warn(f"{one.planned.stage.name}, {remark}" for one in done for remark in one.remarks)
-    console.out.print(f"The last stage is in {done[-1].artefact.path}", soft_wrap=True)
+    from smidgen.runtime.folder import GRAPH
+
+    last = done[-1].artefact.path
+    console.out.print(f"The last stage is in {last}", soft_wrap=True)
+    if checked.data.test and (last / GRAPH).is_file():
+        command = shlex.join(["smidgen", "bench", str(last), "--data", checked.data.test])
+        console.out.print(f"No stage has read test. To score it: {command}", soft_wrap=True)
 
 
 @app.command()
@@ -256,7 +263,7 @@ def plan(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a packaged one.")],
     model: Annotated[str | None, typer.Option(help="In place of the recipe's model.")] = None,
     train: Annotated[str | None, typer.Option(help="In place of the recipe's data.")] = None,
-    test: Test = None,
+    test: HeldOut = None,
     dev: Dev = None,
     unlabeled: Unlabeled = None,
     task: Annotated[str | None, typer.Option(help="In place of the recipe's task.")] = None,

@@ -20,7 +20,7 @@ def cascade(
     dev: Annotated[str, typer.Option(help="Labelled texts that the thresholds are set on; not those of training.")],
     test: Annotated[str | None, typer.Option(help="Labelled texts to report on; read once, at the end.")] = None,
     min_quality: Annotated[
-        str, typer.Option(help="What is to be kept: 99%teacher, accuracy>=0.91 or 0.91")
+        str, typer.Option(help="What is to be kept: 99%teacher, 'accuracy>=0.91' or 0.91")
     ] = "99%teacher",
     teacher: Annotated[
         str | None, typer.Option(help="Whose quality a share is of: a folder or model; left out: the last folder.")

@@ -293,14 +293,15 @@ def _ids(table: Table, names: Sequence[tuple[str, ...]], task: Task, by_id: bool
     for i, row in enumerate(names):
         for name in row:
             if name not in ids:
-                raise _unknown(table, i, "label", name, task.labels)
+                whose = "the model's" if by_id else "those of train"
+                raise _unknown(table, i, "label", name, task.labels, f" The labels are {whose}.")
     return ids
 
 
-def _unknown(table: Table, row: int, what: str, got: str, known: Sequence[str]) -> DataError:
+def _unknown(table: Table, row: int, what: str, got: str, known: Sequence[str], more: str = "") -> DataError:
     near = did_you_mean(got, known)
     return table.fault(
-        row, f"unknown {what} {got!r}, wanted one of {shown(known)}.{near} Correct it or remove the row."
+        row, f"unknown {what} {got!r}, wanted one of {shown(known)}.{near} Correct it or remove the row.{more}"
     )
 
 

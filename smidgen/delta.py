@@ -117,8 +117,9 @@ def read(folder: Path) -> Delta:
     """Read a delta and check that it is whole.
 
     Raises:
-        ArtefactError: not a delta, of another schema, cut short, changed, with numbers that are not finite, or with
-            pickled weights in it.
+        InputError: not a delta.
+        ArtefactError: of another schema, cut short, changed, with numbers that are not finite, or with pickled weights
+            in it.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -129,7 +130,7 @@ def read(folder: Path) -> Delta:
     if pickled:
         raise ArtefactError(f"{folder}: {pickled[0]} is a pickle, which can run code. A delta has {TENSORS} alone.")
     if not (folder / RECORD).is_file():
-        raise ArtefactError(f"{folder}: not a delta, there is no {RECORD}. Make one with 'smidgen tune'.")
+        raise InputError(f"{folder}: not a delta, there is no {RECORD}. Make one with 'smidgen tune'.")
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         schema, (size, digest) = record["schema"], record["file"]

@@ -11,11 +11,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 MaxLatency = Annotated[str | None, typer.Option(help="Text in to label out, batch 1: p95=2ms")]
 MaxSize = Annotated[str | None, typer.Option(help="Bytes on disk of what is deployed: 25MB")]
 MaxMemory = Annotated[str | None, typer.Option(help="Peak memory of a process that predicts: 300MB")]
-MinQuality = Annotated[str | None, typer.Option(help="97%teacher, accuracy>=0.91 or 0.91")]
+MinQuality = Annotated[str | None, typer.Option(help="97%teacher, 'accuracy>=0.91' or 0.91")]
 Out = Annotated[Path, typer.Option(help="The folder for everything that is made.")]
 Train = Annotated[str, typer.Option(help="Labelled texts: csv, tsv, jsonl, parquet or conll, or a Hub id.")]
 Dev = Annotated[str | None, typer.Option(help="Texts to choose on; left out: a seeded part of train.")]
 Test = Annotated[str | None, typer.Option(help="Texts to report on; read once, at the end.")]
+HeldOut = Annotated[
+    str | None, typer.Option(help="Texts that no stage reads, but for checks; smidgen bench scores a graph on them.")
+]
 Unlabeled = Annotated[str | None, typer.Option(help="More texts of the same kind; the teacher labels them.")]
 TextColumn = Annotated[
     str | None, typer.Option(help="Column of the text, the words to tag, or the question; found by its name if usual.")

@@ -121,7 +121,9 @@ def read(text: str, where: str = "recipe") -> tuple[Recipe | None, list[str]]:
     faults: list[str] = []
     data = _yaml_load(text, where)
     recipe = build(Recipe, data, "", faults) if isinstance(data, dict) else None
-    if recipe is None and not faults:
+    if data is None:
+        faults.append("it is empty. A recipe has a model, data and stages; see 'smidgen run --help'.")
+    elif recipe is None and not faults:
         faults.append(f"a recipe is a mapping of keys to values, got {type(data).__name__}; see 'smidgen run --help'.")
     return recipe, faults
 

@@ -543,7 +543,9 @@ BUDGET = [
 ]
 
 OTHERS = [
-    case("predict, no graph", "predict model text", "model: this folder has no onnx/model.onnx."),
+    case(
+        "predict, no graph", "predict model text", "model: this folder has no onnx/model.onnx. It is a model for torch"
+    ),
     case("predict, no folder", "predict nowhere text", "nowhere: no such folder. Give a folder that holds config.json"),
     case("predict, no texts", "predict runs", "standard input is empty."),
     case("predict, texts and a file", "predict runs text --file test.csv", "Both texts and --file were given."),
@@ -551,6 +553,16 @@ OTHERS = [
     case("predict, pair of a file", "predict runs --file test.csv --pair c", "--pair was given 1 times for 0 texts."),
     case("predict, no threads", "predict runs text --threads 0", "threads: got 0, wanted 1 or more."),
     case("bench twice", "bench runs runs/../runs", "runs/../runs: given twice. Give each folder once."),
+    case(
+        "import, no folder",
+        "delta import nowhere --from peft --base model --out out",
+        "nowhere: no such folder. Give the folder that the other library",
+    ),
+    case(
+        "import, no adapter",
+        "delta import model --from peft --base model --out out",
+        "model: no adapter_config.json in it. Give the folder that the",
+    ),
     case("bench, no graph", "bench model", "model: this folder has no onnx/model.onnx."),
     case("verify, no report", "verify model", "model: no report.json in it. Give the folder that 'smidgen compress"),
     case("verify, no folder", "verify nowhere", "nowhere: no report.json in it."),
@@ -774,7 +786,9 @@ def test_any_family_may_teach(here: Path) -> None:
     recipe(STUDENT.replace("teacher: teacher", "teacher: gpt"))(here)
     assert command("plan recipe.yaml --json").code == 0
     write_csv(here / "train.csv", [*GOOD, ("it was", "so so")])
-    refused(command("plan recipe.yaml"), "train.csv, row 6: unknown label 'so so', wanted one of bad, good.")
+    refused(
+        command("plan recipe.yaml"), "train.csv, row 6: unknown label 'so so', wanted one of bad, good.", "model's."
+    )
 
 
 @pytest.mark.parametrize("name", ["model", "teacher", "student", "onnx"])

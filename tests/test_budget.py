@@ -117,7 +117,7 @@ def test_nothing_asked_is_no_limit() -> None:
         ),
         (
             {"quality": "very good"},
-            "--min-quality very good: not understood. Write it like 97%teacher, accuracy>=0.91 or 0.91.",
+            "--min-quality very good: not understood. Write it like 97%teacher, 'accuracy>=0.91' (in quotes) or 0.91.",
         ),
     ],
 )

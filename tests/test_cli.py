@@ -166,6 +166,18 @@ def test_plan_then_run_then_plan(recipe: Path, monkeypatch: pytest.MonkeyPatch) 
     again = command("run recipe.yaml")
     assert again.code == 0 and again.out.count("on disk") == 2
     assert f"The last stage is in out/stages/{ran[-1]['id']}" in again.out
+    assert "No stage has read test" not in again.out, "there is no graph to score"
+
+
+def test_run_says_how_test_is_scored(recipe: Path, tiny_data: dict[str, str], tiny_bert: Path) -> None:
+    graph = "model: {model}\ndata: {{train: {train}, test: {test}}}\nstages:\n- methods: [export.onnx]\n"
+    (recipe / "graph.yaml").write_text(graph.format(model=tiny_bert, **tiny_data), encoding="utf-8")
+    said = command("run graph.yaml").out
+    folder = said.partition("The last stage is in ")[2].split()[0]
+    line = f"No stage has read test. To score it: smidgen bench {folder} --data {tiny_data['test']}"
+    assert line in said
+    scored = spoken(command(f"bench {folder} --data {tiny_data['test']} --calls 20 --json"))
+    assert scored
 
 
 # ---- a whole compression
@@ -374,7 +386,8 @@ def test_how_sure_the_choice_is(whole: Whole) -> None:
         ("--family cnnn", "--family cnnn: there is none of that name. Did you mean 'cnn'? Use one of depth, answers, "),
         (
             "--finish int4",
-            "--finish int4: there is none of that name. Did you mean 'int8'? Use one of int8, static int8, ",
+            "--finish int4: there is none of that name. Did you mean 'int8'? Use one of int8, 'static int8', float32, "
+            "'small vocabulary, int8'.",
         ),
         ("--storage nonsense", "--storage nonsense: cannot be opened ("),
     ],

@@ -76,7 +76,7 @@ BAD: dict[str, tuple[dict[str, str | bytes], dict[str, Any], tuple[str, ...]]] =
         {},
         ("Its columns: good film, pos", "put a header over it"),
     ),
-    "semicolons": ({"train.csv": "text;label\ngood;pos\n"}, {}, ("separated by ';', wanted ','",)),
+    "semicolons": ({"train.csv": "text;label\ngood;pos\n"}, {}, ("separated by ';', wanted ','. Save it with commas",)),
     "wrong name given": (
         {"train.csv": "id,review,stars\n1,good,5\n"},
         {"columns": Columns(text="reviews")},
@@ -157,7 +157,12 @@ BAD: dict[str, tuple[dict[str, str | bytes], dict[str, Any], tuple[str, ...]]] =
     "unknown label in test": (
         {"train.csv": GOOD, "test.csv": "text,label\nnew,pos\nmore,ngg\n"},
         {"test": "test.csv"},
-        ("test.csv, row 3: unknown label 'ngg', wanted one of neg, pos.", "Did you mean 'neg'?", "Correct it"),
+        (
+            "test.csv, row 3: unknown label 'ngg', wanted one of neg, pos.",
+            "Did you mean 'neg'?",
+            "Correct it",
+            "those of train.",
+        ),
     ),
     "number for a known word": (
         {"train.csv": GOOD, "test.csv": "text,label\nnew,1\n"},

@@ -16,7 +16,7 @@ from tiny import batch
 from smidgen.artefact import file_hash
 from smidgen.bundle import bundle
 from smidgen.delta import body_hash, fit, read, write_record
-from smidgen.errors import ArtefactError, ModelError
+from smidgen.errors import ArtefactError, InputError, ModelError
 from smidgen.method import Context, find
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
@@ -146,7 +146,7 @@ def test_pickles_are_refused(root: Path) -> None:
 
 
 def test_other_folders_and_schemas_are_refused(root: Path) -> None:
-    with pytest.raises(ArtefactError, match=r"not a delta, there is no delta\.json\. Make one with 'smidgen tune'"):
+    with pytest.raises(InputError, match=r"not a delta, there is no delta\.json\. Make one with 'smidgen tune'"):
         read(root / "base")
     folder = spoilt(root, "later")
     record = json.loads((folder / "delta.json").read_text())

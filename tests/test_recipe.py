@@ -186,7 +186,7 @@ def test_the_error_lists_its_faults() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "a recipe is a mapping of keys to values, got NoneType; see 'smidgen run --help'."),
+        ("", "it is empty. A recipe has a model, data and stages; see 'smidgen run --help'."),
         ("[1, 2]", "a recipe is a mapping of keys to values, got list; see 'smidgen run --help'."),
         ("just words", "a recipe is a mapping of keys to values, got str; see 'smidgen run --help'."),
         ("model: m\nseed: 'x", "line 2: this is not YAML: found unexpected end of stream."),

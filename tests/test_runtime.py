@@ -382,6 +382,13 @@ def test_incomplete_folder_names_what_is_missing(broken):
         ModelError, match=r"no config\.json and no onnx/model\.onnx\. A folder made by 'smidgen compress'"
     ):
         load(broken)
+    (broken / "delta.json").touch()
+    with pytest.raises(ModelError, match=r"It is a delta: 'smidgen merge BASE DELTA --out DIR --onnx'"):
+        load(broken)
+    (broken / "delta.json").unlink()
+    (broken / "stages").mkdir()
+    with pytest.raises(ModelError, match=r"It holds what a run made: give the folder under stages/"):
+        load(broken)
     (broken / "winner").mkdir()
     with pytest.raises(ModelError, match=r"There is one under winner/: give .*copy/winner"):
         load(broken)

@@ -203,7 +203,7 @@ REFUSED = {
 def test_what_is_refused_and_why(line: str, place: Path) -> None:
     out = " --out refused" if line.startswith("tune") else ""
     ran = command(line + out)
-    assert ran.code == (1 if "not a delta" in REFUSED[line] else 2), ran.err
+    assert ran.code == 2, ran.err
     assert REFUSED[line] in ran.err and ran.err.count("Error ") == 1 and ran.out == ""
     assert not (place / "refused").exists() and not (place / "m").exists()
 

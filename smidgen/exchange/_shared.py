@@ -29,7 +29,10 @@ HEADLESS = (
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object. Raises ArtefactError."""
+    """A JSON object. Raises InputError where there is no such file, ArtefactError where it is not whole."""
+    if not file.is_file():
+        lacks = f"no {file.name} in it" if file.parent.is_dir() else "no such folder"
+        raise InputError(f"{file.parent}: {lacks}. Give the folder that the other library saved, whole.")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

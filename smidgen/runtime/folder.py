@@ -23,6 +23,12 @@ REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", GRAPH)
 OPTIONAL = (f"{GRAPH}.data", "serve.json")
 OWN = re.compile(r"own-[\w.-]*\.onnx")  # graphs of single tasks in a bundle
 MOST, MOST_LABELS = 10**9, 10**5
+DELTA = "It is a delta: 'smidgen merge BASE DELTA --out DIR --onnx' makes a folder of it that predicts."
+FOUND = {  # what a folder without a graph has in it, and what to do with it
+    "delta.json": DELTA,
+    "delta": DELTA,
+    "stages": "It holds what a run made: give the folder under stages/ that the run named last.",
+}
 SHOWN = 60  # characters of an entry that is wrong
 
 
@@ -211,4 +217,9 @@ def _hint(root: Path) -> str:
         )
     if (root / "winner").is_dir():
         return f" There is one under winner/: give {root / 'winner'}."
+    found = next((words for name, words in FOUND.items() if (root / name).exists()), None)
+    if found:
+        return f" {found}"
+    if all((root / name).is_file() for name in ("config.json", "model.safetensors")) and form_of(root) in ("", "float"):
+        return " It is a model for torch: a recipe with the stage export.onnx writes its graph."
     return " A folder made by 'smidgen compress' has a whole one under winner/."

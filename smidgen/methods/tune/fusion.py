@@ -29,7 +29,7 @@ from smidgen import grafting
 from smidgen.anatomy import anatomy
 from smidgen.batch import Batch, agreed
 from smidgen.delta import Delta, check_base, read
-from smidgen.errors import ArtefactError, ModelError, NoEffect
+from smidgen.errors import ArtefactError, InputError, ModelError, NoEffect
 from smidgen.method import Context, Method, Needs, Part, between
 from smidgen.source import Source, resolve
 from smidgen.tape import Tape
@@ -60,7 +60,7 @@ class Fusion(Method[Any]):
         for path in self.adapters:
             try:
                 found.append(opened(path))
-            except ArtefactError as error:
+            except (ArtefactError, InputError) as error:
                 yield f"adapters: got {path!r}, wanted deltas of tune.adapter with kind: pfeiffer. {error}"
         kinds = sorted({str(delta.parts[0].settings["activation"]) for delta in found})
         if len(kinds) > 1:
