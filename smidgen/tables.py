@@ -160,7 +160,7 @@ def _read_csv(source: str, text: str, delimiter: str = ",") -> Table:
                 if delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in record):
                     raise DataError(
                         f"{source}, row {start}: a quote opens a text of several lines with tabs in it. Take the quote "
-                        "out, or put quotes around the text and write it twice."
+                        "out, or put quotes around the text and write it twice. Where the text is so, give it as csv."
                     )
                 records.append(record)
                 rows.append(start)
