@@ -11,7 +11,7 @@ and so is a head in each block, where the price has room for that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,14 +26,13 @@ Sublayer = tuple[int, int]  # 0 its attention, 1 its feed-forward; the block
 class Kept:
     """heads, units: (heads,) and (width,) bool a block; score: the sum of what is kept.
 
-    emptied: the sublayers without any part; full: whether the other attentions had to keep a head.
+    emptied: the sublayers that had to be left without any part.
     """
 
     heads: Each
     units: Each
     score: float
     emptied: frozenset[Sublayer] = frozenset()
-    full: bool = False
 
     @property
     def shape(self) -> list[tuple[int, int]]:
@@ -54,8 +53,8 @@ def choices(heads: Each, units: Each, costs: Costs, limit: float, multiple: int 
     best = under(heads, units, costs, limit, multiple, emptied)
     if best is None:
         return []
-    full = under(heads, units, costs, limit, multiple, emptied, full=True)
-    found = [best] if full is None else [full] if full.shape == best.shape else [full, best]
+    full = under(heads, units, costs, limit, multiple, emptied, range(len(heads)))
+    found = [best] if full is None or full.shape == best.shape else [full, best]
     while True:
         tried = []
         for sublayer in ((kind, b) for kind in (0, 1) for b in range(len(heads))):
@@ -71,10 +70,11 @@ def choices(heads: Each, units: Each, costs: Costs, limit: float, multiple: int 
 
 
 def again(kept: Kept, heads: Each, units: Each, costs: Costs, limit: float, multiple: int) -> Kept | None:
-    """A choice of the same kind under another limit; where that has no room for it, of the kind that takes the least.
-    None where nothing fits."""
-    kinds = ((kept.emptied, kept.full), (kept.emptied, False), (_gone(heads, units), False))
-    found = (under(heads, units, costs, limit, multiple, emptied, full) for emptied, full in kinds)
+    """A choice of the same kind under another limit: no other sublayer is emptied, and no other attention loses its
+    last head, while there is room. None where nothing fits."""
+    held = [block for block, flags in enumerate(kept.heads) if flags.any()]
+    kinds = ((kept.emptied, held), (kept.emptied, ()), (_gone(heads, units), ()))
+    found = (under(heads, units, costs, limit, multiple, emptied, blocks) for emptied, blocks in kinds)
     return next((each for each in found if each is not None), None)
 
 
@@ -92,10 +92,10 @@ def under(
     limit: float,
     multiple: int,
     emptied: frozenset[Sublayer],
-    full: bool = False,
+    held: Collection[int] = (),
 ) -> Kept | None:
-    """The best with the sublayers that are emptied given; full: the others keep a head too. None where nothing fits."""
-    attention = _Line(heads, costs.heads, 1, emptied, 0, full)
+    """The best with the sublayers that are emptied given; held: blocks that keep a head. None where nothing fits."""
+    attention = _Line(heads, costs.heads, 1, emptied, 0, held)
     feed = _Line(units, costs.widths, multiple, emptied, 1)
     left = limit * (1 + 1e-12) - costs.fixed - attention.costs[attention.least :]
     many = np.searchsorted(feed.costs, left, side="right") - 1  # the most groups of units beside so many heads
@@ -104,7 +104,7 @@ def under(
     if total[first] < 0:
         return None
     both = attention.take(attention.least + first), feed.take(int(many[first]))
-    return Kept(*both, float(total[first]), emptied, full)
+    return Kept(*both, float(total[first]), emptied)
 
 
 class _Line:
@@ -121,14 +121,14 @@ class _Line:
         size: int,
         emptied: frozenset[Sublayer],
         kind: int,
-        full: bool = False,
+        held: Collection[int] = (),
     ) -> None:
         self.parts = parts
         groups = []
         for block, scores in enumerate(parts):
             if (kind, block) not in emptied:
                 order = np.argsort(-scores, kind="stable")
-                must = kind == 1 or full or (1, block) in emptied  # its best group
+                must = kind == 1 or block in held or (1, block) in emptied  # its best group
                 for start in range(0, len(order), size):
                     members = order[start : start + size]
                     mean = float(scores[members].mean())

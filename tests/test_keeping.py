@@ -83,7 +83,7 @@ def test_a_head_in_each_block_is_a_choice_where_it_fits() -> None:
 def test_under_a_tighter_limit_each_block_keeps_its_head_while_there_is_room() -> None:
     heads, units = [np.array([9.0, 8.0]), np.array([7.5, 0.0])], [np.ones(4), np.ones(4)]
     (kept,) = choices(heads, units, LINEAR, LINEAR.predict([(2, 4), (1, 1)]))
-    assert kept.shape == [(2, 4), (1, 1)] and kept.full, "best as it is, with a head in each block"
+    assert kept.shape == [(2, 4), (1, 1)], "best as it is, with a head in each block"
     for room, shape in (
         ([(1, 1), (1, 1)], [(1, 1), (1, 1)]),
         ([(1, 1), (0, 1)], [(1, 1), (0, 1)]),
@@ -92,6 +92,16 @@ def test_under_a_tighter_limit_each_block_keeps_its_head_while_there_is_room() -
         found = again(kept, heads, units, LINEAR, LINEAR.predict(room), 1)
         assert found is not None and found.shape == shape
     assert again(kept, heads, units, LINEAR, LINEAR.predict([(0, 1), (0, 0)]), 1) is None
+
+
+def test_an_attention_that_went_may_come_back_and_no_other_goes() -> None:
+    heads, units = [np.array([9.0, 8.5]), np.array([4.0, 3.5]), np.array([1.0, 0.1])], [np.ones(4)] * 3
+    kept = choices(heads, units, LINEAR, LINEAR.predict([(2, 1), (1, 1), (0, 1)]))[-1]
+    assert [count for count, _ in kept.shape] == [2, 1, 0]
+    tighter = again(kept, heads, units, LINEAR, LINEAR.predict([(1, 1), (1, 1), (0, 1)]), 1)
+    assert tighter is not None and tighter.shape == [(1, 1), (1, 1), (0, 1)], "the second of the first would score more"
+    wider = again(kept, heads, units, LINEAR, LINEAR.predict([(2, 4), (2, 4), (2, 4)]), 1)
+    assert wider is not None and wider.shape == [(2, 4)] * 3
 
 
 def test_a_feed_forward_is_emptied_too_and_then_a_head_stays() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -424,6 +425,20 @@ def test_the_target_is_set_by_what_a_model_is_measured_to_take(power: float) -> 
     other = Gates(speedup=1.5, price="int8", multiple=8).begin(metered(Stopwatch()))
     other.load_state_dict(state.state_dict())
     assert other.keep == state.keep, "a run that goes on aims where it did"
+
+
+def test_no_target_is_set_by_a_model_without_any_attention() -> None:
+    """Its graph computes the first token alone, and is faster than any that could be left."""
+    seen: list[Any] = []
+
+    class Watch(Stopwatch):
+        def measure(self, models: Mapping[str, Any]) -> dict[str, float]:
+            seen.append(shape_of(models["after"]))
+            return super().measure(models)
+
+    state = Gates(speedup=6.0, price="int8", multiple=8).begin(metered(Watch()))
+    assert [heads for heads, _ in state.aimed()[0]] == [0, 0] and [heads for heads, _ in seen[0]] == [0, 1]
+    assert float(state.keep) == pytest.approx(1 / 6, rel=1e-6)
 
 
 def test_a_target_that_no_model_is_measured_to_reach_is_refused() -> None:

@@ -73,7 +73,7 @@ class Fisher(Method[None]):
     tune: str = "weights"  # what is fitted: weights that read what stays | factors on it | nothing
     rows: int = 2048  # examples to measure on; all there are where the data has fewer
 
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     needs: ClassVar[Needs] = Needs(examples=True)
 
     def faults(self) -> Iterator[str]:

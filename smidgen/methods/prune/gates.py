@@ -70,7 +70,7 @@ class Gates(Method[Gating]):
     warmup: float = 0.4  # share of the stage in which the target falls from 1
     rate: float = 0.1  # learning rate of the gates
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     needs: ClassVar[Needs] = Needs(training=True)
 
     def reshapes(self) -> bool:
@@ -175,6 +175,8 @@ class Gates(Method[Gating]):
         """p, where a model that is s of the price by the table is measured to be s ** p of it; all gates alike."""
         assert ctx.model is not None
         shape, hidden = state.aimed()
+        if not any(heads for heads, _ in shape):  # a graph without any attention computes the first token alone
+            shape[-1] = (1, shape[-1][1])
         foretold = state.price(shape, hidden) / state.whole
         with torch.random.fork_rng(devices=[]):  # what is measured changes nothing that is drawn
             after = shaped(ctx.model, shape)
