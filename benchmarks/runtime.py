@@ -8,7 +8,7 @@ memory       peaks of processes that answer texts
 training     bfloat16 and float32 over seeds (benchmarks/precisions.py)
 calibrators  int8 by every calibrator on three tasks (benchmarks/precisions.py)
 
-`python benchmarks/runtime.py speed` runs one section. Figures are of test; nothing was chosen on it. The models are those of
+`python benchmarks/runtime.py speed` runs one section, `speed:MPNet` that of one model, into one of its own. Figures are of test; nothing was chosen on it. The models are those of
 `distil.py` and `prune.py`, made first where they are not there yet.
 """
 
@@ -103,12 +103,12 @@ RUNS = {  # by the texts of a call, how many texts each contestant answers in a 
 }
 LARGE = {
     SENTENCES: {1: (20, 3), 32: (32, 3)},
-    ARTICLES: {1: (4, 2)},
+    ARTICLES: {1: (4, 2), 32: (32, 1)},
 }  # of a base-size model, on which a call takes seconds
 OURS = "smidgen"
 
 
-def speed() -> None:
+def speed(names: Sequence[str] = tuple(MODELS)) -> None:
     """Each model's folder beside its rivals: latency of one text and of 32 at once, and quality on test.
 
     Ours is the fastest of `WAYS` on other texts, as `smidgen bench --tune` would have it.
@@ -125,8 +125,8 @@ def speed() -> None:
         ARTICLES: [long[i] for i in order[:TEXTS]],
     }
     others = {SENTENCES: splits.train.texts[:TEXTS], ARTICLES: [long[i] for i in order[TEXTS : 2 * TEXTS]]}
-    rows = []
-    for name in MODELS:
+    section, rows = ", ".join(["speed", *(names if len(names) < len(MODELS) else ())]), []
+    for name in names:
         folders = made(name)
         ours = opened(folders)
         contestants, failed = contest(folders["float"], splits.train.texts)
@@ -137,7 +137,7 @@ def speed() -> None:
                 entries.quality_data(splits.task, models[who].outputs(splits.test.texts), splits.test)["value"]
             )
 
-        for kind, runs in (LARGE if name == "MPNet" else RUNS).items():
+        for kind, runs in _runs(name).items():
             if kind == ARTICLES:
                 ours = opened({form: lengthened(folder) for form, folder in folders.items()})
                 for one in contestants.values():
@@ -156,12 +156,16 @@ def speed() -> None:
         result = {
             "what": "text in to label out, each model's weights in smidgen's folder and as people run them, interleaved",
             "threads": len(os.sched_getaffinity(0)),
-            "n": {kind: {batch: list(run) for batch, run in runs.items()} for kind, runs in RUNS.items()},
+            "n": {kind: {batch: list(run) for batch, run in runs.items()} for kind, runs in _runs(names[0]).items()},
             "rows": rows,
             "wanted": "1.2x the best of the others at batch 1 and 32 on sentences, never slower on articles, at most 0.3 "
             "points lost",
         }
-        keep(FILE, "speed", result, [0])
+        keep(FILE, section, result, [0])
+
+
+def _runs(name: str) -> dict[str, dict[int, tuple[int, int]]]:
+    return LARGE if name == "MPNet" else RUNS
 
 
 def made(name: str) -> dict[str, Path]:
@@ -372,7 +376,7 @@ def peaks() -> None:
     keep(FILE, "memory", result, [0])
 
 
-SECTIONS: dict[str, Callable[[], None]] = {
+SECTIONS: dict[str, Callable[..., None]] = {
     "speed": speed,
     "limit": limit,
     "fusions": gained,
@@ -384,4 +388,5 @@ SECTIONS: dict[str, Callable[[], None]] = {
 
 if __name__ == "__main__":
     for chosen in sys.argv[1:] or SECTIONS:
-        SECTIONS[chosen]()
+        section, _, names = chosen.partition(":")
+        SECTIONS[section](*[names.split(",")] if names else [])
