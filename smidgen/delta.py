@@ -224,7 +224,7 @@ def built(model: PreTrainedModel, part: Part, path: Path) -> Graft:
     try:
         graft = build(model, part.kind, part.settings)
         graft.load_state_dict(dict(part.tensors))
-    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except (InputError, RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         why = " ".join(str(error).split())[:200]
         raise ModelError(f"{path}: its {part.kind} does not fit the base ({why}). Make the delta again.") from error
     return graft

@@ -46,7 +46,7 @@ class Adapter(Graft):
 
     def grow(self, model: PreTrainedModel) -> None:
         if self.settings["kind"] not in KINDS:
-            raise ValueError(f"kind is {self.settings['kind']!r}, wanted one of {', '.join(KINDS)}")
+            raise InputError(f"kind is {self.settings['kind']!r}, wanted one of {', '.join(KINDS)}")
         size, width, like = anatomy(model).hidden_size, self.settings["width"], first_weight(model)
         places = ["out", "down"] if self.settings["kind"] == "houlsby" else ["down"]
         names = [f"{i}/{place}" for i in within(model, self.settings["first"], "adapters") for place in places]
