@@ -289,7 +289,8 @@ def _add_folder(search: Search, models: dict[str, Any], name: str, recipe: Recip
     try:
         done = search.make(recipe, until)
     except OutOfTime as late:
-        search.notes.append(f"The time limit left no time for the baseline {name}: {late}.")
+        note = f"The time limit left no time for the baseline {name}: {late}."
+        search.notes += [note] if note not in search.notes else []  # `decide` may ask again
         return
     entry = entries.entry(name, "baseline", recipe={"stages": to_data(recipe.stages)})
     judge(search, entry, done[-1])

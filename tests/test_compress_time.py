@@ -259,7 +259,7 @@ def test_a_store_that_is_held_at_the_end_costs_a_baseline_at_most(
     report = outcome.carry_out(job(tmp_path, "600s", depths=(1, 2)), virtual.out)
     assert report["verdict"] == "met" and virtual.time <= 660
     said = "The time limit left no time for the baseline teacher, int8: another run held the store for too long."
-    assert (said in report["notes"]) == (held > 20)
+    assert report["notes"].count(said) == (held > 20)
     assert any(one["name"] == "teacher, int8" for one in report["baselines"]) == (held == 20)
 
 

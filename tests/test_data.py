@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smidgen.cells import in_order
@@ -496,14 +496,16 @@ HOSTILE = st.text(
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
 def test_hostile_texts_come_back_as_they_were(kind: str, tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
     path = tmp_path / f"hostile.{kind}"
-    if kind == "tsv" and any("\t" in text and "\n" in text for pair in pairs for text in pair):
-        reject()  # so that a quote that was forgotten swallows no rows
     if kind == "jsonl":
         records = (json.dumps({"text": a, "text_pair": b}, ensure_ascii=False) + "\n" for a, b in pairs)
         path.write_text("".join(records), encoding="utf-8", newline="")
     else:
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, delimiter="," if kind == "csv" else "\t").writerows([("text", "text_pair"), *pairs])
+    if kind == "tsv" and any("\t" in text and "\n" in text for pair in pairs for text in pair):
+        with pytest.raises(DataError, match="a quote opens a text of several lines with tabs in it"):
+            read_texts(path)  # a quote that was forgotten would swallow rows
+        return
     assert read_texts(path) == (tuple(a for a, _ in pairs), tuple(b for _, b in pairs))
 
 

@@ -253,12 +253,8 @@ def test_where_only_a_quality_is_asked_the_fastest_that_keeps_it_is_found(monkey
     all_of_them = [candidate("int8", float(name), 2.0, name, trained=False) for name in full]
     search = found(all_of_them, quality="97%teacher")
     search.teacher["numbers"]["dev_quality"]["value"] = 1.0
-    search.job.seed, search.job.seeds, search.notes, search.trials = (
-        0,
-        1,
-        [],
-        SimpleNamespace(close=lambda scores: None),
-    )
+    search.job.seeds, search.notes = 1, []
+    search.trials = SimpleNamespace(close=lambda scores: None)
     search.watch, search.labelled, search.compared, search.pace = Silent(), 0.0, 0, Pace()
     search.data.train, search.data.unlabeled, search.model = [0], None, None
     search.of = lambda body: [c for c in all_of_them if c.shape.body.name == body]

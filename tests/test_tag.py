@@ -287,7 +287,7 @@ def test_words_carry_over_to_a_student_with_another_tokenizer(
         ],
     }
     (done,) = run(plan(load_recipe(yaml.safe_dump(recipe))), tmp_path / "stages")
-    assert done.artefact.record["history"]["best"] > 0.5  # no entity at all scores 0
+    assert done.artefact.record["history"]["best"] > 0.7
 
 
 # What a user sees.

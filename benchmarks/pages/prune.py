@@ -37,12 +37,25 @@ def fisher(found: dict[str, Any]) -> str:
             f"{'cores' if found['environment']['cores'] > 1 else 'core'}. {found['what']}, n = {found['n']}. Asked for {found['asked']}x. Lost: {points(found['lost'])} points. "
             "The first seed's time has the measuring of the table of milliseconds in it.",
             "",
+            _costs(found["runs"][0]["found"]["costs"]),
+            "",
             "| seed | teacher | cut | seconds to cut | times as fast | ms by the table | ms measured |",
             "|--:|--:|--:|--:|--:|--:|--:|",
             *rows,
             "",
             foot(found),
         ]
+    )
+
+
+def _costs(table: dict[str, Any]) -> str:
+    """The table that steered the cut, in a sentence."""
+    heads, units = (
+        ", ".join(f"{count:,} {ms:.3f}" for count, ms in table[row] if count) for row in ("heads", "widths")
+    )
+    return (
+        f"That table, ms of a block: an attention of so many heads {heads}; a feed-forward of so many units {units}; "
+        f"what no cut inside a block changes, {table['fixed']:.3f} in all."
     )
 
 
