@@ -39,6 +39,7 @@ from smidgen.prices import Costs, Shape, shape_of, widest
 from smidgen.runtime.engines.onnxruntime import open_session
 from smidgen.runtime.folder import GRAPH
 from smidgen.runtime.machine import cpu, features, usable_cores
+from smidgen.runtime.serving import by_rule
 from smidgen.surgery import apply, from_data
 from smidgen.tasks import Task
 from smidgen.tokens import encode, open_tokenizer
@@ -69,7 +70,7 @@ class Clock:
     max_length: int
     kept: Path  # where tables are kept
     precision: str  # float32 | int8
-    threads: int = 0  # 0 = as many as the runtime takes
+    threads: int = 0  # 0 = of each graph, as many as the runtime takes
     unit: str = "ms"
 
     def costs(self, model: PreTrainedModel, hidden: int = 0) -> Costs:
@@ -92,11 +93,7 @@ class Clock:
         parts = anatomy(whole)
         geometry = [parts.family, parts.hidden_size, parts.blocks[0].head_size, shape_of(whole)]
         lengths = self._encoded(self.rows).lengths.tolist()
-        return [2, geometry, self.task.name, lengths, self.precision, machine(self._threads)]
-
-    @property
-    def _threads(self) -> int:
-        return self.threads or usable_cores()
+        return [3, geometry, self.task.name, lengths, self.precision, machine(self.threads or usable_cores())]
 
     def _encoded(self, rows: Sequence[Row]) -> Any:
         return encode(self.task, self.home, *two_lists(rows), self.max_length)
@@ -147,7 +144,8 @@ class Clock:
 
     def _served(self, graph: Path) -> Callable[[Row], object]:
         """What the runtime does with one text, up to the logits."""
-        session, tokenizer = open_session(graph, self._threads), open_tokenizer(self.home)
+        threads = self.threads or by_rule(graph).latency.threads
+        session, tokenizer = open_session(graph, threads), open_tokenizer(self.home)
         names = [value.name for value in session.get_inputs()]
 
         def call(row: Row) -> object:

@@ -6,7 +6,8 @@ by trying all (Kwon et al. 2022, arXiv:2204.09656). Where a sublayer's first hea
 as it does in milliseconds, it may pay to empty the sublayer: those whose absence leaves more to keep are emptied, one
 by one, as long as the scores say that it helps. They cannot see that the parts of a sublayer stand in for each other,
 and that without all of them a model may be worth nothing; so each number of emptied sublayers is a choice of its own,
-and so is a head in each block, where the price has room for that.
+and so is a head in each block, or in as many as the price has room for. One head always stays: without any, no token
+would see another.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Kept:
 
 
 def choices(heads: Each, units: Each, costs: Costs, limit: float, multiple: int = 1) -> list[Kept]:
-    """Parts to keep so that `costs.predict(kept.shape) <= limit`: with a head in each block, if that fits; with no
-    sublayer emptied for its price, with one, with two, as long as the scores rise. An empty list where nothing fits.
+    """Parts to keep so that `costs.predict(kept.shape) <= limit`: with a head in each block, or in as many as fit; with
+    no sublayer emptied for its price, with one, with two, as long as the scores rise. An empty list where nothing fits.
 
     Args:
         heads, units: scores of each block, 0 or more; an empty array where the block has none.
@@ -53,7 +54,7 @@ def choices(heads: Each, units: Each, costs: Costs, limit: float, multiple: int 
     best = under(heads, units, costs, limit, multiple, emptied)
     if best is None:
         return []
-    full = under(heads, units, costs, limit, multiple, emptied, range(len(heads)))
+    full = _holding(range(len(heads)), heads, units, costs, limit, multiple, emptied)
     found = [best] if full is None or full.shape == best.shape else [full, best]
     while True:
         tried = []
@@ -70,12 +71,29 @@ def choices(heads: Each, units: Each, costs: Costs, limit: float, multiple: int 
 
 
 def again(kept: Kept, heads: Each, units: Each, costs: Costs, limit: float, multiple: int) -> Kept | None:
-    """A choice of the same kind under another limit: no other sublayer is emptied, and no other attention loses its
-    last head, while there is room. None where nothing fits."""
+    """A choice of the same kind under another limit: while there is room no other sublayer is emptied, and no other
+    attention loses its last head. None where nothing fits."""
     held = [block for block, flags in enumerate(kept.heads) if flags.any()]
-    kinds = ((kept.emptied, held), (kept.emptied, ()), (_gone(heads, units), ()))
-    found = (under(heads, units, costs, limit, multiple, emptied, blocks) for emptied, blocks in kinds)
+    found = (
+        _holding(held, heads, units, costs, limit, multiple, emptied) for emptied in (kept.emptied, _gone(heads, units))
+    )
     return next((each for each in found if each is not None), None)
+
+
+def _holding(
+    blocks: Collection[int],
+    heads: Each,
+    units: Each,
+    costs: Costs,
+    limit: float,
+    multiple: int,
+    emptied: frozenset[Sublayer],
+) -> Kept | None:
+    """The best where a head stays in each of these blocks, or in as many as there is room for, those of the best heads;
+    None where nothing fits."""
+    order = sorted(blocks, key=lambda block: -max(heads[block], default=0.0))
+    found = (under(heads, units, costs, limit, multiple, emptied, order[:count]) for count in range(len(order), -1, -1))
+    return next((kept for kept in found if kept is not None), None)
 
 
 def _gone(heads: Each, units: Each) -> frozenset[Sublayer]:
@@ -97,6 +115,8 @@ def under(
     """The best with the sublayers that are emptied given; held: blocks that keep a head. None where nothing fits."""
     attention = _Line(heads, costs.heads, 1, emptied, 0, held)
     feed = _Line(units, costs.widths, multiple, emptied, 1)
+    if attention.least > len(attention.groups):  # every attention is to be emptied
+        return None
     left = limit * (1 + 1e-12) - costs.fixed - attention.costs[attention.least :]
     many = np.searchsorted(feed.costs, left, side="right") - 1  # the most groups of units beside so many heads
     total = np.where(many >= feed.least, attention.scores[attention.least :] + feed.scores[many], -1.0)
@@ -135,7 +155,8 @@ class _Line:
                     groups.append((not (must and start == 0), -mean, block, start, members))
         groups.sort(key=lambda group: group[:4])
         self.groups = [(block, members) for _, _, block, _, members in groups]
-        self.least = sum(not group[0] for group in groups)
+        one = kind == 0 and any(map(len, parts))  # head at least, wherever the best is
+        self.least = max(sum(not group[0] for group in groups), int(one))
         added = np.zeros((len(groups) + 1, len(parts)))
         for i, (block, members) in enumerate(self.groups, 1):
             added[i, block] = len(members)

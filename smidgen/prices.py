@@ -46,10 +46,12 @@ class Costs:
         return self.fixed + sum(self.attention(heads) + self.feed_forward(width) for heads, width in shape)
 
     def floor(self, shape: Shape, units: int = 1) -> float:
-        """The least that a model of this shape can be cut to: no heads and so few units in each block, and one head
-        where there are no units, since a block cannot be empty.
+        """The least that a model of this shape can be cut to: so few units in each block and one head in all, or one
+        in each block that has no units, since a block cannot be empty.
         """
-        return self.predict([(0, min(units, width)) if width else (1, 0) for _, width in shape])
+        least = [(0, min(units, width)) if width else (1, 0) for _, width in shape]
+        alone = any(heads for heads, _ in shape) and not any(heads for heads, _ in least)
+        return self.predict(least) + (self.attention(1) - self.attention(0)) * alone
 
     def to_data(self) -> dict[str, Any]:
         return asdict(self)

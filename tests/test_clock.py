@@ -26,6 +26,7 @@ from smidgen.edits.swap import Swap
 from smidgen.planner import plan
 from smidgen.prices import Costs, Macs, shape_of
 from smidgen.recipe import Files, Recipe, Stage, Use
+from smidgen.runtime.engines.onnxruntime import open_session
 from smidgen.surgery import apply, replay
 from smidgen.tasks import Classify
 
@@ -169,6 +170,26 @@ def test_models_are_timed_as_they_would_be_served(tmp_path: Path, monkeypatch: p
     found = clock(Clock, tmp_path, "int8").measure({"cut": model})
     assert set(found) == {"cut"} and 0 < found["cut"] < 1000
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("worth", "threads"), [(1000, 4), (10**9, 1)])
+def test_a_graph_is_timed_on_the_threads_that_would_serve_it(
+    worth: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a small graph are fewer than the machine has."""
+    monkeypatch.setattr(smidgen.clock, "TEXTS", 1)
+    monkeypatch.setattr("smidgen.runtime.serving.usable_cores", lambda: 4)
+    monkeypatch.setattr("smidgen.runtime.serving.WORTH", worth)
+    asked: list[int] = []
+
+    def opened(graph: Path, threads: int) -> object:
+        asked.append(threads)
+        return open_session(graph, 1)
+
+    monkeypatch.setattr(smidgen.clock, "open_session", opened)
+    clock(Clock, tmp_path).measure({"whole": tiny("bert")})
+    clock(Clock, tmp_path, threads=3).measure({"whole": tiny("bert")})
+    assert asked == [threads, 3]
 
 
 def test_a_shape_is_exported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,8 @@ def keep(heads: Each, units: Each, costs: Costs, limit: float, multiple: int = 1
 
 
 def best(heads: Each, units: Each, costs: Costs, limit: float, units_stay: bool = False) -> float:
-    """The largest sum of scores under the limit, by trying every choice that leaves something in each block: a unit
-    in each, or anything."""
+    """The largest sum of scores under the limit, by trying every choice that leaves a head somewhere and something in
+    each block: a unit in each, or anything."""
     sizes = [(len(h), len(u)) for h, u in zip(heads, units, strict=True)]
     per_block = []
     for block, (of_heads, of_units) in enumerate(sizes):
@@ -36,7 +36,7 @@ def best(heads: Each, units: Each, costs: Costs, limit: float, units_stay: bool 
         per_block.append(choices)
     found = -1.0
     for shapes in itertools.product(*per_block):
-        if costs.predict(shapes) <= limit:
+        if costs.predict(shapes) <= limit and any(count for count, _ in shapes):
             found = max(found, sum(choices[shape] for choices, shape in zip(per_block, shapes, strict=True)))
     return found
 
@@ -45,7 +45,7 @@ def best(heads: Each, units: Each, costs: Costs, limit: float, units_stay: bool 
 def test_under_even_prices_nothing_is_better(seed: int) -> None:
     draw = np.random.default_rng(seed)
     heads, units = ([draw.random(n) ** 3 for _ in range(2)] for n in (2, 4))
-    for limit in (7.0, 12.0, 20.0, 31.0, 39.0):
+    for limit in (12.0, 15.0, 20.0, 31.0, 39.0):
         found = keep(heads, units, LINEAR, limit)
         assert found is not None and LINEAR.predict(found.shape) <= limit
         least, most = (best(heads, units, LINEAR, limit, units_stay) for units_stay in (True, False))
@@ -87,11 +87,37 @@ def test_under_a_tighter_limit_each_block_keeps_its_head_while_there_is_room() -
     for room, shape in (
         ([(1, 1), (1, 1)], [(1, 1), (1, 1)]),
         ([(1, 1), (0, 1)], [(1, 1), (0, 1)]),
-        ([(0, 1), (0, 1)], [(0, 1), (0, 1)]),
     ):
         found = again(kept, heads, units, LINEAR, LINEAR.predict(room), 1)
         assert found is not None and found.shape == shape
-    assert again(kept, heads, units, LINEAR, LINEAR.predict([(0, 1), (0, 0)]), 1) is None
+    assert again(kept, heads, units, LINEAR, LINEAR.predict([(0, 1), (0, 1)]), 1) is None, "one head stays"
+
+
+def test_as_many_blocks_as_there_is_room_for_keep_a_head() -> None:
+    heads = [np.array([3.0, 2.9]), np.array([9.0, 8.5]), np.array([1.0, 0.1]), np.array([2.0, 1.9])]
+    units = [np.full(4, 30.0)] * 4
+    limit = LINEAR.predict([(1, 1), (1, 1), (0, 1), (0, 1)])
+    assert [each.shape for each in choices(heads, units, LINEAR, limit)] == [
+        [(1, 1), (1, 1), (0, 1), (0, 1)],
+        [(0, 3), (1, 1), (0, 1), (0, 1)],
+    ], "those whose heads are the best; or units, which score more, and one head"
+    kept = choices(heads, [np.full(4, 0.1)] * 4, LINEAR, LINEAR.predict([(1, 1), (2, 1), (1, 1), (1, 1)]))[0]
+    assert [count for count, _ in kept.shape] == [1, 2, 1, 1]
+    tighter = again(kept, heads, units, LINEAR, limit, 1)
+    assert tighter is not None and tighter.shape == [(1, 1), (1, 1), (0, 1), (0, 1)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_head_always_stays(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    heads, units = [draw.random(2) * 0.01 for _ in range(3)], [draw.random(4) for _ in range(3)]
+    for costs in (LINEAR, STEEP):
+        floor = costs.floor([(2, 4)] * 3)
+        for limit in (floor, floor * 1.3, floor * 1.6):
+            found = choices(heads, units, costs, limit)
+            assert found and all(sum(count for count, _ in each.shape) for each in found)
+        assert choices(heads, units, costs, floor - 0.01) == []
+    assert keep([np.zeros(0)] * 2, units[:2], LINEAR, 11.0) is not None, "but where there are none"
 
 
 def test_an_attention_that_went_may_come_back_and_no_other_goes() -> None:

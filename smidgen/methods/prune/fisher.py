@@ -3,10 +3,10 @@
 Idea       With a gate on each head and inner unit and g_i(x) the gradient of an example's loss by gate i, the Fisher
            information F_ij = sum_x g_i(x) g_j(x) says what shutting some of them costs: (1 - m)' F (1 - m) / 2. Search:
            the diagonal alone, sum_x g_i(x)^2, is what a part is worth, and the most worth stays that the price allows.
-           Whole sublayers may go for their price, or each block may keep a head: of models cut and tuned so, the one
-           with the least loss on some rows is taken. A table of milliseconds adds up sublayers, and a model that is cut
-           everywhere is not quite as fast as their sum: so what it leaves is measured, and up to twice sought anew
-           under another limit, until it is as fast as was asked.
+           Whole sublayers may go for their price, or a head may stay in each block, or in as many as there is room
+           for: of models cut and tuned so, the one with the least loss on some rows is taken. A table of milliseconds
+           adds up sublayers, and a model that is cut everywhere is not quite as fast as their sum: so what it leaves
+           is measured, and up to twice sought anew under another limit, until it is as fast as was asked.
            Rearrangement: inside a block, a part that goes is exchanged for one that stays while that lowers
            sum_x (sum of g_i(x) over what goes)^2 (Kwon et al. 2022, arXiv:2204.09656). Tuning: from the bottom up, by
            least squares, so that each sublayer says what the uncut one says: `factors` on what stays, as there, or all
@@ -17,8 +17,8 @@ Takes      A float model of a family with an anatomy, trained for its task, and 
 Leaves     A float model with fewer heads and units, not as many in each block, the factors inside its weights; `found`
            in its record has the shape, the table, the price that was foretold and the one that was measured.
 Beside     Nothing, as a stage of its own; or tune.full or distil.* in the same stage.
-Fails      Where the price has no room for a head in each block; well before, training after it, or with it, does
-           better. `price: int8` and `float32` are milliseconds of this machine: a table of them is measured first, in
+Fails      Where the price has no room for a head in each block: what is left may be at chance before it is trained
+           on. Well before, training after it, or with it, does better. `price: int8` and `float32` are milliseconds of this machine: a table of them is measured first, in
            about a minute. Tables, and counts of operations, know full attention and whole matrices alone; of others
            milliseconds are right in the end, since what is left is measured.
 """
@@ -73,7 +73,7 @@ class Fisher(Method[None]):
     tune: str = "weights"  # what is fitted: weights that read what stays | factors on it | nothing
     rows: int = 2048  # examples to measure on; all there are where the data has fewer
 
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     needs: ClassVar[Needs] = Needs(examples=True)
 
     def faults(self) -> Iterator[str]:
@@ -211,10 +211,10 @@ class Fisher(Method[None]):
             raise NoEffect("prune.fisher: speedup 1.0 cuts nothing. Ask for more, such as 1.5.")
         if limit < floor:
             most = int(whole / floor * 100) / 100
-            hollow = "" if all(width for _, width in shape) else ", or with one head where there are none,"
+            hollow = "" if all(width for _, width in shape) else ", or a head where there are none,"
             raise InputError(
                 f"prune.fisher: speedup {self.speedup} of {amount(whole, costs.unit)} is {amount(limit, costs.unit)}, "
-                f"but {len(shape)} blocks without heads and with {self.multiple} units each{hollow} still cost "
+                f"but {len(shape)} blocks with one head in all and {self.multiple} units each{hollow} still cost "
                 f"{amount(floor, costs.unit)}. Write a speedup up to {most}, a lower multiple, or drop blocks first "
                 "with prune.layers."
             )

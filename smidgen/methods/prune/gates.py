@@ -70,7 +70,7 @@ class Gates(Method[Gating]):
     warmup: float = 0.4  # share of the stage in which the target falls from 1
     rate: float = 0.1  # learning rate of the gates
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     needs: ClassVar[Needs] = Needs(training=True)
 
     def reshapes(self) -> bool:
