@@ -18,9 +18,10 @@ Leaves     A float model with fewer heads and units, not as many in each block, 
            in its record has the shape, the table, the price that was foretold and the one that was measured.
 Beside     Nothing, as a stage of its own; or tune.full or distil.* in the same stage.
 Fails      Where the price has no room for a head in each block: what is left may be at chance before it is trained
-           on. Well before, training after it, or with it, does better. `price: int8` and `float32` are milliseconds of this machine: a table of them is measured first, in
-           about a minute. Tables, and counts of operations, know full attention and whole matrices alone; of others
-           milliseconds are right in the end, since what is left is measured.
+           on. Well before, training after it, or with it, does better. `price: int8` and `float32` are milliseconds of
+           this machine: a table of them is measured first, in about a minute. Tables, and counts of operations, know
+           full attention and whole matrices alone; of others milliseconds are right in the end, since what is left is
+           measured.
 """
 
 from __future__ import annotations
