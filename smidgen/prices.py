@@ -45,13 +45,19 @@ class Costs:
         """The cost of a model whose blocks have these heads and widths."""
         return self.fixed + sum(self.attention(heads) + self.feed_forward(width) for heads, width in shape)
 
-    def floor(self, shape: Shape, units: int = 1) -> float:
-        """The least that a model of this shape can be cut to: so few units in each block and one head in all, or one
-        in each block that has no units, since a block cannot be empty.
+    def least(self, shape: Shape, units: int = 1) -> list[tuple[int, int]]:
+        """The least that a model of this shape can be cut to: so few units in each block and one head in all, or one in
+        each block that has no units, since a block cannot be empty.
         """
-        least = [(0, min(units, width)) if width else (1, 0) for _, width in shape]
-        alone = any(heads for heads, _ in shape) and not any(heads for heads, _ in least)
-        return self.predict(least) + (self.attention(1) - self.attention(0)) * alone
+        found = [(0, min(units, width)) if width else (1, 0) for _, width in shape]
+        able = [block for block, (heads, _) in enumerate(shape) if heads]
+        if able and not any(heads for heads, _ in found):
+            found[able[-1]] = (1, found[able[-1]][1])
+        return found
+
+    def floor(self, shape: Shape, units: int = 1) -> float:
+        """What that costs."""
+        return self.predict(self.least(shape, units))
 
     def to_data(self) -> dict[str, Any]:
         return asdict(self)

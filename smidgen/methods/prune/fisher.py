@@ -38,7 +38,7 @@ import torch
 from torch import nn
 
 from smidgen.batch import Batch, agreed
-from smidgen.clock import of_machine
+from smidgen.clock import of_machine, shaped
 from smidgen.edits.attach import attached
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
@@ -46,7 +46,7 @@ from smidgen.errors import InputError, ModelError, NoEffect
 from smidgen.gates import Gates
 from smidgen.keeping import Each, Kept, again, choices
 from smidgen.method import Context, Method, Needs, at_least, one_of
-from smidgen.prices import Costs, Meter, Shape, amount, held_against, left, shape_of
+from smidgen.prices import Costs, Meter, Shape, held_against, left, shape_of
 from smidgen.refit import refit, reweigh
 from smidgen.surgery import apply, cuttable, fold
 
@@ -99,7 +99,7 @@ class Fisher(Method[None]):
             )
         meter = ctx.sight.meter(self.price)
         costs = meter.costs(model)
-        limit = self._limit(costs, shape)
+        limit = self._limit(meter, model, costs)
         nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")  # with the copies that are tried
         heads, units = slopes(model, ctx.sight.sample(self.rows))
         worth = squares(heads), squares(units)
@@ -135,19 +135,13 @@ class Fisher(Method[None]):
 
     def _off(self, one: Round) -> tuple[bool, float]:
         """Is a shape too slow, and how far is it from what was asked?"""
-        beyond = math.log(one.speedup / self.speedup)
-        return beyond < -SHORT, abs(beyond)
+        return self._slow(one.speedup), abs(math.log(one.speedup / self.speedup))
 
     def _reached(self, nearest: Round, rounds: Sequence[Round], costs: Costs, shape: Shape) -> None:
         """Refuse what no cut can reach: where the least that can stay was measured, and is too slow."""
         floor = costs.floor(shape, self.multiple) * (1 + 1e-9)
         if self._off(nearest)[0] and any(costs.predict(each.kept.shape) <= floor for each in rounds):
-            raise InputError(
-                f"prune.fisher: speedup {self.speedup} was asked for, but the least that can stay, with "
-                f"{self.multiple} units in each block, was measured to be {nearest.speedup:.2f} times as fast. Write a "
-                f"speedup up to {int(nearest.speedup * 100) / 100}, a lower multiple, or drop blocks first with "
-                "prune.layers."
-            )
+            raise self._refusal(nearest.speedup, shape)
 
     def _rounds(
         self, meter: Meter, model: PreTrainedModel, costs: Costs, kept: Kept, sought: Callable[[float], Kept | None]
@@ -162,7 +156,7 @@ class Fisher(Method[None]):
         known = [(0.0, 0.0)]  # logarithms of a limit, as a share of the whole, and of the speedup under it
         for _ in range(ROUNDS):
             share = costs.predict(kept.shape) / whole
-            rounds.append(Round(kept, gained(meter, model, kept), share))
+            rounds.append(Round(kept, gained(meter, model, kept.shape), share))
             known.append((math.log(limit / whole), math.log(rounds[-1].speedup)))
             right = abs(share * rounds[-1].speedup - 1) <= SHORT  # so that another limit would be met no better
             if -SHORT <= known[-1][1] - wanted <= OVER or (len(rounds) == 1 and right):
@@ -204,22 +198,28 @@ class Fisher(Method[None]):
         cut(model, shared(of_heads), shared(of_units), edit)
         return reweigh(model, uncut, sample) if self.tune == "weights" else fitted
 
-    def _limit(self, costs: Costs, shape: list[tuple[int, int]]) -> float:
-        """What the cut model may cost."""
-        whole = costs.predict(shape)
-        limit, floor = whole / self.speedup, costs.floor(shape, self.multiple)
+    def _limit(self, meter: Meter, model: PreTrainedModel, costs: Costs) -> float:
+        """What the cut model may cost. Where that is below the floor of the table, which is as rough as the table, the
+        least model is measured."""
+        shape = shape_of(model)
+        whole, least = costs.predict(shape), costs.least(shape, self.multiple)
+        limit, floor = whole / self.speedup, costs.predict(least)
         if self.speedup == 1:
             raise NoEffect("prune.fisher: speedup 1.0 cuts nothing. Ask for more, such as 1.5.")
-        if limit < floor:
-            most = int(whole / floor * 100) / 100
-            hollow = "" if all(width for _, width in shape) else ", or a head where there are none,"
-            raise InputError(
-                f"prune.fisher: speedup {self.speedup} of {amount(whole, costs.unit)} is {amount(limit, costs.unit)}, "
-                f"but {len(shape)} blocks with one head in all and {self.multiple} units each{hollow} still cost "
-                f"{amount(floor, costs.unit)}. Write a speedup up to {most}, a lower multiple, or drop blocks first "
-                "with prune.layers."
-            )
-        return limit
+        if limit < floor and self._slow(reached := gained(meter, model, least)):
+            raise self._refusal(reached, shape)
+        return max(limit, floor)
+
+    def _slow(self, speedup: float) -> bool:
+        return math.log(speedup / self.speedup) < -SHORT
+
+    def _refusal(self, reached: float, shape: Shape) -> InputError:
+        hollow = "" if all(width for _, width in shape) else ", a head where there are none,"
+        return InputError(
+            f"prune.fisher: speedup {self.speedup} was asked for, but the least that can stay, one head in all and "
+            f"{self.multiple} units in each block{hollow} costs {reached:.2f} times less than the model. Write a "
+            f"speedup up to {int(reached * 100) / 100}, a lower multiple, or drop blocks first with prune.layers."
+        )
 
 
 @dataclass(frozen=True)
@@ -238,12 +238,9 @@ def mean_loss(model: PreTrainedModel, sample: Sequence[Batch]) -> float:
     return float(agreed(torch.cat([batch.losses(model).double() for batch in sample]).mean()))
 
 
-def gained(meter: Meter, model: PreTrainedModel, kept: Kept) -> float:
-    """How many times less than the model one of the shape of `kept` costs."""
-    trial = copy.deepcopy(model)
-    heads, units = ([each.astype(float) for each in flags] for flags in (kept.heads, kept.units))
-    cut(trial, heads, units, functools.partial(apply, trial))
-    both = {"before": copy.deepcopy(model), "after": trial}
+def gained(meter: Meter, model: PreTrainedModel, shape: Shape) -> float:
+    """How many times less than the model one of that shape costs."""
+    both = {"before": copy.deepcopy(model), "after": shaped(model, shape)}
     found = meter.measure({name: nn.Module.to(each, "cpu") for name, each in both.items()})
     return float(agreed(torch.tensor(found["before"] / found["after"])))
 
