@@ -8,7 +8,7 @@ memory       peaks of processes that answer texts
 training     bfloat16 and float32 over seeds (benchmarks/precisions.py)
 calibrators  int8 by every calibrator on three tasks (benchmarks/precisions.py)
 
-`python benchmarks/runtime.py speed` runs one section, `speed:MPNet` that of one model, into one of its own. Figures are of test; nothing was chosen on it. The models are those of
+`python benchmarks/runtime.py speed` runs one section, `speed:MPNet` and `memory:MPNet` that of one model, into one of its own. Figures are of test; nothing was chosen on it. The models are those of
 `distil.py` and `prune.py`, made first where they are not there yet.
 """
 
@@ -125,7 +125,7 @@ def speed(names: Sequence[str] = tuple(MODELS)) -> None:
         ARTICLES: [long[i] for i in order[:TEXTS]],
     }
     others = {SENTENCES: splits.train.texts[:TEXTS], ARTICLES: [long[i] for i in order[TEXTS : 2 * TEXTS]]}
-    section, rows = ", ".join(["speed", *(names if len(names) < len(MODELS) else ())]), []
+    rows = []
     for name in names:
         folders = made(name)
         ours = opened(folders)
@@ -161,7 +161,11 @@ def speed(names: Sequence[str] = tuple(MODELS)) -> None:
             "wanted": "1.2x the best of the others at batch 1 and 32 on sentences, never slower on articles, at most 0.3 "
             "points lost",
         }
-        keep(FILE, section, result, [0])
+        keep(FILE, _section("speed", names), result, [0])
+
+
+def _section(section: str, names: Sequence[str]) -> str:
+    return ", ".join([section, *(names if len(names) < len(MODELS) else ())])
 
 
 def _runs(name: str) -> dict[str, dict[int, tuple[int, int]]]:
@@ -358,12 +362,12 @@ def same_strings() -> None:
     keep(FILE, "strings", found, [0])
 
 
-def peaks() -> None:
+def peaks(names: Sequence[str] = tuple(MODELS)) -> None:
     """Of a process that answers sentences, for every model in float32 and int8, by each engine that is there."""
     splits = load_data(**data("sst2"))
     assert splits.test is not None
     rows = []
-    for name in MODELS:
+    for name in names:
         folders = made(name)
         for (engine, bits), forms in PEAKS.items():
             for form in forms if installed(engine) and not refusal(engine, bits) else ():
@@ -373,7 +377,7 @@ def peaks() -> None:
                 rows.append(about | found.to_data())
                 print(rows[-1], flush=True)
     result = {"what": f"peak of a process that answers {ANSWERED} SST-2 sentences", "n": ANSWERED, "rows": rows}
-    keep(FILE, "memory", result, [0])
+    keep(FILE, _section("memory", names), result, [0])
 
 
 SECTIONS: dict[str, Callable[..., None]] = {

@@ -127,7 +127,7 @@ def strings(found: dict[str, Any]) -> str:
     )
 
 
-def memory(found: dict[str, Any]) -> str:
+def memory(found: dict[str, Any], title: str = "") -> str:
     rows = [
         f"| {r['model']} | {r['graph']} | {_engine(r)} | {r['size_mb']:.1f} | {r['value']:.0f} | {r['most_mb']:.0f} |"
         for r in found["rows"]
@@ -141,7 +141,7 @@ def memory(found: dict[str, Any]) -> str:
     )
     return "\n".join(
         [
-            "## Memory of the runtime",
+            f"## Memory of the runtime{title}",
             "",
             f"Claim: with ONNX Runtime at most twice the size of what is deployed and 150 MB. **{holds(all(kept)).capitalize()}**. "
             f"{elsewhere}. {found['what']}, in MB.",
@@ -255,6 +255,7 @@ SECTIONS = {
     "fusions": fusions,
     "strings": strings,
     "memory": memory,
+    "memory, MiniLM-6, MPNet": partial(memory, title=", by engine"),
     "training": training,
     "training, GPU": partial(training, title=" on a GPU"),
     "calibrators": calibrators,
