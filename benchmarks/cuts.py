@@ -71,7 +71,7 @@ TABLE: dict[tuple[str, str], tuple[Stage, ...]] = {
     **{("fisher", f"{speed}x"): (fisher(speed),) for speed in (1.3, 1.7, 2.2, 3.2)},
     **{("fisher, distilled", f"{speed}x"): (fisher(speed), learnt()) for speed in (2.2, 3.2)},
     **{("gates, distilled", f"{speed}x"): (gates(speed), learnt()) for speed in (2.2, 3.2, 4.4)},
-    ("gates, hidden size too, distilled", "3.2x"): (gates(3.2, "hidden"), learnt()),
+    ("gates, hidden size too, distilled", "3.6x"): (gates(3.6, "hidden"), learnt()),
     ("theseus, distilled", "3 blocks"): (theseus(3), learnt(epochs=1.0)),
     ("theseus, narrow feed-forwards, distilled", "half"): (narrowed(0.5), learnt(epochs=1.0)),
     ("lowrank, distilled", "rank 128"): (learnt(Use("replace.lowrank", {"rank": 128}), epochs=1.0),),
