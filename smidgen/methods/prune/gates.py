@@ -21,7 +21,8 @@ Beside     tune.full, as McCarley; distil.logits and distil.hidden with mapping:
            by distil.* in the stage after it; with another hidden size than the teacher's, distil.hidden learns a
            projection. Dev is scored on what would be cut at that moment, down to the target; the last weights are kept.
 Fails      Within a hundred steps: gates take about 5 / rate of them to shut. A dimension of the hidden size goes from
-           all blocks at once: ask for it where heads and units alone would leave too few.
+           all blocks at once: ask for it where heads and units alone would leave too few. Near the least that the price
+           allows all heads may shut, and then what is left is at chance: see how many are left in what it says.
 """
 
 from __future__ import annotations
