@@ -12,8 +12,9 @@ would see another.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def choices(heads: Each, units: Each, costs: Costs, limit: float, multiple: int 
     best = under(heads, units, costs, limit, multiple, emptied)
     if best is None:
         return []
-    full = _holding(range(len(heads)), heads, units, costs, limit, multiple, emptied)
+    full = _holding(range(len(heads)), heads, partial(under, heads, units, costs, limit, multiple, emptied))
     found = [best] if full is None or full.shape == best.shape else [full, best]
     while True:
         tried = []
@@ -74,25 +75,18 @@ def again(kept: Kept, heads: Each, units: Each, costs: Costs, limit: float, mult
     """A choice of the same kind under another limit: while there is room no other sublayer is emptied, and no other
     attention loses its last head. None where nothing fits."""
     held = [block for block, flags in enumerate(kept.heads) if flags.any()]
-    found = (
-        _holding(held, heads, units, costs, limit, multiple, emptied) for emptied in (kept.emptied, _gone(heads, units))
-    )
+    within = [
+        partial(under, heads, units, costs, limit, multiple, each) for each in (kept.emptied, _gone(heads, units))
+    ]
+    found = (_holding(held, heads, fit) for fit in within)
     return next((each for each in found if each is not None), None)
 
 
-def _holding(
-    blocks: Collection[int],
-    heads: Each,
-    units: Each,
-    costs: Costs,
-    limit: float,
-    multiple: int,
-    emptied: frozenset[Sublayer],
-) -> Kept | None:
+def _holding(blocks: Collection[int], heads: Each, fit: Callable[[Collection[int]], Kept | None]) -> Kept | None:
     """The best where a head stays in each of these blocks, or in as many as there is room for, those of the best heads;
-    None where nothing fits."""
+    None where nothing fits. fit: the best where these blocks keep a head."""
     order = sorted(blocks, key=lambda block: -max(heads[block], default=0.0))
-    found = (under(heads, units, costs, limit, multiple, emptied, order[:count]) for count in range(len(order), -1, -1))
+    found = (fit(order[:count]) for count in range(len(order), -1, -1))
     return next((kept for kept in found if kept is not None), None)
 
 
