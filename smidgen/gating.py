@@ -9,11 +9,15 @@
 
 The gates of a step follow from the seed and the number of the step alone, so a step that is cut, several processes and
 a resumed run see the same ones.
+
+A model without any head gives each text the same answer. So where all heads are shut the one that was open the most,
+or all of its block where heads have no gates of their own, is open after all, in training as in the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +61,8 @@ class Cut:
 class Gating(nn.Module):
     """A method's state. See the module's text. All of it is float64: the price of a unit is small beside the whole.
 
-    stands: how many steps are done, and the share of the stage. keep: the share of the price that may stay.
+    stands: how many steps are done, and the share of the stage. keep: the share of the price that may stay. measured:
+    says what share of its price a model of a shape and hidden size is measured to be, where that is not exact.
 
     Args:
         on: what has gates: kinds of `smidgen.gates`, and `hidden`.
@@ -103,6 +108,7 @@ class Gating(nn.Module):
         self.multipliers = nn.Parameter(torch.tensor([0.0, STEEP], dtype=torch.double))
         self.register_buffer("stands", torch.zeros(2, dtype=torch.double))
         self.register_buffer("keep", torch.tensor(keep, dtype=torch.double))
+        self.measured: Callable[[Shape, int], float] | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._cut: Cut | None = None  # of the weights as they are
 
@@ -144,6 +150,12 @@ class Gating(nn.Module):
         for kind, log_alpha in self.log_alpha.items():
             noise = torch.from_numpy(rng.uniform(1e-6, 1 - 1e-6, len(log_alpha))).to(log_alpha)
             found[kind] = self._each(kind, draw(log_alpha, noise))
+        heads, attention = (found.get(kind) or self._of(kind) for kind in NARROW[0])
+        if any(self.sizes["heads"]) and not any(h.any() and z.any() for h, z in zip(heads, attention, strict=True)):
+            block = self._most_open()
+            for kind in {*NARROW[0]} & {*found}:
+                few = _first(self._of(kind)[block], 1) if kind == "heads" else torch.tensor(True)
+                found[kind][block] = few.to(self.multipliers)
         return found
 
     def _each(self, kind: str, values: Tensor) -> list[Tensor]:
@@ -220,6 +232,9 @@ class Gating(nn.Module):
             kept[part] = [_first(alphas, count) for alphas, count in zip(each, counts, strict=True)]
             whole = settled(torch.stack(self._of(sublayer)))
             values = [k * settled(a) * z for k, a, z in zip(kept[part], each, whole, strict=True)]
+            if part == "heads" and not any(value.any() for value in values):
+                block = self._most_open()
+                values[block] = 1.0 * kept[part][block]
             factors[part] = [value.to(self.multipliers) for value in values]
         if "hidden" in self.log_alpha:
             (alphas,) = self._of("hidden")
@@ -234,10 +249,11 @@ class Gating(nn.Module):
         for part, sublayer in NARROW:
             opened = [settled(a) * settled(z) > 0 for a, z in zip(self._of(part), self._of(sublayer), strict=True)]
             many.append([int(each.sum()) for each in opened])
+        many[0] = self._held([min(heads, few) for (heads, _), few in zip(shape, many[0], strict=True)])
         found = []
         for (heads, width), few, narrow, (_, whole) in zip(shape, *many, self.shape, strict=True):
             units = min(width, -(-narrow // self.multiple) * self.multiple, whole)
-            live = (min(heads, few), units)
+            live = (few, units)
             found.append(live if any(live) else (heads, width))
         return found
 
@@ -249,11 +265,25 @@ class Gating(nn.Module):
             if part not in self.log_alpha:
                 is_open = (is_open >= 0.5).double()
             many.append([float(chance(a + shift).sum() * o) for a, o in zip(self._of(part), is_open, strict=True)])
-        found = []
-        for (heads, width), few, narrow in zip(self.shape, *many, strict=True):
+        stay, found = self._held([int(each + 0.5) for each in many[0]]), []
+        for (heads, width), few, narrow in zip(self.shape, stay, many[1], strict=True):
             units = rounded(narrow, self.multiple, width) if narrow >= min(self.multiple, width) / 2 else 0
-            found.append((int(few + 0.5), units) if units or few >= 0.5 else self._least(heads, width))
+            found.append((few, units) if units or few else self._least(heads, width))
         return found
+
+    def _held(self, heads: list[int]) -> list[int]:
+        """How many heads stay in each block: where it would be none of all, one, or all of its block; see the module's
+        text."""
+        if any(heads):
+            return heads
+        block = self._most_open()
+        least = 1 if "heads" in self.log_alpha else self.sizes["heads"][block]
+        return [min(least, self.sizes["heads"][block]) if b == block else 0 for b in range(len(heads))]
+
+    def _most_open(self) -> int:
+        """The block of the head that is open the most."""
+        gates = zip(self._of("heads"), self._of("attention"), strict=True)
+        return int(np.argmax([max((chance(a) * chance(z)).tolist(), default=-1.0) for a, z in gates]))
 
     def hidden_at(self, shift: float) -> int:
         """The hidden size that stays: at least one multiple."""
@@ -263,9 +293,20 @@ class Gating(nn.Module):
         return rounded(max(many, 1.0), self.multiple, self.hidden)
 
     def aimed(self) -> tuple[list[tuple[int, int]], int]:
-        """Heads and widths, and the hidden size, that the price leaves while all gates are alike."""
+        """Heads and widths, and the hidden size, of what would be cut now."""
         shift = self._shift()
-        return self.shape_at(shift), self.hidden_at(shift)
+        return self._live(self.shape_at(shift)), self.hidden_at(shift)
+
+    def aim(self, keep: float) -> float:
+        """Set the target so that the like of what would be cut now is measured to be this share of the price; give p,
+        where a share s by the table is measured to be s ** p."""
+        assert self.measured is not None
+        shape, hidden = self.aimed()
+        foretold, found = self.price(shape, hidden) / self.whole, self.measured(shape, hidden)
+        power = math.log(found) / math.log(foretold) if 0 < found < 1 and foretold < 1 else 1.0
+        self.keep.fill_(keep ** (1 / power))
+        self._cut = None
+        return power
 
     def _price_at(self, shift: float) -> float:
         return self.price(self.shape_at(shift), self.hidden_at(shift))

@@ -132,7 +132,7 @@ def sight(plan: Plan, planned: Planned, store: Store, ctx: Context, home: Callab
         inputs=lambda count: _inputs(plan, planned, store, home(), count),
         dev=lambda: plan.data.dev,
         dev_loss=_dev_loss(plan, ctx, home),
-        meter=lambda unit: _meter(plan, store, home(), unit),
+        meter=functools.cache(lambda unit: _meter(plan, store, home(), unit)),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +280,42 @@ def test_gates_are_drawn_in_training_and_settled_in_judging() -> None:
     assert not torch.equal(says(True), drawn) and torch.equal(says(False), judged)
 
 
+@pytest.mark.parametrize(("parts", "left"), [(("heads", "units"), 1), (ALL_PARTS, 1), (("sublayers",), 4)])
+def test_where_all_heads_are_shut_the_most_open_one_stays(parts: tuple[str, ...], left: int) -> None:
+    """Without any head each text gets the same answer."""
+    model, inputs = tiny("bert", blocks=3, hidden_dropout_prob=0.0), batch(VOCAB, [5, 9])
+    method, state, ctx = begun(model, parts=parts, keep=0.9)
+    for kind in {"heads", "attention"} & {*state.log_alpha}:
+        state.log_alpha[kind].data.fill_(-6.0)
+        state.log_alpha[kind].data[(6 if kind == "heads" else 1)] = -4.0  # the third head of block 1
+    cut, drawn = state.decide(), state.drawn()
+    assert [int(kept.sum()) for kept in cut.kept["heads"]] == [0, left, 0]
+    assert cut.factors["heads"][1].tolist() == ([0, 0, 1, 0] if left == 1 else [1] * 4)
+    for _ in range(20):
+        state.step(0.0)
+        drawn = state.drawn()
+        if "heads" in drawn and left == 1 and "attention" not in drawn:
+            heads = [each.tolist() for each in drawn["heads"]]
+        else:
+            each = zip(state._of("heads") if "heads" not in drawn else drawn["heads"], drawn["attention"], strict=True)
+            heads = [(h.clamp(max=1) * z).tolist() for h, z in each]
+        assert any(any(block) for block in heads), "as while it trains"
+    with torch.no_grad():
+        gated = model.eval()(**inputs).logits
+        method.end(state, ctx)
+        torch.testing.assert_close(model(**inputs).logits, gated, rtol=0, atol=1e-5)
+    assert not torch.allclose(gated[0], gated[1], atol=1e-7)
+    assert [heads for heads, _ in shape_of(model)] == [0, left, 0]
+
+
+def test_all_heads_may_go_where_there_were_none() -> None:
+    model = tiny("bert")
+    for block in range(2):
+        apply(model, KeepHeads(block, ()))
+    _, state, _ = begun(model, parts=("units",), keep=0.8, price="weights")
+    assert [heads for heads, _ in state.aimed()[0]] == [0, 0]
+
+
 # Trained.
 
 
@@ -427,41 +462,57 @@ def test_the_target_is_set_by_what_a_model_is_measured_to_take(power: float) -> 
     assert other.keep == state.keep, "a run that goes on aims where it did"
 
 
-def test_no_target_is_set_by_a_model_without_any_attention() -> None:
-    """Its graph computes the first token alone, and is faster than any that could be left."""
-    seen: list[Any] = []
+def test_the_target_is_set_again_by_what_would_be_cut_once_it_has_fallen() -> None:
+    watch = Stopwatch()
+    method, ctx = Gates(speedup=2.0, price="int8", multiple=8, warmup=0.4), metered(watch)
+    state = method.begin(ctx)
+    assert float(state.keep) == pytest.approx(0.5, abs=1e-6)
+    watch.power = 1.5  # the shape that the gates have found is faster than one that lost as much of everything
+    method.step(state, 0.3)
+    assert float(state.keep) == pytest.approx(0.5, abs=1e-6), "not while the target falls"
+    stirred(state, spread=1.0)
+    method.step(state, 0.4)
+    assert state.target() == float(state.keep) == pytest.approx(0.5 ** (1 / 1.5), abs=1e-6)
+    assert state.gates._handles, "the gates work on"
+    watch.power = 0.7
+    method.step(state, 0.5)
+    assert state.target() == pytest.approx(0.5 ** (1 / 1.5), abs=1e-6), "once"
+    watch.power = 1.5
+    method.end(state, ctx)
+    assert 2.0 <= ctx.found["prune.gates"]["speedup"] < 2.6, "widths are multiples of 8"
 
-    class Watch(Stopwatch):
-        def measure(self, models: Mapping[str, Any]) -> dict[str, float]:
-            seen.append(shape_of(models["after"]))
-            return super().measure(models)
 
-    state = Gates(speedup=6.0, price="int8", multiple=8).begin(metered(Watch()))
-    assert [heads for heads, _ in state.aimed()[0]] == [0, 0] and [heads for heads, _ in seen[0]] == [0, 1]
-    assert float(state.keep) == pytest.approx(1 / 6, rel=1e-6)
+def test_no_target_is_set_again_below_what_no_cut_leaves() -> None:
+    watch = Stopwatch()
+    method = Gates(speedup=3.5, price="int8", multiple=8)
+    state = method.begin(metered(watch))
+    watch.power = 0.5
+    method.step(state, 0.5)
+    assert 1 / 3.5**2 < float(state.keep) == state.least() < 1 / 3.5
 
 
 def test_a_target_that_no_model_is_measured_to_reach_is_refused() -> None:
     told = (
-        "prune.gates: speedup 4.0, 0.25 of the price leaves a block with nothing: with all gates shut on heads, units, "
-        "16 units in a block without heads, 0.26 of it stands, 1.068 ms. Write a speedup up to 3.83, a lower multiple,"
+        "prune.gates: speedup 4.0, 0.25 of the price leaves a block with nothing: with all gates on heads, units shut "
+        "but for one head, 16 units in a block without heads, 0.41 of it stands, 1.684 ms. Write a speedup up to 2.43, "
+        "a lower multiple,"
     )
     with pytest.raises(InputError, match=re.escape(told)):
         Gates(speedup=4.0, price="int8", multiple=16).begin(metered(Stopwatch(power=0.7)))
-    Gates(speedup=3.8, price="int8", multiple=16).begin(metered(Stopwatch(power=0.7)))
+    Gates(speedup=2.43, price="int8", multiple=16).begin(metered(Stopwatch(power=0.7)))
 
 
 def test_a_target_that_leaves_a_block_with_nothing_is_refused() -> None:
     told = (
-        "prune.gates: keep 0.1 of the price leaves a block with nothing: with all gates shut on heads, units, 32 "
-        "units in a block without heads, 0.17 of it stands, 0.0041 million weights. Write a share of 0.17 or more, a "
-        "lower multiple, more parts, or drop blocks first with prune.layers."
+        "prune.gates: keep 0.1 of the price leaves a block with nothing: with all gates on heads, units shut but for "
+        "one head, 32 units in a block without heads, 0.12 of it stands, 0.00307 million weights. Write a share of "
+        "0.13 or more, a lower multiple, more parts, or drop blocks first with prune.layers."
     )
     with pytest.raises(InputError, match="^" + re.escape(told)):
         begun(tiny("bert", intermediate_size=128), keep=0.1, multiple=32, price="weights")
     with pytest.raises(InputError, match=re.escape("prune.gates: speedup 4.0, 0.25 of the price leaves")):
         begun(tiny("bert"), speedup=4.0, parts=("heads",), price="weights")
-    told = "shut on hidden, 8 units in a block without heads and a hidden size of 8, 0.62 of it stands,"
+    told = "with all gates on hidden shut, 8 units in a block without heads and a hidden size of 8, 0.62 of it stands,"
     with pytest.raises(InputError, match=re.escape(told)):
         begun(tiny("bert"), keep=0.6, parts=("hidden",), price="macs")
 

@@ -7,9 +7,10 @@ Idea       Each part has a hard-concrete gate z, drawn anew in each step, with a
            what is nested, and a target t that falls linearly from 1, the stage's losses get l1 (s - t) + l2 (s - t)^2.
            The multipliers climb, l2 from 30, without which s swings about t. In the end each sublayer, and the hidden
            size, keeps as many parts as are open on average, the most open ones, all gates shifted alike until the
-           price is met, and what is left of z goes into the weights. A table of milliseconds adds up sublayers, and a
-           model is not quite their sum: so a model that has lost as much of everything is measured first, and the
-           target is set to the share by the table under which it would cost what was asked.
+           price is met, and what is left of z goes into the weights. One head stays, as without any each text gets the
+           same answer. A table of milliseconds adds up sublayers, and a model is not quite their sum: so a model that
+           has lost as much of everything is measured first, and what would be cut once the target has fallen; each
+           time the target is set to the share by the table under which such a model would cost what was asked.
 Takes      A float model of a family with an anatomy, trained for its task, and another method with a loss. `hidden`
            among the parts: one gate a dimension for all blocks; norms take mean and variance over what is open. Cut
            before anything is factored or attached. For milliseconds, graphs of half the hidden size are timed too.
@@ -22,13 +23,13 @@ Beside     tune.full, as McCarley; distil.logits and distil.hidden with mapping:
            projection. Dev is scored on what would be cut at that moment, down to the target; the last weights are kept.
 Fails      Within a hundred steps: gates take about 5 / rate of them to shut. A dimension of the hidden size goes from
            all blocks at once: ask for it where heads and units alone would leave too few. Near the least that the price
-           allows all heads may shut, and then what is left is at chance: see how many are left in what it says.
+           allows a single head is left, which is not much: see how many are left in what it says.
 """
 
 from __future__ import annotations
 
 import copy
-import math
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
@@ -45,7 +46,7 @@ from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, NoEffect
 from smidgen.gating import FAR, Gating
 from smidgen.method import Context, Method, Needs, above, at_least, one_of, share
-from smidgen.prices import amount, held_against, left, shape_of, weights
+from smidgen.prices import Shape, amount, held_against, left, shape_of, weights
 from smidgen.surgery import apply, cuttable, fold, fold_hidden
 from smidgen.tape import Tape
 
@@ -71,7 +72,7 @@ class Gates(Method[Gating]):
     warmup: float = 0.4  # share of the stage in which the target falls from 1
     rate: float = 0.1  # learning rate of the gates
 
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     needs: ClassVar[Needs] = Needs(training=True)
 
     def reshapes(self) -> bool:
@@ -108,13 +109,13 @@ class Gates(Method[Gating]):
             )
         costs = weights if self.price == "weights" else ctx.sight.meter(self.price).costs
         whole, half = costs(model), costs(model, hidden // 2) if "hidden" in kinds else None
-        keep = 1 / self.speedup if self.speedup else self.keep
+        keep = self._share()
         state = Gating(model, kinds, whole, keep, self.multiple, self.warmup, self.rate, ctx.seed, half)
-        self._room(state, keep)
+        power = 1.0
         if self.price in PRECISIONS:
-            power = self._power(ctx, state)
-            state.keep.fill_(keep ** (1 / power))
-            self._room(state, keep, power)
+            state.measured = functools.partial(self._measured, ctx)
+            power = state.aim(keep)
+        self._room(state, keep, power)
         state.attach()
         ctx.shut = state.shut
         return state
@@ -123,7 +124,13 @@ class Gates(Method[Gating]):
         return {"price": tape.mean(state.penalty().expand(len(tape.mask)))}
 
     def step(self, state: Gating, t: float) -> None:
+        falls = float(state.stands[1]) < self.warmup
         state.step(t)
+        if state.measured is not None and falls and t >= self.warmup:
+            state.detach()
+            state.aim(self._share())
+            state.keep.clamp_(min=state.least())
+            state.attach()
 
     def settled(self, t: float) -> bool:
         return t >= 1
@@ -161,34 +168,35 @@ class Gates(Method[Gating]):
         if uncut is not None:
             self._hold_against(ctx, share, uncut)
 
-    def _room(self, state: Gating, keep: float, power: float = 1.0) -> None:
-        """Refuse a share of the price that no cut leaves; see `_power`."""
+    def _share(self) -> float:
+        """What may stay of the price."""
+        return 1 / self.speedup if self.speedup else self.keep
+
+    def _room(self, state: Gating, keep: float, power: float) -> None:
+        """Refuse a share of the price that no cut leaves; power: see `Gating.aim`."""
         if (least := state.least()) > float(state.keep):
             narrow = f" and a hidden size of {state.hidden_at(-FAR)}" if state.narrow else ""
+            but = {"heads": " but for one head", "sublayers": " but for one block's heads"}
+            stays = next((words for part, words in but.items() if part in self.parts), "")
             raise InputError(
-                f"prune.gates: {self._asked(keep)} of the price leaves a block with nothing: with all gates shut on "
-                f"{', '.join(self.parts)}, {self.multiple} units in a block without heads{narrow}, {least**power:.2f} "
-                f"of it stands, {amount(least**power * state.whole, state.costs.unit)}. Write a "
+                f"prune.gates: {self._asked(keep)} of the price leaves a block with nothing: with all gates on "
+                f"{', '.join(self.parts)} shut{stays}, {self.multiple} units in a block without heads{narrow}, "
+                f"{least**power:.2f} of it stands, {amount(least**power * state.whole, state.costs.unit)}. Write a "
                 f"{self._more(least**power)}, a lower multiple, more parts, or drop blocks first with prune.layers."
             )
 
-    def _power(self, ctx: Context, state: Gating) -> float:
-        """p, where a model that is s of the price by the table is measured to be s ** p of it; all gates alike."""
+    def _measured(self, ctx: Context, shape: Shape, hidden: int) -> float:
+        """What share a model of a shape is measured to take of what this one takes."""
         assert ctx.model is not None
-        shape, hidden = state.aimed()
-        if not any(heads for heads, _ in shape):  # a graph without any attention computes the first token alone
-            shape[-1] = (1, shape[-1][1])
-        foretold = state.price(shape, hidden) / state.whole
         with torch.random.fork_rng(devices=[]):  # what is measured changes nothing that is drawn
             after = shaped(ctx.model, shape)
-            if hidden < state.hidden:
+            if hidden < anatomy(ctx.model).hidden_size:
                 apply(after, KeepHidden(tuple(range(hidden))))
             both = {"before": copy.deepcopy(ctx.model), "after": after}
             found = ctx.sight.meter(self.price).measure(
                 {name: nn.Module.to(each, "cpu") for name, each in both.items()}
             )
-        share = float(agreed(torch.tensor(found["after"] / found["before"])))
-        return math.log(share) / math.log(foretold) if 0 < share < 1 and foretold < 1 else 1.0
+        return float(agreed(torch.tensor(found["after"] / found["before"])))
 
     def _hold_against(self, ctx: Context, share: float, uncut: PreTrainedModel) -> None:
         """What the cut model takes, beside what the table foretold."""
