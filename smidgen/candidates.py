@@ -133,9 +133,10 @@ class Search:
     def _labels_took(self, seconds: float) -> None:
         self.clock.labels += seconds
 
-    def prepare(self, recipes: Iterable[Recipe], until: float | None = None) -> set[str]:
+    def prepare(self, recipes: Iterable[Recipe], until: float | None = None, begin_by: float = math.inf) -> set[str]:
         """Where there are many hands, run the stages of several recipes at a time; `make` then finds them on disk, and
-        meets what is wrong with one of them. Gives the names of the recipes of which all is there."""
+        meets what is wrong with one of them. Gives the names of the recipes of which all is there. Nothing is begun
+        after `begin_by`."""
         if self.executor is None:
             return set()
         plans: list[Plan] = []
@@ -145,8 +146,8 @@ class Search:
                 planned = plan(recipe, self.data)
                 self._foresee_cuts(planned, until)
                 plans.append(planned)
-        there = self._until(until)
-        made = run_all(plans, self.root, self.executor, self.watch, trackers=self.trackers, inside=there)
+        there, hour = self._until(until), begin_by + self._shift
+        made = run_all(plans, self.root, self.executor, self.watch, trackers=self.trackers, inside=there, begin_by=hour)
         for one, done in zip(plans, made, strict=True):
             if not isinstance(done, SmidgenError):
                 self._told(one.recipe, done)
@@ -154,11 +155,16 @@ class Search:
         return there_now
 
     def _until(self, until: float | None) -> Watch:
-        """Who looks at the time in a stage on another machine, whose clock shows the same hour."""
+        """Who looks at the time in a stage on another machine."""
         if until is None or self.clock.limit is None:
             return Silent()
-        shift = time.time() - self.clock.now()
+        shift = self._shift
         return Until(Silent(), until + shift, time.time, ("training", "labelling"), self.labelled + shift)
+
+    @property
+    def _shift(self) -> float:
+        """From this search's clock to the hour, which other machines have too."""
+        return time.time() - self.clock.now()
 
     def _told(self, recipe: Recipe, done: list[Done]) -> list[Done]:
         known = {stage["id"] for stage in self.timing}

@@ -52,10 +52,15 @@ class Ray(Executor):
         import ray
 
         started = [self._start(fn, args) for args in zip(*iterables, strict=True)]
-        for one in started:
-            with _plain_errors():
-                found = ray.get(one, timeout=timeout)
-            yield found
+        try:
+            while started:
+                with _plain_errors():
+                    found = ray.get(started[0], timeout=timeout)
+                del started[0]
+                yield found
+        finally:
+            for one in started:  # nobody asks for what is left
+                ray.cancel(one)
 
     def _start(self, fn: Callable[..., Any], args: Iterable[Any]) -> Any:
         import ray

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,10 @@ def feasible(search: Search) -> None:
     until = search.clock.now() + FOR_BUILDING * search.clock.left
     late: list[Candidate] = []
     refused: list[tuple[Shape, str]] = []
-    search.prepare(untrained(job, candidate.shape) for candidate in search.candidates)
+    there = search.prepare((untrained(job, candidate.shape) for candidate in search.candidates), begin_by=until)
     waiting = _by_haste(search.candidates)
     while waiting:
-        held = _build(search, waiting, until, late, refused)
+        held = _build(search, waiting, there, until, late, refused)
         late += _time(search, [c for c in waiting if c.folder is not None])
         waiting = [c for small, larger in held.items() if _timed(small) and small.fits for c in larger]
         for small, larger in held.items():
@@ -118,19 +118,22 @@ def feasible(search: Search) -> None:
 def _build(
     search: Search,
     waiting: Sequence[Candidate],
+    there: Collection[str],
     until: float,
     late: list[Candidate],
     refused: list[tuple[Shape, str]],
 ) -> dict[Candidate, list[Candidate]]:
     """Build candidates and glance at them. Gives what is far over the budget, and by it what is larger, not built.
 
+    there: names of the recipes whose stages are built already.
     late, refused: what there is no time for and what cannot be built are added to these.
     """
     begun, made, graphs = search.clock.now(), set[str](), 0
     held: dict[Candidate, list[Candidate]] = {}
     with search.watch.bar("building", len(waiting)) as bar:
         for i, candidate in enumerate(waiting):
-            if search.clock.now() > until:
+            recipe = untrained(search.job, candidate.shape)
+            if search.clock.now() > until and recipe.name not in there:
                 late.append(candidate)
                 continue
             small = next((c for c in held if _kind(c.shape) == _kind(candidate.shape)), None)
@@ -138,7 +141,7 @@ def _build(
                 held[small].append(candidate)
                 continue
             try:
-                done = search.make(untrained(search.job, candidate.shape))
+                done = search.make(recipe)
             except (InputError, NoEffect) as refusal:
                 if search.job.families and candidate.shape.finish != SCARCE:
                     raise

@@ -6,6 +6,7 @@ these folders. One process alone, which is the default, goes through a plan in o
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from smidgen.artefact import Storage, Store, alone
-from smidgen.errors import InputError, SmidgenError
+from smidgen.errors import InputError, OutOfTime, SmidgenError
 from smidgen.planner import Plan, Planned
 from smidgen.runner import Done, describe, run_stage
 from smidgen.runner import run as in_order
@@ -49,6 +50,7 @@ def run_all(
     trackers: tuple[str, ...] = (),
     far: Storage | None = None,
     inside: Watch | None = None,
+    begin_by: float = math.inf,
 ) -> list[list[Done] | SmidgenError]:
     """Run the stages of several plans, each as soon as what it reads is there, as many at a time as there are hands.
 
@@ -57,6 +59,7 @@ def run_all(
     Args:
         watch: hears which stages are begun, and how many are done.
         inside: looks on in each stage, wherever that is; it goes there as a copy.
+        begin_by: the hour, as `time.time()` gives it, after which no stage is begun.
 
     Returns:
         What `run` does, of each plan, or the error of one of its stages; what does not need that stage is run all the
@@ -84,7 +87,7 @@ def run_all(
                 needed = _reads(planned) & wanted.keys()
                 if id in {*done, *failed, *running.values()} or not needed <= done.keys() | failed.keys():
                     continue
-                work = (plan, planned, store, checkpoint_seconds, trackers, inside or Silent())
+                work = (plan, planned, store, checkpoint_seconds, trackers, inside or Silent(), begin_by)
                 if lacking := needed & failed.keys():
                     failed[id] = failed[min(lacking)]
                 elif (found := store.find(id)) is not None:
@@ -118,7 +121,13 @@ def _times(planned: Planned) -> bool:
 
 
 def _stage(
-    plan: Plan, planned: Planned, store: Store, checkpoint_seconds: float, trackers: tuple[str, ...], watch: Watch
+    plan: Plan,
+    planned: Planned,
+    store: Store,
+    checkpoint_seconds: float,
+    trackers: tuple[str, ...],
+    watch: Watch,
+    begin_by: float,
 ) -> float:
     """Run a stage, wherever this is; the seconds that it took. One that was run before its worker was lost is there."""
     started = time.monotonic()
@@ -126,5 +135,7 @@ def _stage(
     for id in sorted(_reads(planned) & {other.id for other in plan.stages}):
         store.wait_for(id)
     if store.find(planned.id) is None:
+        if time.time() > begin_by:
+            raise OutOfTime(f"there was no time left to begin its {planned.stage.name}")
         run_stage(plan, planned, store, watch, checkpoint_seconds, trackers)
     return time.monotonic() - started

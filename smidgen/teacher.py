@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +38,7 @@ from smidgen.tokens import encode, pad_id
 
 SHARD = 2048
 LAST = "keys.npy"  # of a shard in storage: it is whole once it has this file
+TOLD = 256  # rows of a shard after which it is told how far it is
 AT_ONCE = 4  # shards in one piece of work that is given away: the teacher is loaded once for them
 PER_TOKEN = ("embeddings", "hidden", "query", "key", "value")  # endings of the taps that have a row per token
 
@@ -198,7 +200,10 @@ def label(
         else:
             groups = [work[i : i + AT_ONCE] for i in range(0, len(work), AT_ONCE)]
             first = os.getpid() % len(groups)  # two that want the same labels at once begin at different places
-            list(executor.map(request.make, groups[first:] + groups[:first]))
+            done, order = 0, groups[first:] + groups[:first]
+            for group, _ in zip(order, executor.map(request.make, order), strict=True):
+                done += _rows_of(group)
+                progress(done, _rows_of(work))
         shards = request.shards()
     return Labels(shards, *locate(shards, keys), asked, frozenset(tap for tap in asked if per_token(tap, task)))
 
@@ -251,29 +256,40 @@ class _Request:
 
     def make(
         self,
-        work: Sequence[tuple[np.ndarray, Split | Encoded]],
+        work: Work,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Publish the shard of each pair of keys and rows, but for those that have appeared meanwhile."""
-        answer, done = _asker(self.teacher, self.task, self.taps, self.precision), 0
+        answer, done, total = _asker(self.teacher, self.task, self.taps, self.precision), 0, _rows_of(work)
         for keys, rows in work:
             if not place(self.folder, keys).is_dir():
                 encoded = rows if isinstance(rows, Encoded) else self._encoded(rows)
-                publish(self.folder, keys, answer(encoded))
+                publish(self.folder, keys, answer(encoded, partial(_told, progress, done, len(keys), total)))
                 if self.far is not None:
                     self.far.send(place(self.folder, keys), LAST)
             done += len(keys)
-            progress(done, sum(len(keys) for keys, _ in work))
+            progress(done, total)
 
     def _encoded(self, split: Split) -> Encoded:
         return encode(self.task, self.teacher.path, split.texts, split.pairs, self.max_length)
 
 
-Answer = Callable[[Encoded], dict[str, np.ndarray]]
+Work = Sequence[tuple[np.ndarray, Split | Encoded]]
+Answer = Callable[[Encoded, Callable[[float], None]], dict[str, np.ndarray]]
+
+
+def _rows_of(work: Work) -> int:
+    return sum(len(keys) for keys, _ in work)
+
+
+def _told(progress: Callable[[int, int], None], done: int, rows: int, total: int, share: float) -> None:
+    """A share of some rows is done, and what was before them."""
+    progress(done + int(share * rows), total)
 
 
 def _asker(teacher: Source, task: Task, taps: tuple[str, ...], precision: torch.dtype) -> Answer:
-    """A function from rows to arrays, in their order; the teacher is loaded once."""
+    """A function from rows to arrays, in their order, that tells what share of the tokens is done; the teacher is
+    loaded once."""
     model = _load(teacher, task)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     nn.Module.to(model, device)
@@ -281,11 +297,14 @@ def _asker(teacher: Source, task: Task, taps: tuple[str, ...], precision: torch.
     uses_types = takes_types(model)
 
     @torch.inference_mode()
-    def answer(encoded: Encoded) -> dict[str, np.ndarray]:
+    def answer(encoded: Encoded, progress: Callable[[float], None]) -> dict[str, np.ndarray]:
         assert not model.training
         found: dict[int, dict[str, np.ndarray]] = {}
         by_length, rows = np.argsort(encoded.lengths, kind="stable"), range(len(encoded))
+        tokens = np.cumsum(encoded.lengths[by_length])
         for start in range(0, len(by_length), 64):
+            if start and start % TOLD == 0:
+                progress(float(tokens[start - 1] / tokens[-1]))
             picked = by_length[start : start + 64]
             batch = {k: torch.from_numpy(v).to(device) for k, v in encoded.batch(picked, pad).items()}
             if not uses_types:

@@ -168,6 +168,19 @@ def test_who_looks_on_in_a_stage_can_stop_it(
     assert isinstance(late, OutOfTime) and str(late) == "too long"
 
 
+def test_after_an_hour_no_stage_is_begun(
+    tiny_bert: Path, tiny_data: dict[str, str], tmp_path: Path, hands: Hands
+) -> None:
+    """Also not one that has waited for a worker until then; what is there already is."""
+    run_all([planned(tiny_bert, tiny_data, TEACHER)], tmp_path, hands)
+    (late,) = run_all([planned(tiny_bert, tiny_data, TEACHER, OTHER)], tmp_path, hands, begin_by=time.time() - 1)
+    assert isinstance(late, OutOfTime) and str(late) == "there was no time left to begin its other"
+    (there,) = run_all([planned(tiny_bert, tiny_data, TEACHER)], tmp_path, hands, begin_by=time.time() - 1)
+    assert isinstance(there, list) and there[0].reused
+    (timely,) = run_all([planned(tiny_bert, tiny_data, OTHER)], tmp_path, hands, begin_by=time.time() + 60)
+    assert isinstance(timely, list)
+
+
 # Labels in parts.
 
 
@@ -198,7 +211,9 @@ def test_labels_made_in_parts_are_the_same_files(
     asked = (resolve(str(tiny_classifier)), Classify(LABELS), Split("train", texts, None, None, "here"), ["logits"], 48)
     label(*asked, tmp_path / "one")
     hands = Mapper()
-    found = label(*asked, tmp_path / "many", executor=hands)
+    told: list[tuple[int, int]] = []
+    found = label(*asked, tmp_path / "many", lambda done, total: told.append((done, total)), executor=hands)
+    assert told == [(8, 18), (10, 18), (18, 18)]
     assert hands.sizes == [[4, 4], [2], [4, 4]]  # another process begins with another group
     assert tree(tmp_path / "many") == tree(tmp_path / "one")
     assert found.rows(np.arange(18), 48)["logits"].shape == (18, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_many_hands_need_no_folder_in_common(recipe: Path, tmp_path: Path) -> No
     run(plan(load(recipe.read_text().replace("student", "pupil"))), here.root, far=here)
     fsspec.filesystem("memory").rm(f"/run/stages/{made.stages[1].id}", recursive=True)
     store = Store(other.root, far=other)
-    _stage(made, made.stages[1], store, 60.0, (), Silent())
+    _stage(made, made.stages[1], store, 60.0, (), Silent(), math.inf)
     assert open_artefact(other.root / made.stages[0].id, deep=True).id == made.stages[0].id
     shutil.rmtree(here.root)
     assert all(done.reused for done in run(made, here.root, far=here))

@@ -79,18 +79,27 @@ def test_a_shape_that_cannot_be_built_is_left_out(tmp_path: Path, monkeypatch: p
     assert search.notes[-1] == "Left out: 2 blocks and 1 block. it is too small."
 
 
-def test_what_there_is_no_time_to_build_is_large_and_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("prepared", [(), ("2 blocks, int8, untrained",)])
+def test_what_there_is_no_time_to_build_is_large_and_untrained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared: tuple[str, ...]
+) -> None:
+    """On a cluster shapes are built beforehand, and none is begun after the hour; what was built by then is there."""
     search = begun(tmp_path, depths=(1, 2, 3), finishes=("int8",))
     seconds = iter(range(0, 1000, 10))
     search.clock = Clock(started=0.0, limit=140.0, now=lambda: next(seconds))  # a third of it is for building
     done = SimpleNamespace(artefact=SimpleNamespace(path=tmp_path), reused=True)
     monkeypatch.setattr(Search, "make", lambda *_: [done])
+    told: dict[str, float] = {}
+    monkeypatch.setattr(Search, "prepare", lambda self, recipes, **more: told.update(more) or set(prepared))
     measured = {f"{name}, int8": {"latency": {"p50_ms": 1.0}} for name in ("1 block", "2 blocks", "3 blocks")}
     monkeypatch.setattr(feasibility, "_glance", lambda *_: {})
     monkeypatch.setattr(feasibility, "_measure_shapes", lambda *_: measured)
     feasible(search)
-    assert [candidate.shape.name for candidate in search.candidates] == ["3 blocks, int8", "1 block, int8"]
-    assert "The time limit left no time to build or to time 1 shape: 2 blocks, int8." in search.notes
+    timed = [candidate.shape.name for candidate in search.candidates]
+    assert timed == ["3 blocks, int8", *["2 blocks, int8"] * len(prepared), "1 block, int8"]
+    late = "The time limit left no time to build or to time 1 shape: 2 blocks, int8."
+    assert (late in search.notes) == (not prepared)
+    assert told == {"begin_by": pytest.approx(130 / 3)}, "a third of what is left"
 
 
 def glanced(

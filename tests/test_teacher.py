@@ -20,7 +20,7 @@ from tiny import tiny
 from smidgen import teacher as module
 from smidgen.artefact import Store
 from smidgen.data import Split
-from smidgen.errors import ArtefactError, ModelError
+from smidgen.errors import ArtefactError, ModelError, OutOfTime
 from smidgen.loop import Rows, train
 from smidgen.method import Context, find
 from smidgen.recipe import Training
@@ -59,9 +59,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def counting(*args: Any) -> Any:
         answer = real(*args)
 
-        def ask(encoded: Any) -> dict[str, np.ndarray]:
+        def ask(encoded: Any, progress: Any) -> dict[str, np.ndarray]:
             counts.append(len(encoded))
-            return answer(encoded)
+            return answer(encoded, progress)
 
         return ask
 
@@ -138,6 +138,28 @@ def test_only_new_rows_are_computed(
     )
     monkeypatch.setattr(module, "_asker", None)  # all is there: the teacher is not even loaded
     label(source, TASK, split_of(TEXTS[10:20]), TAPS, LENGTH, tmp_path)
+
+
+def test_within_a_shard_it_is_told_what_share_of_the_tokens_is_done(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that labels of a single shard are stopped too where they would end too late."""
+    monkeypatch.setattr(module, "TOLD", 64)
+    texts = [f"{'film ' * (1 + i % 20)}{i}" for i in range(200)]
+    told: list[tuple[int, int]] = []
+    label(
+        source, TASK, split_of(texts), FLAT, LENGTH, tmp_path, progress=lambda done, total: told.append((done, total))
+    )
+    lengths = np.sort(encode(TASK, source.path, texts, None, LENGTH).lengths)
+    shares = [lengths[:rows].sum() / lengths.sum() for rows in (64, 128, 192, 200)]
+    assert told == [(int(200 * share), 200) for share in shares] and told[0][0] < 64, "the short ones come first"
+
+    def late(done: int, total: int) -> None:
+        raise OutOfTime("its labelling would end too late")
+
+    with pytest.raises(OutOfTime):
+        label(source, TASK, split_of(texts), FLAT, LENGTH, tmp_path / "late", progress=late)
+    assert not list((tmp_path / "late").glob("labels-*/shard-*"))
 
 
 def test_fewer_taps_are_read_from_what_is_there(source: Source, tmp_path: Path, asked: list[int]) -> None:
