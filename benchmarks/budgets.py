@@ -26,7 +26,7 @@ SPEEDUPS = {
     "middle": 60,
     "loose": 20,
 }  # times the teacher's speed in torch float32, as a limit on the median
-LIMIT = "20m"  # for each search; labels, graphs and trainings of one are there for the next
+LIMIT = "12m"  # for each search, about what the models by hand take; labels, graphs and trainings of one are there for the next
 TEACHER = "teacher, torch float32"
 ENCODER, WORDS, STATIC = "MiniLM-6, dynamic int8", "TF-IDF", "static vectors"
 
