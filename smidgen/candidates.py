@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from smidgen.source import Source
 from smidgen.trials import Trials
 from smidgen.watch import Silent, Watch
 
+T = TypeVar("T")
 Entry = dict[str, Any]
 WAIT = 5.0  # seconds between two looks at a store that another run holds
 MEMORY_ROWS = 64  # of dev, that a process answers whose memory is measured
@@ -99,23 +101,29 @@ class Search:
     trackers: tuple[str, ...] = ()
     executor: Executor | None = None  # who runs the stages; None = this process
 
-    def make(self, recipe: Recipe, until: float | None = None) -> list[Done]:
-        """Run a recipe; its stages join the lineage of the report. Raises OutOfTime where it would end too late."""
+    def make(self, recipe: Recipe, until: float | None = None, patience: float = math.inf) -> list[Done]:
+        """Run a recipe; its stages join the lineage of the report. Raises OutOfTime where it would end too late, or
+        another run holds the store until then, or until `patience` is over."""
         watch = self.watch
         if until is not None and self.clock.limit is not None:
             watch = Until(watch, until, self.clock.now, ("training", "labelling"), self.labelled, self._labels_took)
         planned, there = plan(recipe, self.data), self._until(until)
         self._foresee_cuts(planned, until)
+        work = partial(run, planned, self.root, self.executor, watch, trackers=self.trackers, inside=there)
+        return self._told(recipe, self._patient(work, min(patience, math.inf if until is None else until)))
+
+    def _patient(self, work: Callable[[], T], until: float) -> T:
+        """Do it once no other run holds the store; its stages are then there for this one too. Raises OutOfTime where
+        one does for too long."""
+        until = min(until, self.clock.end)
         while True:
             try:
-                done = run(planned, self.root, self.executor, watch, trackers=self.trackers, inside=there)
-            except Busy as busy:  # of a shared store; its stages are then there for this one too
-                if until is not None and self.clock.now() > until:
+                return work()
+            except Busy as busy:
+                if self.clock.now() > until:
                     raise OutOfTime("another run held the store for too long") from busy
                 self.watch.say(f"{self.root}: another run is working there; waiting for it")
                 time.sleep(WAIT)
-            else:
-                return self._told(recipe, done)
 
     def _foresee_cuts(self, planned: Plan, until: float | None) -> None:
         """A cut that looks at examples shows no steps by which it could be stopped. Raises OutOfTime where it is to be
@@ -147,12 +155,21 @@ class Search:
                 self._foresee_cuts(planned, until)
                 plans.append(planned)
         there, hour = self._until(until), begin_by + self._shift
-        made = run_all(plans, self.root, self.executor, self.watch, trackers=self.trackers, inside=there, begin_by=hour)
+        told = partial(run_all, trackers=self.trackers, inside=there, begin_by=hour)
+        work = partial(told, plans, self.root, self.executor, self.watch)
+        try:
+            made = self._patient(work, min(begin_by, math.inf if until is None else until))
+        except OutOfTime:
+            return set()
         for one, done in zip(plans, made, strict=True):
             if not isinstance(done, SmidgenError):
                 self._told(one.recipe, done)
                 there_now.add(one.recipe.name)
         return there_now
+
+    def there(self, recipe: Recipe) -> bool:
+        """Is what a recipe ends with on disk?"""
+        return (self.root / plan(recipe, self.data).stages[-1].id).is_dir()
 
     def _until(self, until: float | None) -> Watch:
         """Who looks at the time in a stage on another machine."""

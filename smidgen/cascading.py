@@ -240,7 +240,13 @@ def _teacher(reference: str, task: Graded, models: Mapping[str, Any]) -> Any:
         from smidgen.measure.peers import TorchModel
         from smidgen.source import resolve
 
-        return TorchModel(resolve(reference).path, task)
+        source = resolve(reference)
+        if source.head != task.name:
+            kind = f"has a head for another task ({source.head})" if source.head else "is a bare encoder"
+            raise ModelError(
+                f"--teacher {reference}: {kind} and has no answers. Give a model that was trained to {task.name}."
+            )
+        return TorchModel(source.path, task)
     found = load(reference)
     common_task([*models.values(), found])
     return found

@@ -38,6 +38,14 @@ class Ray(Executor):
         self.cores, self.gpus = cores, gpus  # of each piece
         self.handed: list[tuple[Any, Any]] = []  # what was given to pieces, and where Ray has it
 
+    @property
+    def hands(self) -> int:
+        """How many pieces there is room for at a time."""
+        import ray
+
+        there = ray.cluster_resources()
+        return max(1, int(there.get("GPU", 1) // self.gpus if self.gpus else there.get("CPU", 1) // self.cores))
+
     def __reduce__(self) -> tuple[type[Ray], tuple[int, int]]:
         return Ray, (self.cores, self.gpus)
 

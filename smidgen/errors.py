@@ -8,6 +8,7 @@ SmidgenError                  exit 1
 │   └── RecipeError                    every fault of a recipe at once, in `.faults`
 ├── NoEffect                  exit 2   a method that would change nothing in this model
 ├── Busy                      exit 2   another run holds the folder
+├── Faulty                             what was made is not what it should be; it was not kept
 ├── OutOfTime                          what would not end in the time that it was given
 ├── ArtefactError                      a folder that is not whole, or not what its name says
 └── MissingExtra              exit 2   a package of an extra that is not installed
@@ -70,12 +71,19 @@ class Busy(SmidgenError):
     exit_code = 2
 
 
+class Faulty(SmidgenError):
+    """What was made of a model does not say what the model says, or could not be made: a fault of this one alone."""
+
+
 class OutOfTime(SmidgenError):
     """Work would not end in time, and was stopped; `share` is how much of its training would have."""
 
     def __init__(self, text: str, share: float = 0.0) -> None:
         super().__init__(text)
         self.share = share
+
+
+UNMADE = (InputError, NoEffect, Faulty)  # this cannot be made of what was given; another one may
 
 
 class ArtefactError(SmidgenError):

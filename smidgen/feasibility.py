@@ -18,7 +18,7 @@ from smidgen.budget import over
 from smidgen.candidates import MEMORY_ROWS, Candidate, Pace, Search, broken_words, memory_of
 from smidgen.choosing import speed
 from smidgen.data import Data
-from smidgen.errors import InputError, ModelError, NoEffect, RecipeError
+from smidgen.errors import UNMADE, InputError, ModelError, OutOfTime, RecipeError
 from smidgen.halving import Clock, affordable
 from smidgen.measure import entries
 from smidgen.measure.environment import versions
@@ -105,10 +105,9 @@ def feasible(search: Search) -> None:
     search.candidates = [c for c in search.candidates if _timed(c)]
     search.notes += _left_out(refused[::-1])
     if late and not search.candidates:
-        raise InputError(
-            f"--time-limit: {search.clock.limit:g} s are too few: not one shape could be built in a third of them and "
-            "timed in a sixth of the others. Give more time."
-        )
+        why = search.too_short or "not one shape could be built in a third of them and timed in a sixth of the others"
+        raise InputError(f"--time-limit: {search.clock.limit:g} s are too few: {why}. Give more time.")
+    search.too_short = ""
     if late:
         what = "1 shape" if len(late) == 1 else f"{len(late)} shapes"
         names = "; ".join(c.shape.name for c in late)
@@ -141,8 +140,12 @@ def _build(
                 held[small].append(candidate)
                 continue
             try:
-                done = search.make(recipe)
-            except (InputError, NoEffect) as refusal:
+                done = search.make(recipe, patience=until)
+            except OutOfTime as waited:
+                late.append(candidate)
+                search.too_short = str(waited)
+                continue
+            except UNMADE as refusal:
                 if search.job.families and candidate.shape.finish != SCARCE:
                     raise
                 refused.append((candidate.shape, str(refusal)))

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from smidgen.anatomy import plain_type
+from smidgen.errors import Faulty
 from smidgen.fusions import fused
 from smidgen.saving import save
 from smidgen.source import quiet, taken
@@ -55,7 +56,14 @@ def trace(
     shapes = {name: {axis: free[axis] for axis in range(min(value.ndim, 2))} for name, value in batch.items()}
     config = OnnxConfig(dynamic=True, dynamic_shapes=shapes)
     with contextlib.redirect_stdout(io.StringIO()):  # the exporter tells its steps there
-        program = OnnxExporter().export(model, inputs, config=config).program  # type: ignore[arg-type]
+        try:
+            program = OnnxExporter().export(model, inputs, config=config).program  # type: ignore[arg-type]
+        except Exception as error:  # of many kinds; what it traces is a model of anybody's
+            why = " ".join(str(error).split())[:300]
+            raise Faulty(
+                f"{type(model).__name__}: torch's ONNX exporter cannot trace it ({type(error).__name__}: {why}). Use "
+                "it without a graph, in torch, or report this with the model's config.json."
+            ) from error
     if any(node.op_type == "LSTM" for node in program.graph):
         fold_constants(program, input_size_limit=FOLDED, output_size_limit=FOLDED)  # its gates were put in order
     found = fused(program, without)

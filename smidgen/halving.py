@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from smidgen.errors import InputError, NoEffect, OutOfTime
+from smidgen.errors import UNMADE, OutOfTime
 
 Rank = Callable[[Mapping[str, float]], Mapping[str, float]]
 FACTOR = 3
@@ -54,7 +54,7 @@ class Train(Protocol):
 
     Raises:
         OutOfTime: it would not end before `until`.
-        InputError, NoEffect: this candidate cannot be made of what was given.
+        one of UNMADE: this candidate cannot be made of what was given.
     """
 
     def __call__(self, name: str, share: float, until: float, kept: bool = False) -> Trained: ...
@@ -96,8 +96,10 @@ class Race:
     out: dict[str, str] = field(default_factory=dict)  # why
     late: set[str] = field(default_factory=set)  # dropped for their time alone
     fixed: dict[str, float] = field(default_factory=dict)  # seconds, beside those of the training
-    # Many at once; gives those that are there.
-    prepare: Callable[[Sequence[str], float, float], Collection[str]] = lambda names, share, until: ()
+    # Many at once, where there are many hands.
+    prepare: Callable[[Sequence[str], float, float], object] = lambda names, share, until: None
+    there: Callable[[str, float], bool] = lambda name, share: False  # is it trained for this share already?
+    hands: int = 1  # how many are trained at a time
 
     def halve(self, names: Sequence[str], finalists: int, rank: Rank = dict) -> list[str]:
         """The finalists, the best first. `rank` says of the scores of a rung what is better: the higher."""
@@ -111,13 +113,15 @@ class Race:
 
         for number, rung in enumerate(plan):
             until = end(number)
-            costs = {name: self.cost(name, rung.share) for name in left if name in self.whole}
-            tried = affordable(left, costs, until - self.clock.now())
+            lacking = [name for name in left if not self.there(name, rung.share)]
+            costs = {name: self.cost(name, rung.share) for name in lacking if name in self.whole}
+            fits = affordable(lacking, costs, until - self.clock.now(), self.hands)
+            tried = [name for name in left if name in fits or name not in lacking]
             for name in (name for name in left if name not in tried):
                 self.out[name] = "there was no time to try it for longer" if number else "there was no time to try it"
                 self.late.add(name)
-            ready = self.prepare(tried, rung.share, until)
-            scored = [n for n in tried if self.try_for(n, rung.share, math.inf if n in ready else end(number))]
+            self.prepare(tried, rung.share, until)
+            scored = [n for n in tried if self.try_for(n, rung.share, end(number))]
             if not scored:
                 return [name for name in left if not self.refused(name)][:finalists]
             left = best(rank({name: self.scores[name] for name in scored}), rung.keep)
@@ -130,7 +134,9 @@ class Race:
         return left
 
     def try_for(self, name: str, share: float, until: float) -> bool:
-        """Train it for a share of its steps; False, and the reason is kept, where that came to nothing."""
+        """Train it for a share of its steps; False, and the reason is kept, where that came to nothing. What is there
+        already is scored whatever the time."""
+        until = math.inf if self.there(name, share) else until
         self.late.add(name)
         if self.clock.now() > until:
             self.out[name] = "there was no time to try it"
@@ -140,7 +146,7 @@ class Race:
         except OutOfTime as late:
             self.out[name] = str(late)
             return False
-        except (InputError, NoEffect) as refusal:
+        except UNMADE as refusal:
             self.out[name] = f"{REFUSED}{refusal}"
             self.late.discard(name)
             return False
@@ -157,20 +163,21 @@ class Race:
         return share * self.whole.get(name, 0.0) + self.fixed.get(name, 0.0)
 
     def finish(self, name: str, after: float = 0.0) -> float:
-        """Train a finalist in full, or for as large a share as fits; gives the share, 0 where none does.
+        """Train a finalist in full, or for as large a share as fits or is there; gives the share, 0 where none does.
 
         after: seconds more to keep free.
         """
         until = self.clock.until - after
-        share = share_that_fits(self.whole.get(name, 0.0), until - self.clock.now() - self.fixed.get(name, 0.0))
+        left = until - self.clock.now()
+        share = next((s for s in SHARES if (0.0 if self.there(name, s) else self.cost(name, s)) <= left), 0.0)
         self.out[name] = "its training would not end in time"
         while share:
             try:
-                found = self.train(name, share, until, kept=True)
+                found = self.train(name, share, math.inf if self.there(name, share) else until, kept=True)
             except OutOfTime as late:
                 self.out[name] = self.out[name] if late.share else str(late)
                 share = next((s for s in SHARES if s <= share * late.share and s < share), 0.0)
-            except (InputError, NoEffect) as refusal:
+            except UNMADE as refusal:
                 self.out[name] = f"{REFUSED}{refusal}"
                 return 0.0
             else:
@@ -231,26 +238,23 @@ def following(fastest_first: Sequence[str], kept: Mapping[str, bool], scores: Ma
     return between[len(between) // 2] if start else between[-1]
 
 
-def affordable(names: Sequence[str], costs: Mapping[str, float], seconds: float) -> list[str]:
-    """Those that fit in so many seconds, the first ones first; what is not known costs what the others do on average.
+def affordable(names: Sequence[str], costs: Mapping[str, float], seconds: float, hands: int = 1) -> list[str]:
+    """Those that fit in so many seconds, so many at a time, the first ones first; what is not known costs what the
+    others do on average.
 
     Where nothing is known they are all tried, and the clock stops them.
     """
     if not costs or math.isinf(seconds):
         return list(names)
     usual = sum(costs.values()) / len(costs)
-    found: list[str] = []
+    busy, found = [0.0] * hands, list[str]()  # of each hand, until when
     for name in names:
-        cost = costs.get(name, usual)
-        if cost <= seconds:
+        free = min(range(hands), key=busy.__getitem__)
+        end = busy[free] + costs.get(name, usual)
+        if end <= seconds:
             found.append(name)
-            seconds -= cost
+            busy[free] = end
     return found
-
-
-def share_that_fits(whole: float, seconds: float) -> float:
-    """The largest of SHARES of a training of `whole` seconds that takes no more than `seconds`; 0 where none does."""
-    return next((share for share in SHARES if share * whole <= seconds), 0.0)
 
 
 def percent(share: float) -> str:

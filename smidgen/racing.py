@@ -23,8 +23,8 @@ from smidgen.candidates import (
     whole_body,
 )
 from smidgen.choosing import mean_quality
-from smidgen.errors import OutOfTime
-from smidgen.halving import FOR_RUNGS, SHARES, Race, Rank, Trained, following, percent, promising_enough, rungs
+from smidgen.errors import UNMADE, OutOfTime
+from smidgen.halving import FOR_RUNGS, REFUSED, SHARES, Race, Rank, Trained, following, percent, promising_enough, rungs
 from smidgen.measure import entries
 from smidgen.measure.peers import TorchModel
 from smidgen.planner import plan
@@ -67,12 +67,14 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
     def learn(name: str, share: float, until: float, kept: bool = False) -> Trained:
         return _learn(search, bodies_[name], share, until, 0 if kept else None)
 
-    def prepare(names: Sequence[str], share: float, until: float) -> set[str]:
-        recipes = {name: taught(job, search.model, bodies_[name], share, job.seed) for name in names}
-        made = search.prepare(recipes.values(), until)
-        return {name for name, recipe in recipes.items() if recipe.name in made}
+    def prepare(names: Sequence[str], share: float, until: float) -> None:
+        search.prepare((taught(job, search.model, bodies_[name], share, job.seed) for name in names), until)
 
-    race = Race(learn, search.clock, prepare=prepare)
+    def there(name: str, share: float) -> bool:
+        return not bodies_[name].steps or search.there(taught(job, search.model, bodies_[name], share, job.seed))
+
+    hands = getattr(search.executor, "hands", 1)
+    race = Race(learn, search.clock, prepare=prepare, there=there, hands=hands)
     if rungs(len(names), job.finalists):
         search.trials = search.trials or search.open_trials()
         search.watch.say(f"Comparing {len(names)} of them on dev, by short trainings")
@@ -81,12 +83,15 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
     search.labelled = -math.inf
     last = [*(name for name in bodies_ if name not in names), *last]
     trained = _finish_all(search, race, last)
-    if only_quality(job.budget):
-        trained |= _go_on(search, race, [name for name in bodies_ if not race.refused(name)], last)
-    else:
+    if not only_quality(job.budget):
         slowest_first = sorted(race.late - set(trained), key=lambda name: -_ms(search, name))
         trained |= _finish_all(search, race, slowest_first)
-    _more_seeds(search, race, trained)
+        _more_seeds(search, race, trained)
+    else:
+        tried, more = {name for name in last if name in trained or name in race.out}, trained
+        while more := more | _go_on(search, race, [name for name in bodies_ if not race.refused(name)], tried):
+            _more_seeds(search, race, more)  # by the mean of which another one may be the fastest
+            trained, more = trained | more, {}
     search.compared = len({*race.scores, *trained})
     if search.trials is not None:
         search.trials.close({name: race.scores[name] for name in trained if name in race.scores})
@@ -163,11 +168,15 @@ def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, f
         share = 1.0 if free else race.finish(name, _after(search, race, name, first=not any(done)))
         if not share:
             continue
-        try:
-            for candidate in search.of(name):
+        for candidate in search.of(name):
+            try:
                 _judge_on_dev(search, candidate, share, 0)
-        except OutOfTime as late:
-            race.out[name] = str(late)
+            except OutOfTime as late:
+                race.out[name] = str(late)
+                break
+            except UNMADE as refusal:  # in this finish
+                candidate.entry["reason"] = f"{REFUSED}{refusal}"
+        if not any(candidate.outputs for candidate in search.of(name)):
             continue
         done[name] = share
         if share < 1:
@@ -177,38 +186,50 @@ def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, f
     return done
 
 
-def _go_on(search: Search, race: Race, names: Sequence[str], finalists: Sequence[str]) -> dict[str, float]:
-    """Where only a quality is asked: from the finalists to what is faster until one does not keep it, or to what may
-    keep it where they do not; see `following`. Gives those that were trained, and for which share of their steps.
+def _go_on(search: Search, race: Race, names: Sequence[str], tried: set[str]) -> dict[str, float]:
+    """Where only a quality is asked: from what was finished to what is faster until one does not keep it, or to what
+    may keep it where that does not; see `following`. Gives those that were trained, and for which share of their steps.
+
+    tried: what was to be finished so far; the others are added.
     """
 
     def keeps(name: str) -> bool:
         return any(c.outputs and not over_on_dev(search, c) for c in search.of(name))
 
     fastest_first = sorted(names, key=lambda name: _ms(search, name))
-    kept, done = {name: keeps(name) for name in finalists}, dict[str, float]()
+    kept, done = {name: keeps(name) for name in tried}, dict[str, float]()
     while (name := following(fastest_first, kept, race.scores)) is not None:
         done |= _finish_all(search, race, [name])
         kept[name] = keeps(name)
+    tried.update(kept)
     return done
 
 
 def _more_seeds(search: Search, race: Race, trained: Mapping[str, float]) -> None:
     """The finalists again with other seeds, all of them with one before any has the next, as long as time allows."""
-    for turn in range(1, search.job.seeds):
-        for name, share in trained.items():
-            shapes_ = search.of(name)
-            if not shapes_[0].shape.body.steps:
-                continue
+    job = search.job
+    shapes_ = {name: [c for c in search.of(name) if c.outputs] for name in trained}
+    learn = {name: share for name, share in trained.items() if shapes_[name][0].shape.body.steps}
+    for seed in range(job.seed + 1, job.seed + job.seeds):
+        lessons = {
+            name: taught(job, search.model, shapes_[name][0].shape.body, share, seed) for name, share in learn.items()
+        }
+        left = race.clock.left
+        search.prepare((lessons[n] for n, share in learn.items() if race.cost(n, share) < left), race.clock.until)
+        for name, share in learn.items():
             until = race.clock.until - _after(search, race, name, first=False)
             try:
-                if race.cost(name, share) > until - race.clock.now():
+                there = search.there(lessons[name])
+                if (0.0 if there else race.cost(name, share)) > until - race.clock.now():
                     raise OutOfTime("its training would end too late")
-                _learn(search, shapes_[0].shape.body, share, until, turn)
-                for candidate in shapes_:
-                    _judge_on_dev(search, candidate, share, turn)
+                until = math.inf if there else until
+                _learn(search, shapes_[name][0].shape.body, share, until, seed - job.seed)
+                for candidate in shapes_[name]:
+                    _judge_on_dev(search, candidate, share, seed - job.seed)
             except OutOfTime:
-                search.notes.append(f"The time limit left no time for seed {search.job.seed + turn} of {name}.")
+                search.notes.append(f"The time limit left no time for seed {seed} of {name}.")
+            except UNMADE as refusal:
+                search.notes.append(f"Seed {seed} of {name} {REFUSED}{refusal}")
 
 
 def _learn(search: Search, body: Body, share: float, until: float, turn: int | None) -> Trained:

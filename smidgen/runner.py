@@ -18,7 +18,7 @@ import numpy as np
 from smidgen.artefact import RECORD, Artefact, Storage, Store, alone, publish
 from smidgen.calibration import RANGES
 from smidgen.corpus import Corpus
-from smidgen.errors import SmidgenError
+from smidgen.errors import Faulty
 from smidgen.measure.entries import two_lists
 from smidgen.method import Context, makes_texts, name_of, owns_stage, settings_of, trains
 from smidgen.planner import Plan, Planned
@@ -271,16 +271,14 @@ def _check_reload(plan: Plan, source: Source, ctx: Context, target: Path) -> Non
         again.load_state_dict(model.state_dict())
     except RuntimeError as error:
         why = " ".join(str(error).split())[:200]
-        raise SmidgenError(
-            f"replaying its edits gives another shape ({why}); nothing was written. This is a bug."
-        ) from error
+        raise Faulty(f"replaying its edits gives another shape ({why}); nothing was written. This is a bug.") from error
     reloaded = auto_class(ctx.task).from_pretrained(str(target), local_files_only=True)
     with torch.inference_mode():
         outputs = [logits_of(m.eval()(**inputs)) for m in (model, again, reloaded)]
     for name, other in (("replaying its edits", outputs[1]), ("reloading its folder", outputs[2])):
         if not torch.allclose(outputs[0], other, atol=1e-5):
             worst = float((outputs[0] - other).abs().max())
-            raise SmidgenError(f"{name} gives other outputs (by {worst:.2g}); nothing was written. This is a bug.")
+            raise Faulty(f"{name} gives other outputs (by {worst:.2g}); nothing was written. This is a bug.")
 
 
 def home_of(ctx: Context, source: Source, folder: Path) -> Source:

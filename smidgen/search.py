@@ -134,14 +134,18 @@ def missed(search: Search, winner: Candidate | None) -> Miss | None:
 def decide(search: Search) -> tuple[Candidate | None, dict[str, Any]]:
     """The winner, and the peers that it was timed beside. One that breaks the budget when it is timed again, beside
     them, makes way for the next best, and is chosen in the end only where it keeps to it after all and no other does.
+    So is one that keeps to it only now. Where there is no time to time all once more, the choice is by these times.
     """
     while True:
-        winner = choose(search)
+        winner, begun = choose(search), search.clock.now()
         models = baselines(search, winner)
         time_trained(search, models)
-        if winner is None or winner.wavers or not over_on_dev(search, winner):
+        wavers = winner or choose(search)
+        if wavers is None or (winner and (winner.wavers or not over_on_dev(search, winner))):
             return winner, models
-        winner.wavers = True
+        wavers.wavers = True
+        if search.clock.now() + (search.clock.now() - begun) > search.clock.end:
+            return choose(search) or winner, models
 
 
 def time_trained(search: Search, extra: Mapping[str, Any]) -> None:

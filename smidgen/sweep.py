@@ -19,7 +19,7 @@ from typing import Any
 from smidgen.advice import Tried, advise
 from smidgen.artefact import write_atomic
 from smidgen.deadline import Until
-from smidgen.errors import InputError, NoEffect, OutOfTime
+from smidgen.errors import UNMADE, InputError, OutOfTime
 from smidgen.measure.environment import environment
 from smidgen.measure.quality import kept
 from smidgen.recipe import to_data
@@ -143,7 +143,7 @@ def _try(tuner: Tuner, entry: Entry, way: Way, status: str, clock: Clock, until:
     except OutOfTime as late:
         entry.reason = str(late)
         return None
-    except (InputError, NoEffect) as refusal:
+    except UNMADE as refusal:
         entry.status, entry.reason = "refused", str(refusal)
         return None
     entry.status, entry.reason = status, ""

@@ -170,8 +170,8 @@ def _on_dev(report: Mapping[str, Any], task: Task, winner: Any) -> Iterator[dict
     if said.get("seeds"):  # the value is the mean of several models, the folder holds the best of them
         best = said["seeds"][0] if isinstance(winner, Cascade) else max(said["seeds"])  # a cascade's own come first
         yield _claim(f"{task.metric} on dev, of the best seed", best, value, abs(value - best) <= CLOSE)
-        return
-    yield _claim(name, said["value"], value, said["low"] <= value <= said["high"])
+    else:
+        yield _claim(name, said["value"], value, said["low"] <= value <= said["high"])
     if data["test"] is None and report["budget"]["quality"]:
         yield _enough(report, task, value, report["teacher"]["numbers"]["dev_quality"]["value"])
 

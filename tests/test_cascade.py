@@ -446,6 +446,16 @@ def test_without_a_cascade_that_helps(root: Path, tmp_path: Path) -> None:
         assert not out.exists()
 
 
+def test_a_teacher_without_a_head_is_refused(root: Path, tmp_path: Path) -> None:
+    """Its answers would be drawn, and anything keeps these."""
+    bare = model_folder(tmp_path / "bare")
+    ran = command(
+        f"cascade {root / 'small'} {root / 'large'} --dev {root / 'dev.csv'} --teacher {bare} --out {tmp_path}/out"
+    )
+    assert ran.code == 2 and not (tmp_path / "out").exists()
+    assert f"--teacher {bare}: is a bare encoder and has no answers. Give a model that was trained to" in ran.err
+
+
 def test_what_dev_and_test_cannot_tell_is_said(root: Path, tmp_path: Path, no_memory: None) -> None:
     """Few rows of dev; a test set on which it does not hold."""
     few = write_csv(tmp_path / "few.csv", ROWS[:40])

@@ -16,11 +16,11 @@ from folders import data_files, model_folder
 from smidgen import candidates, feasibility, outcome, racing, running
 from smidgen import search as searching
 from smidgen.budget import read
-from smidgen.errors import Busy, InputError
+from smidgen.errors import Busy, Faulty, InputError
 from smidgen.measure import entries
 from smidgen.measure.speed import Latency
 from smidgen.measure.ways import Trial
-from smidgen.planner import Plan
+from smidgen.planner import Plan, plan
 from smidgen.recipe import Files
 from smidgen.runner import Done
 from smidgen.runtime.engines import Way
@@ -61,12 +61,13 @@ class Virtual:
         monkeypatch.setattr(running, "_with_serving", self.with_serving)
         monkeypatch.setattr(running, "deployed_bytes", lambda folder: 1_000_000)
         monkeypatch.setattr(running, "load", self.load)
+        monkeypatch.setattr(candidates.Search, "there", lambda search, recipe: self.there(search, recipe))
         monkeypatch.setattr(outcome, "deliver", lambda *_: None)
         monkeypatch.setattr(outcome, "add_cascades", lambda search: None)  # they are made of folders that are there
 
         def started(*args: Any) -> Any:
             search = feasibility.start(*args)
-            search.clock = replace(search.clock, started=0.0, now=lambda: self.time)
+            search.clock = replace(search.clock, started=self.time, now=lambda: self.time)
             return search
 
         monkeypatch.setattr(outcome, "start", started)
@@ -81,6 +82,9 @@ class Virtual:
             artefact = SimpleNamespace(id=planned.id, path=root / planned.id, record=self.records[planned.id])
             done.append(Done(planned, artefact, reused, 0.0))  # type: ignore[arg-type]
         return done
+
+    def there(self, search: Any, recipe: Any) -> bool:
+        return plan(recipe, search.data).stages[-1].id in self.records
 
     def _make(self, plan: Plan, planned: Any, watch: Watch) -> dict[str, Any]:
         record: dict[str, Any] = {"lineage": [{"id": planned.id, "name": planned.stage.name}]}
@@ -304,6 +308,65 @@ def test_another_budget_trains_nothing_twice(virtual: Virtual, tmp_path: Path) -
     assert len(virtual.made) == made and virtual.time - took < 0.2 * took
     outcome.carry_out(replace(asked, finalists=4), virtual.out)
     assert len(set(virtual.made)) == len(virtual.made) > made
+
+
+def test_another_budget_with_a_limit_uses_what_was_trained(virtual: Virtual, tmp_path: Path) -> None:
+    """Each finalist's training took longer than there is time for now."""
+    asked = job(tmp_path, depths=(2, 3), seeds=3)
+    first = outcome.carry_out(asked, virtual.out)
+    made, began = len(virtual.made), virtual.time
+    took = [record["history"]["seconds"] for record in virtual.records.values() if "history" in record]
+    again = outcome.carry_out(replace(asked, budget=read(latency="p95=4ms", time_limit="110s")), virtual.out)
+    assert sum(took) > 110 and virtual.time - began < 121
+    assert len(virtual.made) == made and not any("limit left no" in note for note in again["notes"])
+    trained = [
+        {c["name"]: c["numbers"]["dev_quality"]["seeds"] for c in report["candidates"] if c["status"] != "not_trained"}
+        for report in (first, again)
+    ]
+    assert trained[0] == trained[1] and all(len(seeds) == 3 for seeds in trained[0].values())
+
+
+@pytest.mark.parametrize("until", [30.0, math.inf])
+def test_a_store_that_is_held_while_shapes_are_built(
+    until: float, virtual: Virtual, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for as long as there is time to build, and the error names it."""
+
+    def run(*args: Any, **more: Any) -> list[Done]:
+        if virtual.time < until:
+            virtual.time += 5.0
+            raise Busy("held")
+        return virtual.run(*args, **more)
+
+    monkeypatch.setattr(candidates, "run", run)
+    monkeypatch.setattr(candidates, "WAIT", 0.0)
+    asked = job(tmp_path, "600s", depths=(1, 2))
+    if until == 30:
+        assert outcome.carry_out(asked, virtual.out)["verdict"] == "met" and virtual.time <= 660
+        return
+    with pytest.raises(InputError) as told:
+        outcome.carry_out(asked, virtual.out)
+    assert str(told.value) == (
+        "--time-limit: 600 s are too few: another run held the store for too long. Give more time."
+    )
+    assert virtual.time <= 210, "a third of it"
+
+
+def test_a_candidate_whose_graph_is_wrong_costs_itself_alone(
+    virtual: Virtual, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = racing._judge_on_dev
+
+    def judged(search: Any, candidate: Any, share: float, turn: int) -> None:
+        if candidate.shape.name == "2 blocks, int8":
+            raise Faulty("its graph says other things.")
+        judge(search, candidate, share, turn)
+
+    monkeypatch.setattr(racing, "_judge_on_dev", judged)
+    report = outcome.carry_out(job(tmp_path, depths=(1, 2), seeds=2), virtual.out)
+    said = {c["name"]: (c["status"], c["reason"]) for c in report["candidates"]}
+    assert said["2 blocks, int8"] == ("not_trained", "cannot be made: its graph says other things.")
+    assert said["2 blocks, float32"][0] in ("trained", "winner") and report["verdict"] == "met"
 
 
 def test_seeds_of_the_finalists(virtual: Virtual, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_texts_are_counted_once(tmp_path: Path) -> None:
 def test_a_shape_that_cannot_be_built_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = begun(tmp_path, depths=(1, 2))
 
-    def make(self: Search, recipe: Any) -> Any:
+    def make(self: Search, recipe: Any, **more: Any) -> Any:
         raise InputError("it is too small.")
 
     monkeypatch.setattr(Search, "make", make)
@@ -88,7 +88,7 @@ def test_what_there_is_no_time_to_build_is_large_and_untrained(
     seconds = iter(range(0, 1000, 10))
     search.clock = Clock(started=0.0, limit=140.0, now=lambda: next(seconds))  # a third of it is for building
     done = SimpleNamespace(artefact=SimpleNamespace(path=tmp_path), reused=True)
-    monkeypatch.setattr(Search, "make", lambda *_: [done])
+    monkeypatch.setattr(Search, "make", lambda *_, **__: [done])
     told: dict[str, float] = {}
     monkeypatch.setattr(Search, "prepare", lambda self, recipes, **more: told.update(more) or set(prepared))
     measured = {f"{name}, int8": {"latency": {"p50_ms": 1.0}} for name in ("1 block", "2 blocks", "3 blocks")}
@@ -110,7 +110,7 @@ def glanced(
     search.job = replace(search.job, budget=read(latency=latency))
     search.root.mkdir(parents=True)
 
-    def make(self: Search, recipe: Any) -> Any:
+    def make(self: Search, recipe: Any, **more: Any) -> Any:
         path = folder / recipe.name.partition(",")[0]
         return [SimpleNamespace(artefact=SimpleNamespace(path=path), reused=True)]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smidgen.errors import InputError, OutOfTime
+from smidgen.errors import Faulty, InputError, OutOfTime
 from smidgen.halving import (
     LEAST,
     SHARES,
@@ -22,7 +22,6 @@ from smidgen.halving import (
     following,
     promising_enough,
     rungs,
-    share_that_fits,
 )
 
 
@@ -154,6 +153,8 @@ def test_what_cannot_be_made_is_left_out_and_named() -> None:
     assert world.race.out["c3"] == "cannot be made: no such thing here."
     world.refused = {"c2"}
     assert world.race.finish("c2") == 0 and world.race.out["c2"].startswith("cannot be made")
+    world.race.train = lambda *_, **__: (_ for _ in ()).throw(Faulty("its graph says other things."))
+    assert not world.race.try_for("c1", 1.0, math.inf) and world.race.refused("c1")
 
 
 # With a limit.
@@ -204,11 +205,13 @@ def test_what_is_there_already_is_scored_whatever_the_time() -> None:
     """As where many hands have made it, and the last came back a little late."""
     world = even(6, limit=100.0)
 
-    def prepare(names: Sequence[str], share: float, until: float) -> set[str]:
-        world.seconds, world.time = dict.fromkeys(world.seconds, 0.0), until + 2
-        return set(names[:5])
+    made: list[str] = []
 
-    world.race.prepare = prepare
+    def prepare(names: Sequence[str], share: float, until: float) -> None:
+        world.seconds, world.time = dict.fromkeys(world.seconds, 0.0), until + 2
+        made.extend(names[:5])
+
+    world.race.prepare, world.race.there = prepare, lambda name, share: name in made
     assert world.halve() == ["c4", "c3"]
     assert world.race.out["c5"] == "there was no time to try it"
 
@@ -271,6 +274,34 @@ def test_what_is_not_known_costs_what_others_do() -> None:
     assert affordable(["a", "b", "c"], {"a": 2.0, "b": 4.0}, 9.0) == ["a", "b", "c"]
 
 
-def test_share_that_fits() -> None:
-    assert [share_that_fits(60, left) for left in (100, 60, 59, 35, 21, 19, -1)] == [1, 1, 2 / 3, 0.5, 1 / 3, 0, 0]
-    assert share_that_fits(0, 0) == 1
+@pytest.mark.parametrize(("left", "share"), [(100, 1), (60, 1), (59, 2 / 3), (35, 0.5), (21, 1 / 3), (19, 0), (-1, 0)])
+def test_the_largest_share_that_fits(left: float, share: float) -> None:
+    world = World({"a": 60.0}, limit=left)
+    world.race.whole["a"] = 60.0
+    assert world.race.finish("a") == share
+
+
+def test_what_is_there_costs_no_time() -> None:
+    """As in a second run with another budget, or where many hands have made it: it is neither dropped nor shortened."""
+    world = World({f"c{i}": 60.0 for i in range(9)}, limit=110.0)
+    made = {("c8", 1.0), ("c7", 0.5)} | {(f"c{i}", share) for i in range(9) for share in (1 / 9, 1 / 3)}
+    world.race.there = lambda name, share: (name, share) in made
+    train = world.race.train
+    world.race.train = lambda name, share, until, kept=False: (
+        Trained(float(name[1]) * share, 60 * share, True) if (name, share) in made else train(name, share, until, kept)
+    )
+    assert world.halve(3) == ["c8", "c7", "c6"] and world.asked == []
+    assert world.race.whole["c8"] == 60 and not world.race.late
+    world.time = 90.0
+    assert [world.race.finish(name) for name in ("c8", "c7", "c6")] == [1.0, 0.5, 1 / 3]
+    assert world.asked == []
+
+
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=8), st.floats(0, 300), st.integers(1, 4))
+def test_affordable_by_many_hands(costs: list[float], seconds: float, hands: int) -> None:
+    names = [str(i) for i in range(len(costs))]
+    known = dict(zip(names, costs, strict=True))
+    found = affordable(names, known, seconds, hands)
+    assert set(affordable(names, known, seconds)) <= set(affordable(names, known, seconds, len(names)))
+    assert affordable(names, known, seconds, len(names)) == [name for name in names if known[name] <= seconds]
+    assert sum(known[name] for name in found) <= hands * seconds + 1e-9

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from reports import portrayed, sample
 
@@ -80,6 +81,23 @@ def test_dev_that_is_gone_is_a_claim_that_fails() -> None:
     assert not claim["passed"] and "nowhere/train.csv: no such file" in claim["measured"]
     report["winner"]["numbers"]["dev_quality"] = None
     assert list(_on_dev(report, TASK, None)) == []
+
+
+@pytest.mark.parametrize("seeds", [None, [0.5, 0.5]])
+def test_without_a_test_set_the_quality_budget_is_held_against_dev(
+    seeds: list[float] | None, tiny_data: dict[str, str]
+) -> None:
+    data = load_data(tiny_data["train"], tiny_data["dev"])
+    report = sample()
+    report["data"] = {"dev": {"source": tiny_data["dev"], "fingerprint": data.dev.fingerprint}, "test": None}
+    report["data"]["train"] = {"source": tiny_data["train"]}
+    report["budget"]["quality"] = {"text": "accuracy>=0.9"}
+    report["winner"]["numbers"]["dev_quality"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    if seeds:
+        report["winner"]["numbers"]["dev_quality"]["seeds"] = seeds
+    right = SimpleNamespace(outputs=lambda texts, pairs: np.eye(2)[data.dev.labels])
+    asked = [claim for claim in _on_dev(report, data.task, right) if claim["claim"].startswith("quality budget")]
+    assert [(claim["claim"], claim["passed"]) for claim in asked] == [("quality budget accuracy>=0.9", True)]
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from smidgen.errors import SmidgenError
+from smidgen.errors import Faulty
 from smidgen.fusions import FUSIONS
 from smidgen.graph import difference, export, single_output
 from smidgen.method import Context, Method, above, one_of
@@ -69,7 +69,7 @@ class Onnx(Method[None]):
             batch = encoded.batch(np.arange(start, min(start + 16, len(encoded))), pad)
             worst = float(np.maximum(worst, difference(model, file, batch)))  # nan stays, which max() may drop
         if not worst <= self.tolerance:
-            raise SmidgenError(
+            raise Faulty(
                 f"export.onnx: graph and model differ by {worst:.2g} in a logit, at most {self.tolerance:.2g} is "
                 "allowed. Nothing was written. Please report this with the model's config.json."
             )

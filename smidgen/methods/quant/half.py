@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from smidgen.errors import NoEffect, SmidgenError
+from smidgen.errors import Faulty, NoEffect
 from smidgen.integer import products, reads
 from smidgen.method import Context, Method, above, one_of
 from smidgen.precision import checked, logits
@@ -65,7 +65,7 @@ class Half(Method[None]):
         feeds = checked(ctx, ROWS)
         worst = float(np.abs(logits(made, feeds) - logits(graph, feeds)).max())
         if not worst <= self.tolerance:
-            raise SmidgenError(
+            raise Faulty(
                 f"quant.half: in {self.kind} a logit differs by {worst:.2g}, at most {self.tolerance:.2g} is allowed. "
                 "Nothing was written. Write kind: float16, a higher tolerance, or leave the graph in float32."
             )
