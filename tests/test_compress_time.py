@@ -316,9 +316,10 @@ def test_another_budget_with_a_limit_uses_what_was_trained(virtual: Virtual, tmp
     first = outcome.carry_out(asked, virtual.out)
     made, began = len(virtual.made), virtual.time
     took = [record["history"]["seconds"] for record in virtual.records.values() if "history" in record]
-    again = outcome.carry_out(replace(asked, budget=read(latency="p95=4ms", time_limit="110s")), virtual.out)
-    assert sum(took) > 110 and virtual.time - began < 121
-    assert len(virtual.made) == made and not any("limit left no" in note for note in again["notes"])
+    again = outcome.carry_out(replace(asked, budget=read(latency="p95=4ms", time_limit="250s")), virtual.out)
+    assert sum(took) > 250 and virtual.time - began < 275
+    assert len(virtual.made) == made, again["notes"]
+    assert [note for note in again["notes"] if "limit left no" in note] == []
     trained = [
         {c["name"]: c["numbers"]["dev_quality"]["seeds"] for c in report["candidates"] if c["status"] != "not_trained"}
         for report in (first, again)
