@@ -273,7 +273,7 @@ TAUGHT = 2000  # tweets that MPNet learns from
 
 
 def budgets(parts: Sequence[str] = PARTS) -> None:
-    """The tight budget first: its labels, graphs and trainings are there for the others. Kept after each."""
+    """The loose budget first: its labels, graphs and trainings are there for the others. Kept after each."""
     for part in parts:
         teacher_folder, files = {"sst2": sst2, "tweets": tweets}[part]()
         splits, home = load_data(**files), ROOT / part

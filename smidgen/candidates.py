@@ -21,14 +21,14 @@ from smidgen.checks import Check
 from smidgen.choosing import speed
 from smidgen.data import Data
 from smidgen.deadline import Until
-from smidgen.errors import Busy, InputError, NoEffect, OutOfTime, SmidgenError
+from smidgen.errors import UNMADE, Busy, InputError, NoEffect, OutOfTime, SmidgenError
 from smidgen.halving import Clock
 from smidgen.hands import run, run_all
 from smidgen.measure import entries
 from smidgen.measure.memory import memory
 from smidgen.measure.size import parameters
 from smidgen.planner import Plan, plan, resolved_model
-from smidgen.recipe import Recipe
+from smidgen.recipe import Recipe, to_data
 from smidgen.runner import Done
 from smidgen.runtime.folder import deployed_bytes
 from smidgen.shapes import Body, Job, Shape, bodies
@@ -87,6 +87,7 @@ class Search:
     teacher_folder: Path | None = None
     teacher_dev: np.ndarray | None = None
     baselines: list[Entry] = field(default_factory=list)
+    simple: tuple[str, Any] | None = None  # the name of a baseline without an encoder, and the model
     timing: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)  # what is to be known of the data, and of test once it is read
@@ -100,6 +101,7 @@ class Search:
     too_short: str = ""  # why the time limit left no teacher
     trackers: tuple[str, ...] = ()
     executor: Executor | None = None  # who runs the stages; None = this process
+    _ids: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)  # of the stages, by recipe
 
     def make(self, recipe: Recipe, until: float | None = None, patience: float = math.inf) -> list[Done]:
         """Run a recipe; its stages join the lineage of the report. Raises OutOfTime where it would end too late, or
@@ -168,8 +170,18 @@ class Search:
         return there_now
 
     def there(self, recipe: Recipe) -> bool:
-        """Is what a recipe ends with on disk?"""
-        return (self.root / plan(recipe, self.data).stages[-1].id).is_dir()
+        """Are all stages of a recipe on disk?"""
+        return bool(ids := self.ids(recipe)) and all((self.root / id).is_dir() for id in ids)
+
+    def ids(self, recipe: Recipe) -> tuple[str, ...]:
+        """Of its stages; none where it cannot be made."""
+        key = identity(to_data(recipe))
+        if key not in self._ids:
+            try:
+                self._ids[key] = tuple(planned.id for planned in plan(recipe, self.data).stages)
+            except UNMADE:
+                self._ids[key] = ()
+        return self._ids[key]
 
     def _until(self, until: float | None) -> Watch:
         """Who looks at the time in a stage on another machine."""

@@ -6,6 +6,7 @@ that all nodes see. So a piece whose worker was lost is done again, on any node,
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import socket
@@ -43,8 +44,11 @@ class Ray(Executor):
         """How many pieces there is room for at a time."""
         import ray
 
-        there = ray.cluster_resources()
-        return max(1, int(there.get("GPU", 1) // self.gpus if self.gpus else there.get("CPU", 1) // self.cores))
+        each = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        room = [
+            min(there.get("CPU", 0) // self.cores, there.get("GPU", 0) if self.gpus else math.inf) for there in each
+        ]
+        return max(1, int(sum(room)))
 
     def __reduce__(self) -> tuple[type[Ray], tuple[int, int]]:
         return Ray, (self.cores, self.gpus)

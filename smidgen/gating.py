@@ -39,6 +39,7 @@ FAR = 200.0  # log a of what has no gate
 OPEN = 3.0  # log a of a new gate: z is 1 in four draws of five, 0 in one of a hundred
 WIDE = 2 * OPEN  # of one on the hidden size, which all blocks lose at once: the others go first, as in CoFi's code
 STEEP, SLOW = 30.0, 0.3  # l2 at the start, and the multipliers' rate beside the gates': without, the share swings
+NOISE = 2.0  # p of `Gating.aim`, or its inverse, that a machine was disturbed to give
 LEAST = 1e-3  # a gate of the hidden size that stays: norms leave out what is 0
 NARROW = (("heads", "attention"), ("units", "feed_forward"))  # the parts of a sublayer, and the sublayer
 
@@ -120,7 +121,7 @@ class Gating(nn.Module):
 
     def step(self, t: float) -> None:
         """One step of training is done, and this share of the stage."""
-        self.stands.copy_(torch.tensor([float(self.stands[0]) + 1, t]))
+        self.stands.copy_(torch.tensor([float(self.stands[0]) + 1, t], dtype=torch.double))
         self._cut = None
 
     # While the model runs.
@@ -299,11 +300,13 @@ class Gating(nn.Module):
 
     def aim(self, keep: float) -> float:
         """Set the target so that the like of what would be cut now is measured to be this share of the price; give p,
-        where a share s by the table is measured to be s ** p."""
+        where a share s by the table is measured to be s ** p. Beyond NOISE nothing is learnt, and the target stays."""
         assert self.measured is not None
         shape, hidden = self.aimed()
         foretold, found = self.price(shape, hidden) / self.whole, self.measured(shape, hidden)
-        power = math.log(found) / math.log(foretold) if 0 < found < 1 and foretold < 1 else 1.0
+        power = math.log(found) / math.log(foretold) if 0 < found < 1 and foretold < 1 else 0.0
+        if not 1 / NOISE <= power <= NOISE:
+            return 1.0
         self.keep.fill_(keep ** (1 / power))
         self._cut = None
         return power

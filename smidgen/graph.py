@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from smidgen.anatomy import plain_type
-from smidgen.errors import Faulty
+from smidgen.errors import Faulty, SmidgenError
 from smidgen.fusions import fused
 from smidgen.saving import save
 from smidgen.source import quiet, taken
@@ -58,6 +58,8 @@ def trace(
     with contextlib.redirect_stdout(io.StringIO()):  # the exporter tells its steps there
         try:
             program = OnnxExporter().export(model, inputs, config=config).program  # type: ignore[arg-type]
+        except (SmidgenError, MemoryError):
+            raise
         except Exception as error:  # of many kinds; what it traces is a model of anybody's
             why = " ".join(str(error).split())[:300]
             raise Faulty(

@@ -99,6 +99,7 @@ class Race:
     # Many at once, where there are many hands.
     prepare: Callable[[Sequence[str], float, float], object] = lambda names, share, until: None
     there: Callable[[str, float], bool] = lambda name, share: False  # is it trained for this share already?
+    known: Callable[[str, float], bool] = lambda name, share: False  # or is its score known, at least?
     hands: int = 1  # how many are trained at a time
 
     def halve(self, names: Sequence[str], finalists: int, rank: Rank = dict) -> list[str]:
@@ -113,14 +114,14 @@ class Race:
 
         for number, rung in enumerate(plan):
             until = end(number)
-            lacking = [name for name in left if not self.there(name, rung.share)]
+            lacking = [name for name in left if not self.known(name, rung.share)]
             costs = {name: self.cost(name, rung.share) for name in lacking if name in self.whole}
             fits = affordable(lacking, costs, until - self.clock.now(), self.hands)
             tried = [name for name in left if name in fits or name not in lacking]
             for name in (name for name in left if name not in tried):
                 self.out[name] = "there was no time to try it for longer" if number else "there was no time to try it"
                 self.late.add(name)
-            self.prepare(tried, rung.share, until)
+            self.prepare([name for name in tried if name in lacking], rung.share, until)
             scored = [n for n in tried if self.try_for(n, rung.share, end(number))]
             if not scored:
                 return [name for name in left if not self.refused(name)][:finalists]
@@ -136,9 +137,8 @@ class Race:
     def try_for(self, name: str, share: float, until: float) -> bool:
         """Train it for a share of its steps; False, and the reason is kept, where that came to nothing. What is there
         already is scored whatever the time."""
-        until = math.inf if self.there(name, share) else until
         self.late.add(name)
-        if self.clock.now() > until:
+        if self.clock.now() > until and not self.known(name, share):
             self.out[name] = "there was no time to try it"
             return False
         try:
@@ -173,10 +173,11 @@ class Race:
         self.out[name] = "its training would not end in time"
         while share:
             try:
-                found = self.train(name, share, math.inf if self.there(name, share) else until, kept=True)
+                found = self.train(name, share, until, kept=True)
             except OutOfTime as late:
                 self.out[name] = self.out[name] if late.share else str(late)
-                share = next((s for s in SHARES if s <= share * late.share and s < share), 0.0)
+                fits = share * late.share
+                share = next((s for s in SHARES if s < share and (s <= fits or self.there(name, s))), 0.0)
             except UNMADE as refusal:
                 self.out[name] = f"{REFUSED}{refusal}"
                 return 0.0

@@ -33,6 +33,7 @@ from smidgen.search import (
     sure,
     time_trained,
     verdict,
+    without_encoder,
 )
 from smidgen.shapes import Job
 from smidgen.source import MODEL_FILES, resolve
@@ -77,6 +78,7 @@ def carry_out(
             report.render(out)
         return found
     feasible(search)
+    search.simple = without_encoder(search.data.train, search.data.task, job.seed)
     train_finalists(search)
     winner = None
     if search.teacher_folder is not None:

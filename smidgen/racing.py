@@ -30,7 +30,7 @@ from smidgen.measure.peers import TorchModel
 from smidgen.planner import plan
 from smidgen.running import time_for
 from smidgen.runtime import load
-from smidgen.shapes import Body, Job, distilled, taught
+from smidgen.shapes import Body, Job, distilled, plain, taught
 from smidgen.source import model_bytes
 
 FOR_TEACHER = 0.5  # of the time that is left, at most
@@ -73,8 +73,13 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
     def there(name: str, share: float) -> bool:
         return not bodies_[name].steps or search.there(taught(job, search.model, bodies_[name], share, job.seed))
 
+    def known(name: str, share: float) -> bool:
+        ids = search.ids(taught(job, search.model, bodies_[name], share, job.seed))
+        scored = search.trials is not None and bool(ids) and search.trials.known(ids[-1]) is not None
+        return scored or there(name, share)
+
     hands = getattr(search.executor, "hands", 1)
-    race = Race(learn, search.clock, prepare=prepare, there=there, hands=hands)
+    race = Race(learn, search.clock, prepare=prepare, there=there, known=known, hands=hands)
     if rungs(len(names), job.finalists):
         search.trials = search.trials or search.open_trials()
         search.watch.say(f"Comparing {len(names)} of them on dev, by short trainings")
@@ -135,8 +140,10 @@ def _after(search: Search, race: Race, name: str, first: bool) -> float:
     """
     graphs = sum(search.pace.build + 2 * search.pace.timing * c.ms for c in search.of(name))
     rows, more = len(search.data.train), search.data.unlabeled
-    plain = race.whole.get(name, 0.0) * rows / (rows + (len(more) if more is not None else 0)) + race.fixed.get(name, 0)
-    return SPARE * graphs + (0.0 if first else plain)
+    if first or search.there(plain(search.job, search.model, search.of(name)[0].shape)):
+        return SPARE * graphs
+    plainly = race.whole.get(name, 0.0) * rows / (rows + (len(more) if more is not None else 0))
+    return SPARE * graphs + plainly + race.fixed.get(name, 0)
 
 
 def _rank(search: Search) -> Rank:
@@ -175,7 +182,7 @@ def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, f
                 race.out[name] = str(late)
                 break
             except UNMADE as refusal:  # in this finish
-                candidate.entry["reason"] = f"{REFUSED}{refusal}"
+                race.out[name] = candidate.entry["reason"] = f"{REFUSED}{refusal}"
         if not any(candidate.outputs for candidate in search.of(name)):
             continue
         done[name] = share
@@ -222,14 +229,18 @@ def _more_seeds(search: Search, race: Race, trained: Mapping[str, float]) -> Non
                 there = search.there(lessons[name])
                 if (0.0 if there else race.cost(name, share)) > until - race.clock.now():
                     raise OutOfTime("its training would end too late")
-                until = math.inf if there else until
                 _learn(search, shapes_[name][0].shape.body, share, until, seed - job.seed)
-                for candidate in shapes_[name]:
-                    _judge_on_dev(search, candidate, share, seed - job.seed)
             except OutOfTime:
                 search.notes.append(f"The time limit left no time for seed {seed} of {name}.")
+                continue
             except UNMADE as refusal:
                 search.notes.append(f"Seed {seed} of {name} {REFUSED}{refusal}")
+                continue
+            for candidate in shapes_[name]:
+                try:
+                    _judge_on_dev(search, candidate, share, seed - job.seed)
+                except (OutOfTime, *UNMADE) as missed:
+                    search.notes.append(f"Seed {seed} of {candidate.shape.name} was not judged: {missed}")
 
 
 def _learn(search: Search, body: Body, share: float, until: float, turn: int | None) -> Trained:

@@ -35,7 +35,7 @@ from smidgen.cascading import built
 from smidgen.caveats import seen, unresolved
 from smidgen.choosing import Choice, Miss, alternatives, draws, mean_quality, nearest, pick, sureness
 from smidgen.deferral import mixed, together
-from smidgen.errors import OutOfTime
+from smidgen.errors import UNMADE, OutOfTime
 from smidgen.measure import entries
 from smidgen.measure.peers import TfIdf, TfIdfs, TorchModel, UsualTag
 from smidgen.pairing import Trained as Part
@@ -183,9 +183,8 @@ def baselines(search: Search, winner: Candidate | None) -> dict[str, Any]:
     search.baselines.clear()
     models["teacher"] = TorchModel(search.teacher_folder, task)
     search.teacher["numbers"]["parameters"] = models["teacher"].parameters
-    simple = _without_encoder(search.data.train, task, job.seed)
-    if simple is not None:
-        name, model = simple
+    if search.simple is not None:
+        name, model = search.simple
         models[name] = model
         entry = entries.entry(name, "baseline")
         entry["numbers"] |= {"size_mb": model.size_mb, "parameters": model.parameters}
@@ -216,8 +215,11 @@ def read_test(search: Search, winner: Candidate | None, models: Mapping[str, Any
         said[entry["name"]] = logits = model.outputs(test.texts, test.pairs)
         entry["numbers"]["quality"] = entries.quality_data(task, logits, test)
         entry["numbers"] |= entries.compared_data(task, logits, teacher, test)
-    search.seen, told = seen(task, test, search.data.train, said)
-    search.checks += told
+    if search.clock.now() < search.clock.end:
+        search.seen, told = seen(task, test, search.data.train, said)
+        search.checks += told
+    else:
+        search.notes.append("The time limit left no time to look for rows of test that nearly are rows of train.")
     if winner is not None:
         least = least_quality(search.job.budget, search.teacher["numbers"]["quality"]["value"])
         asked = search.job.budget.quality
@@ -279,7 +281,7 @@ def _would_fit(search: Search, miss: Miss, winner: Candidate | None) -> str:
     return "Its quality is not known, since nothing was trained; the other limits it would keep"
 
 
-def _without_encoder(train: Split, task: Task, seed: int) -> tuple[str, TfIdf | TfIdfs | UsualTag] | None:
+def without_encoder(train: Split, task: Task, seed: int) -> tuple[str, TfIdf | TfIdfs | UsualTag] | None:
     """The name of the simple baseline of a task, and the baseline; None where there is none."""
     if isinstance(task, Classify):
         return "TF-IDF + logistic regression", TfIdf(train, task, seed)
@@ -295,6 +297,10 @@ def _add_folder(search: Search, models: dict[str, Any], name: str, recipe: Recip
     except OutOfTime as late:
         note = f"The time limit left no time for the baseline {name}: {late}."
         search.notes += [note] if note not in search.notes else []  # `decide` may ask again
+        return
+    except UNMADE as refusal:
+        note = f"Without the baseline {name}, which cannot be made: {refusal}"
+        search.notes += [note] if note not in search.notes else []
         return
     entry = entries.entry(name, "baseline", recipe={"stages": to_data(recipe.stages)})
     judge(search, entry, done[-1])

@@ -294,7 +294,8 @@ def test_a_store_that_is_held_where_a_finalist_is_judged(
     (name,) = stopped
     reasons = {c["reason"] for c in report["candidates"] if c["name"].startswith(f"{name}, ")}
     if turn:
-        assert any(note.startswith(f"The time limit left no time for seed 1 of {name}") for note in report["notes"])
+        said = [note for note in report["notes"] if note.startswith(f"Seed 1 of {name}, ")]
+        assert said and all("was not judged: another run held the store" in note for note in said)
     else:
         assert "another run held the store for too long" in reasons
 
@@ -364,7 +365,19 @@ def test_a_candidate_whose_graph_is_wrong_costs_itself_alone(
         judge(search, candidate, share, turn)
 
     monkeypatch.setattr(racing, "_judge_on_dev", judged)
+    made = searching.baselines
+
+    def faulty(*args: Any, **more: Any) -> list[Done]:
+        raise Faulty("its graph says other things.")
+
+    def baselines(search: Any, winner: Any) -> Any:
+        monkeypatch.setattr(candidates, "run", faulty)
+        return made(search, winner)
+
+    monkeypatch.setattr(searching, "baselines", baselines)
     report = outcome.carry_out(job(tmp_path, depths=(1, 2), seeds=2), virtual.out)
+    told = "Without the baseline teacher, int8, which cannot be made: its graph says other things."
+    assert report["notes"].count(told) == 1
     said = {c["name"]: (c["status"], c["reason"]) for c in report["candidates"]}
     assert said["2 blocks, int8"] == ("not_trained", "cannot be made: its graph says other things.")
     assert said["2 blocks, float32"][0] in ("trained", "winner") and report["verdict"] == "met"

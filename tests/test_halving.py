@@ -46,7 +46,7 @@ class World:
         whole = share * self.seconds[name]
         self.race.clock.labels += self.labels
         self.time, until, self.labels = self.time + self.labels, until + self.labels, 0.0
-        if self.time + whole > until:
+        if whole and self.time + whole > until:
             begun, self.time = self.time, self.time + 0.05 * whole
             raise OutOfTime("its training would end too late", max(0.0, until - begun) / whole)
         self.time += whole
@@ -211,7 +211,7 @@ def test_what_is_there_already_is_scored_whatever_the_time() -> None:
         world.seconds, world.time = dict.fromkeys(world.seconds, 0.0), until + 2
         made.extend(names[:5])
 
-    world.race.prepare, world.race.there = prepare, lambda name, share: name in made
+    world.race.prepare, world.race.known = prepare, lambda name, share: name in made
     assert world.halve() == ["c4", "c3"]
     assert world.race.out["c5"] == "there was no time to try it"
 
@@ -238,6 +238,13 @@ def test_a_finalist_is_shortened_to_what_fits() -> None:
     known = World({"a": 100.0}, limit=60.0)
     known.race.whole["a"] = 100.0
     assert known.race.finish("a") == 0.5 and known.asked == [("a", 0.5)]  # known from a rung
+    there = World({"a": 100.0}, limit=45.0)
+    there.race.there = lambda name, share: share == 0.5
+    there.seconds["a"], train = 100.0, there.race.train
+    there.race.train = lambda name, share, until, kept=False: (
+        Trained(0.0, 50.0, True) if share == 0.5 else train(name, share, until, kept)
+    )
+    assert there.race.finish("a") == 0.5 and there.asked == [("a", 1.0)], "though a third alone would fit"
     late = World({"a": 100.0}, limit=20.0)
     late.race.whole["a"] = 100.0
     assert late.race.finish("a") == 0 and late.asked == []
@@ -285,7 +292,7 @@ def test_what_is_there_costs_no_time() -> None:
     """As in a second run with another budget, or where many hands have made it: it is neither dropped nor shortened."""
     world = World({f"c{i}": 60.0 for i in range(9)}, limit=110.0)
     made = {("c8", 1.0), ("c7", 0.5)} | {(f"c{i}", share) for i in range(9) for share in (1 / 9, 1 / 3)}
-    world.race.there = lambda name, share: (name, share) in made
+    world.race.there = world.race.known = lambda name, share: (name, share) in made
     train = world.race.train
     world.race.train = lambda name, share, until, kept=False: (
         Trained(float(name[1]) * share, 60 * share, True) if (name, share) in made else train(name, share, until, kept)

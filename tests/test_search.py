@@ -296,6 +296,7 @@ def test_where_only_a_quality_is_asked_the_fastest_that_keeps_it_is_found(
     search.data.train, search.data.unlabeled, search.model = [0], None, None
     search.of = lambda body: [c for c in all_of_them if c.shape.body.name == body]
     search.prepare, search.there, search.executor = (lambda recipes, until: set()), (lambda recipe: False), None
+    search.ids = lambda recipe: ()
     asked: list[tuple[str, float]] = []
 
     def learn(search: Any, body: Body, share: float, until: float, turn: int | None) -> Trained:
@@ -307,7 +308,8 @@ def test_where_only_a_quality_is_asked_the_fastest_that_keeps_it_is_found(
         name = one.shape.body.name
         one.entry["numbers"]["dev_quality"] = {"value": mean.get(name, full[name]) if turn else full[name]}
 
-    monkeypatch.setattr(racing, "taught", lambda *_: SimpleNamespace(name=""))
+    for name in ("taught", "plain"):
+        monkeypatch.setattr(racing, name, lambda *_: SimpleNamespace(name=""))
     monkeypatch.setattr(racing, "_learn", learn)
     monkeypatch.setattr(racing, "_judge_on_dev", judge)
     monkeypatch.setattr(racing, "reserve", lambda _: 0.0)

@@ -113,7 +113,8 @@ class Gates(Method[Gating]):
         state = Gating(model, kinds, whole, keep, self.multiple, self.warmup, self.rate, ctx.seed, half)
         power = 1.0
         if self.price in PRECISIONS:
-            state.measured = functools.partial(self._measured, ctx)
+            bare = nn.Module.to(copy.deepcopy(model), "cpu")  # before another method hangs something on it
+            state.measured = functools.partial(self._measured, ctx, bare)
             power = state.aim(keep)
         self._room(state, keep, power)
         state.attach()
@@ -127,10 +128,8 @@ class Gates(Method[Gating]):
         falls = float(state.stands[1]) < self.warmup
         state.step(t)
         if state.measured is not None and falls and t >= self.warmup:
-            state.detach()
             state.aim(self._share())
             state.keep.clamp_(min=state.least())
-            state.attach()
 
     def settled(self, t: float) -> bool:
         return t >= 1
@@ -185,17 +184,13 @@ class Gates(Method[Gating]):
                 f"{self._more(least**power)}, a lower multiple, more parts, or drop blocks first with prune.layers."
             )
 
-    def _measured(self, ctx: Context, shape: Shape, hidden: int) -> float:
-        """What share a model of a shape is measured to take of what this one takes."""
-        assert ctx.model is not None
+    def _measured(self, ctx: Context, bare: PreTrainedModel, shape: Shape, hidden: int) -> float:
+        """What share a model of a shape is measured to take of what the one it is cut from takes."""
         with torch.random.fork_rng(devices=[]):  # what is measured changes nothing that is drawn
-            after = shaped(ctx.model, shape)
-            if hidden < anatomy(ctx.model).hidden_size:
+            after = shaped(bare, shape)
+            if hidden < anatomy(bare).hidden_size:
                 apply(after, KeepHidden(tuple(range(hidden))))
-            both = {"before": copy.deepcopy(ctx.model), "after": after}
-            found = ctx.sight.meter(self.price).measure(
-                {name: nn.Module.to(each, "cpu") for name, each in both.items()}
-            )
+            found = ctx.sight.meter(self.price).measure({"before": bare, "after": after})
         return float(agreed(torch.tensor(found["after"] / found["before"])))
 
     def _hold_against(self, ctx: Context, share: float, uncut: PreTrainedModel) -> None:
