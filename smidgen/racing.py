@@ -30,7 +30,7 @@ from smidgen.measure.peers import TorchModel
 from smidgen.planner import plan
 from smidgen.running import time_for
 from smidgen.runtime import load
-from smidgen.shapes import Body, Job, distilled, plain, taught
+from smidgen.shapes import Body, Job, Shape, distilled, plain, taught
 from smidgen.source import model_bytes
 
 FOR_TEACHER = 0.5  # of the time that is left, at most
@@ -129,9 +129,11 @@ def reserve(search: Search) -> float:
     """
     pace, data = search.pace, search.data
     graphs = (search.job.finalists + 1) * len({c.shape.finish for c in search.candidates})
-    slowest = max(c.ms for c in search.candidates)
+    whole = [c.ms for c in search.candidates if c.shape == Shape(whole_body(search), "int8")]
+    teacher = max(whole or [c.ms for c in search.candidates])
+    winner = max((c.ms for c in search.candidates if c.fits and c.shape.body.steps), default=0.0)
     rows = 3 * search.job.calls + 1024 + (len(data.test) if data.test is not None else 0)
-    return SPARE * (2 * (pace.build + pace.timing * slowest) + rows * pace.row) + time_for(search, graphs)
+    return SPARE * (2 * pace.build + pace.timing * (teacher + winner) + rows * pace.row) + time_for(search, graphs)
 
 
 def _after(search: Search, race: Race, name: str, first: bool) -> float:

@@ -319,6 +319,18 @@ def test_where_only_a_quality_is_asked_the_fastest_that_keeps_it_is_found(
     assert min((c for c in all_of_them if c in in_budget(search)), key=lambda c: c.ms).shape.body.name == fastest
 
 
+def test_time_is_kept_for_what_will_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher's own graph and the slowest that may win; not what does not fit, however slow."""
+    monkeypatch.setattr(racing, "whole_body", lambda search: Body("12 blocks", "depth"))
+    monkeypatch.setattr(racing, "time_for", lambda search, graphs: 0.0)
+    own, fits = candidate("int8", 13.0, 14.0, "12 blocks", trained=False), candidate("int8", 3.0, 4.0, trained=False)
+    own.shape, slow = Shape(Body("12 blocks", "depth"), "int8"), candidate("float32", 500.0, 600.0, "8 blocks")
+    own.entry["status"] = slow.entry["status"] = "infeasible"
+    search = found([own, fits, slow])
+    search.pace, search.job.calls, search.data.test = Pace(build=2.0, timing=4.0, row=0.01), 300, None
+    assert racing.reserve(search) == pytest.approx(1.2 * (2 * 2 + 4 * (13 + 3) + 0.01 * (900 + 1024)))
+
+
 def test_where_only_a_quality_is_asked_all_are_searched_from_the_fastest_up() -> None:
     slow, fast = (
         candidate("int8", p50, 2.0, name, trained=False) for p50, name in ((2.0, "3 blocks"), (1.0, "1 block"))
