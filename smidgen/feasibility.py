@@ -36,6 +36,7 @@ from smidgen.watch import Watch
 FOR_BUILDING = 1 / 3  # of the time, at most
 FOR_TIMING = 1 / 6  # of what is then left, at most
 HASTE = 3  # times fewer calls, and one pass in batches, where there is no time for all
+TOO_FEW = "not one shape could be built in a third of them and timed in a sixth of the others"
 FAR = 1.3  # times over a limit: more of its kind is over it too, though a glance at a latency is not exact
 # A head of another kind, as of pretraining, is dropped without a word.
 ANSWERING = ("classify", "several", "tag", "answer")
@@ -90,13 +91,13 @@ def feasible(search: Search) -> None:
     job = search.job
     search.watch.say(f"Building {len(search.candidates)} shapes with untrained weights, to see what fits the budget")
     until = search.clock.now() + FOR_BUILDING * search.clock.left
-    late: list[Candidate] = []
+    late: dict[Candidate, str] = {}
     refused: list[tuple[Shape, str]] = []
     there = search.prepare((untrained(job, candidate.shape) for candidate in search.candidates), begin_by=until)
     waiting = _by_haste(search.candidates)
     while waiting:
         held = _build(search, waiting, there, until, late, refused)
-        late += _time(search, [c for c in waiting if c.folder is not None])
+        late |= dict.fromkeys(_time(search, [c for c in waiting if c.folder is not None]), TOO_FEW)
         waiting = [c for small, larger in held.items() if _timed(small) and small.fits for c in larger]
         for small, larger in held.items():
             if larger and larger[0] not in waiting:
@@ -105,9 +106,8 @@ def feasible(search: Search) -> None:
     search.candidates = [c for c in search.candidates if _timed(c)]
     search.notes += _left_out(refused[::-1])
     if late and not search.candidates:
-        why = search.too_short or "not one shape could be built in a third of them and timed in a sixth of the others"
+        why = next((why for why in late.values() if why != TOO_FEW), TOO_FEW)
         raise InputError(f"--time-limit: {search.clock.limit:g} s are too few: {why}. Give more time.")
-    search.too_short = ""
     if late:
         what = "1 shape" if len(late) == 1 else f"{len(late)} shapes"
         names = "; ".join(c.shape.name for c in late)
@@ -119,13 +119,13 @@ def _build(
     waiting: Sequence[Candidate],
     there: Collection[str],
     until: float,
-    late: list[Candidate],
+    late: dict[Candidate, str],
     refused: list[tuple[Shape, str]],
 ) -> dict[Candidate, list[Candidate]]:
     """Build candidates and glance at them. Gives what is far over the budget, and by it what is larger, not built.
 
     there: names of the recipes whose stages are built already.
-    late, refused: what there is no time for and what cannot be built are added to these.
+    late, refused: what there is no time for and what cannot be built are added to these, with the reason.
     """
     begun, made, graphs = search.clock.now(), set[str](), 0
     held: dict[Candidate, list[Candidate]] = {}
@@ -133,7 +133,7 @@ def _build(
         for i, candidate in enumerate(waiting):
             recipe = untrained(search.job, candidate.shape)
             if search.clock.now() > until and recipe.name not in there:
-                late.append(candidate)
+                late[candidate] = TOO_FEW
                 continue
             small = next((c for c in held if _kind(c.shape) == _kind(candidate.shape)), None)
             if small is not None:
@@ -142,8 +142,7 @@ def _build(
             try:
                 done = search.make(recipe, patience=until)
             except OutOfTime as waited:
-                late.append(candidate)
-                search.too_short = str(waited)
+                late[candidate] = str(waited)
                 continue
             except UNMADE as refusal:
                 if search.job.families and candidate.shape.finish != SCARCE:

@@ -184,8 +184,9 @@ def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, f
                 race.out[name] = str(late)
                 break
             except UNMADE as refusal:  # in this finish
-                race.out[name] = candidate.entry["reason"] = f"{REFUSED}{refusal}"
+                candidate.entry["reason"] = f"{REFUSED}{refusal}"
         if not any(candidate.outputs for candidate in search.of(name)):
+            race.out.setdefault(name, search.of(name)[0].entry["reason"])
             continue
         done[name] = share
         if share < 1:

@@ -140,10 +140,10 @@ def decide(search: Search) -> tuple[Candidate | None, dict[str, Any]]:
         winner, begun = choose(search), search.clock.now()
         models = baselines(search, winner)
         time_trained(search, models)
-        wavers = winner or choose(search)
-        if wavers is None or (winner and (winner.wavers or not over_on_dev(search, winner))):
+        unsteady = winner or choose(search)
+        if unsteady is None or (winner and (winner.wavers or not over_on_dev(search, winner))):
             return winner, models
-        wavers.wavers = True
+        unsteady.wavers = True
         if search.clock.now() + (search.clock.now() - begun) > search.clock.end:
             return choose(search) or winner, models
 

@@ -25,6 +25,7 @@ from folders import LABELS, sentences, write_csv
 from smidgen import artefact, budget, shards, teacher
 from smidgen import hands as module
 from smidgen.artefact import Store, file_hash, open_artefact
+from smidgen.cluster import cluster
 from smidgen.data import Split
 from smidgen.errors import ArtefactError, ModelError, NoEffect, OutOfTime
 from smidgen.feasibility import start
@@ -32,6 +33,7 @@ from smidgen.hands import run, run_all
 from smidgen.planner import Plan, plan
 from smidgen.recipe import Files, load
 from smidgen.runner import Done
+from smidgen.runtime.machine import usable_cores
 from smidgen.shapes import Job, untrained
 from smidgen.source import resolve
 from smidgen.tasks import Classify
@@ -315,6 +317,19 @@ def kill_one(stages: Path, student: str, killed: list[int]) -> None:
     for process in workers():
         os.kill(process, signal.SIGKILL)
         killed.append(process)
+
+
+def test_what_nobody_waits_for_any_more_is_not_begun() -> None:
+    """On a real Ray: 40 pieces of 3 s that wait for a core would keep it for a minute."""
+    pytest.importorskip("ray")
+    with cluster() as many:
+        assert many.hands == usable_cores()
+        found = many.map(time.sleep, [0.0, *[3.0] * 20 * many.hands])
+        next(found)
+        found.close()
+        began = time.monotonic()
+        many.submit(time.sleep, 0.0).result()
+        assert time.monotonic() - began < 30
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds Ray's workers in /proc")

@@ -383,6 +383,22 @@ def test_a_candidate_whose_graph_is_wrong_costs_itself_alone(
     assert said["2 blocks, float32"][0] in ("trained", "winner") and report["verdict"] == "met"
 
 
+def test_where_only_a_quality_is_asked_a_body_with_one_faulty_finish_still_counts(
+    virtual: Virtual, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = racing._judge_on_dev
+
+    def judged(search: Any, candidate: Any, share: float, turn: int) -> None:
+        if candidate.shape.finish == "int8":
+            raise Faulty("its graph says other things.")
+        judge(search, candidate, share, turn)
+
+    monkeypatch.setattr(racing, "_judge_on_dev", judged)
+    asked = replace(job(tmp_path, depths=(1, 2, 3)), budget=read(quality="50%teacher"))
+    report = outcome.carry_out(asked, virtual.out)
+    assert report["verdict"] == "met" and report["winner"]["name"] == "1 block, float32"
+
+
 def test_seeds_of_the_finalists(virtual: Virtual, tmp_path: Path) -> None:
     report = outcome.carry_out(job(tmp_path, depths=(1, 2), seeds=3), virtual.out)
     for found in report["candidates"]:

@@ -482,6 +482,14 @@ def test_the_target_is_set_again_by_what_would_be_cut_once_it_has_fallen() -> No
     assert 2.0 <= ctx.found["prune.gates"]["speedup"] < 2.6, "widths are multiples of 8"
 
 
+def test_what_another_method_has_put_on_the_model_is_not_timed() -> None:
+    method, ctx = Gates(speedup=2.0, price="int8", multiple=8), metered(Stopwatch())
+    state = method.begin(ctx)
+    apply(ctx.model, Factor(0, "up", 4))  # such a block cannot be cut
+    method.step(state, 0.5)
+    assert float(state.keep) == pytest.approx(0.5, abs=1e-6)
+
+
 def test_no_target_is_set_again_below_what_no_cut_leaves() -> None:
     watch = Stopwatch()
     method = Gates(speedup=3.5, price="int8", multiple=8)

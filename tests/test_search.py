@@ -127,15 +127,21 @@ def test_nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decide(found([only])) == (None, {"of": None})
 
 
-def test_one_that_wavers_is_chosen_where_it_keeps_to_the_budget_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no other does: there is a winner then, and what is told of it is true."""
-    only, times = candidate("int8", 1.0, 1.5), iter([2.02, 2.02, 1.95, 1.95])
+def timed_anew(monkeypatch: pytest.MonkeyPatch, first: float, *later: float) -> tuple[Candidate, Any, Any]:
+    """The only candidate of a search, which is timed as anew each time; its times, and what times it."""
+    only, times = candidate("int8", 1.0, first), iter(later)
     monkeypatch.setattr(searching, "baselines", lambda _, winner: {"of": winner})
 
     def timed(search: Any, models: Any) -> None:
         only.entry["numbers"]["latency"] = {"p50_ms": 1.0, "p95_ms": next(times)}
 
     monkeypatch.setattr(searching, "time_trained", timed)
+    return only, times, timed
+
+
+def test_one_that_wavers_is_chosen_where_it_keeps_to_the_budget_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no other does: there is a winner then, and what is told of it is true."""
+    only, _, timed = timed_anew(monkeypatch, 1.5, 2.02, 2.02, 1.95, 1.95)
     search = found([only])
     first, _ = decide(search)
     assert first is None and only.wavers, "over it when it was timed: nothing is left"
@@ -144,13 +150,7 @@ def test_one_that_wavers_is_chosen_where_it_keeps_to_the_budget_after_all(monkey
 
 
 def test_one_that_keeps_to_the_budget_only_when_it_is_timed_again_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    only, times = candidate("int8", 1.0, 2.02), iter([1.98, 1.97, 1.96, 2.03])
-    monkeypatch.setattr(searching, "baselines", lambda _, winner: {"of": winner})
-
-    def timed(search: Any, models: Any) -> None:
-        only.entry["numbers"]["latency"] = {"p50_ms": 1.0, "p95_ms": next(times)}
-
-    monkeypatch.setattr(searching, "time_trained", timed)
+    only, times, _ = timed_anew(monkeypatch, 2.02, 1.98, 1.97, 1.96)
     assert decide(found([only])) == (only, {"of": only}) and next(times) == 1.96, "timed beside its own baselines"
 
 
