@@ -95,20 +95,22 @@ def over(budget: Budget, numbers: Mapping[str, Any], teacher_quality: float | No
         teacher_quality: on the same split as `numbers[key]`.
         key: `quality` (test) or `dev_quality`.
     """
-    found: dict[str, float] = {}
-    latency = at_percentile(numbers, budget.percentile)
-    for name, limit, value in (
-        ("latency", budget.latency_ms, latency),
-        ("size", budget.size_mb, numbers.get("size_mb")),
-        ("memory", budget.memory_mb, numbers.get("memory_mb")),
-    ):
-        if limit is not None and value is not None and value > limit:
-            found[name] = value / limit
+    found = {name: times for name, times in used(budget, numbers).items() if times > 1}
     wanted = least_quality(budget, teacher_quality)
     value = (numbers.get(key) or {}).get("value")
     if wanted is not None and value is not None and value < wanted:
         found["quality"] = wanted / max(value, 1e-9)
     return found
+
+
+def used(budget: Budget, numbers: Mapping[str, Any]) -> dict[str, float]:
+    """How many times each limit on what a model takes its numbers come to; of what was measured and has a limit."""
+    measured = (
+        ("latency", budget.latency_ms, at_percentile(numbers, budget.percentile)),
+        ("size", budget.size_mb, numbers.get("size_mb")),
+        ("memory", budget.memory_mb, numbers.get("memory_mb")),
+    )
+    return {name: value / limit for name, limit, value in measured if limit is not None and value is not None}
 
 
 def fitting(budget: Budget, numbers: Mapping[str, Any], teacher_quality: float | None, key: str) -> str:

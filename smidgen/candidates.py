@@ -67,9 +67,15 @@ class Candidate:
 class Pace:
     """Seconds of what is done again at the end, measured on the way there."""
 
-    build: float = 0.0  # of a graph
+    build: float = 0.0  # of a graph, for each parameter of its model
     timing: float = 0.0  # of a model among others, for each millisecond that a text takes it
     row: float = 0.0  # that the teacher answers
+    graphs: tuple[float, int] = (0.0, 0)  # seconds that were built, and parameters
+
+    def built(self, seconds: float, parameters: int) -> None:
+        """Note a graph that was built, with so many parameters."""
+        self.graphs = self.graphs[0] + seconds, self.graphs[1] + parameters
+        self.build = self.graphs[0] / max(1, self.graphs[1])
 
 
 @dataclass

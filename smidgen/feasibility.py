@@ -1,24 +1,26 @@
 """What the budget allows, found before anything is trained: every shape with untrained weights, built and timed.
 
 Latency and size do not depend on what the weights are. What a family cannot do, the plan or the method says, and it is
-left out. Of a family the smallest shape is built first: where it is far over a limit, larger ones are not built.
+left out. The smallest shapes are built first, and what they take says which of the larger ones are worth building; with
+a time limit no more of a family is built than is searched among.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from smidgen.artefact import identity, write_atomic
-from smidgen.budget import over
-from smidgen.candidates import MEMORY_ROWS, Candidate, Pace, Search, broken_words, memory_of
+from smidgen.budget import over, used
+from smidgen.candidates import MEMORY_ROWS, Candidate, Pace, Search, broken_words, memory_of, only_quality
 from smidgen.choosing import speed
 from smidgen.data import Data
 from smidgen.errors import UNMADE, InputError, ModelError, OutOfTime, RecipeError
+from smidgen.foretelling import Kind, Piece, Wanted
 from smidgen.halving import Clock, affordable
 from smidgen.measure import entries
 from smidgen.measure.environment import versions
@@ -38,6 +40,7 @@ FOR_TIMING = 1 / 6  # of what is then left, at most
 HASTE = 3  # times fewer calls, and one pass in batches, where there is no time for all
 TOO_FEW = "not one shape could be built in a third of them and timed in a sixth of the others"
 FAR = 1.3  # times over a limit: more of its kind is over it too, though a glance at a latency is not exact
+NEAR = 1.1  # the same, where a shape that is built and does not fit costs time that others need
 # A head of another kind, as of pretraining, is dropped without a word.
 ANSWERING = ("classify", "several", "tag", "answer")
 
@@ -83,28 +86,34 @@ def start(job: Job, out: Path, watch: Watch, root: Path | None = None, storage: 
 
 
 def feasible(search: Search) -> None:
-    """Time and weigh every shape with untrained weights; mark what the budget forbids.
+    """Time and weigh shapes with untrained weights, and mark what the budget forbids. What is not worth it is not
+    built, see `smidgen.foretelling`.
 
     Raises:
         InputError: the time limit left no time to build and time one.
     """
-    job = search.job
-    search.watch.say(f"Building {len(search.candidates)} shapes with untrained weights, to see what fits the budget")
+    count = len(search.candidates)
+    search.watch.say(f"Building up to {count} shapes with untrained weights, to see what fits the budget")
     until = search.clock.now() + FOR_BUILDING * search.clock.left
+    kinds, wanted = _kinds(search.candidates), _wanted(search)
+    pieces = [piece for kind in kinds for piece in kind.pieces]
     late: dict[Candidate, str] = {}
-    refused: list[tuple[Shape, str]] = []
-    there = search.prepare((untrained(job, candidate.shape) for candidate in search.candidates), begin_by=until)
-    waiting = _by_haste(search.candidates)
-    while waiting:
-        held = _build(search, waiting, there, until, late, refused)
-        late |= dict.fromkeys(_time(search, [c for c in waiting if c.folder is not None]), TOO_FEW)
-        waiting = [c for small, larger in held.items() if _timed(small) and small.fits for c in larger]
-        for small, larger in held.items():
-            if larger and larger[0] not in waiting:
-                names = ", ".join(c.shape.body.name for c in larger)
-                search.notes.append(f"{_far_over(search, small)}, by far. So not built: {names}.")
+    with search.watch.bar("building", len(pieces)) as bar:
+        while True:
+            if wave := sorted((piece for kind in kinds for piece in kind.next(wanted)), key=lambda piece: piece.work):
+                late |= _build(search, wave, until)
+                bar.to(sum(not piece.open for piece in pieces), wave[-1].of.shape.name)
+                continue
+            built = [piece for piece in pieces if piece.used is not None and piece.of not in late]
+            built = [piece for piece in built if not _timed(piece.of)]
+            if not built:
+                break
+            late |= dict.fromkeys(_time(search, [piece.of for piece in built]), TOO_FEW)
+            for piece in built:
+                piece.used = used(search.job.budget, piece.of.entry["numbers"]) if _timed(piece.of) else piece.used
+    search.notes += [note for kind in kinds for note in _not_built(search, kind, wanted)]
+    search.notes += _left_out([(piece.of.shape, piece.gone) for piece in pieces if piece.gone and piece.of not in late])
     search.candidates = [c for c in search.candidates if _timed(c)]
-    search.notes += _left_out(refused[::-1])
     if late and not search.candidates:
         why = next((why for why in late.values() if why != TOO_FEW), TOO_FEW)
         raise InputError(f"--time-limit: {search.clock.limit:g} s are too few: {why}. Give more time.")
@@ -114,49 +123,68 @@ def feasible(search: Search) -> None:
         search.notes.append(f"The time limit left no time to build or to time {what}: {names}.")
 
 
-def _build(
-    search: Search,
-    waiting: Sequence[Candidate],
-    there: Collection[str],
-    until: float,
-    late: dict[Candidate, str],
-    refused: list[tuple[Shape, str]],
-) -> dict[Candidate, list[Candidate]]:
-    """Build candidates and glance at them. Gives what is far over the budget, and by it what is larger, not built.
+def _wanted(search: Search) -> Wanted:
+    """With a time limit no more is built than will be searched among."""
+    quality, hurried = only_quality(search.job.budget), search.clock.limit is not None
+    enough = search.job.per_family if hurried and not quality else math.inf
+    return Wanted(NEAR if hurried else FAR, enough, rising=quality)
 
-    there: names of the recipes whose stages are built already.
-    late, refused: what there is no time for and what cannot be built are added to these, with the reason.
-    """
-    begun, made, graphs = search.clock.now(), set[str](), 0
-    held: dict[Candidate, list[Candidate]] = {}
-    with search.watch.bar("building", len(waiting)) as bar:
-        for i, candidate in enumerate(waiting):
-            recipe = untrained(search.job, candidate.shape)
-            if search.clock.now() > until and recipe.name not in there:
-                late[candidate] = TOO_FEW
-                continue
-            small = next((c for c in held if _kind(c.shape) == _kind(candidate.shape)), None)
-            if small is not None:
-                held[small].append(candidate)
-                continue
-            try:
-                done = search.make(recipe, patience=until)
-            except OutOfTime as waited:
-                late[candidate] = str(waited)
-                continue
-            except UNMADE as refusal:
-                if search.job.families and candidate.shape.finish != SCARCE:
-                    raise
-                refused.append((candidate.shape, str(refusal)))
-                continue
-            candidate.folder = done[-1].artefact.path
-            made |= {candidate.shape.body.name for one in done if not one.reused}
-            graphs += candidate.shape.body.name in made
-            if _far_over(search, candidate) and candidate.shape.body.steps:
-                held[candidate] = []
-            bar.to(i + 1, candidate.shape.name)
-    search.pace.build = (search.clock.now() - begun) / graphs if graphs else search.pace.build
-    return held
+
+def _kinds(candidates: Sequence[Candidate]) -> list[Kind[Candidate]]:
+    """Parted by the model that they are made of and by the finish."""
+    kinds: dict[tuple[str, str, bool], Kind[Candidate]] = {}
+    for one in candidates:
+        body, finish = one.shape.body, one.shape.finish
+        piece = Piece(one, body.family, body.work, body.even, counts=bool(body.steps))
+        kinds.setdefault((body.model, finish, body.work > 0), Kind()).pieces.append(piece)
+    return list(kinds.values())
+
+
+def _build(search: Search, wave: Sequence[Piece[Candidate]], until: float) -> dict[Candidate, str]:
+    """Build shapes and glance at them; gives those that there is no time for, and why."""
+    budget = replace(search.job.budget, percentile="p50")  # a few calls tell no other, and no busy moment moves it
+    search.prepare((untrained(search.job, piece.of.shape) for piece in wave), begin_by=until)
+    late: dict[Candidate, str] = {}
+    for piece in wave:
+        candidate, begun = piece.of, search.clock.now()
+        recipe = untrained(search.job, candidate.shape)
+        try:
+            if begun > until and not search.there(recipe):
+                raise OutOfTime(TOO_FEW)
+            done = search.make(recipe, patience=until)
+        except OutOfTime as waited:
+            late[candidate] = piece.gone = str(waited)
+            continue
+        except UNMADE as refusal:
+            if search.job.families and candidate.shape.finish != SCARCE:
+                raise
+            piece.gone = str(refusal)
+            continue
+        candidate.folder = done[-1].artefact.path
+        if not any(one.reused for one in done):
+            search.pace.built(search.clock.now() - begun, int(parameters(candidate.folder).value))
+        piece.used = used(budget, _glance(search, candidate.folder))
+    return late
+
+
+def _not_built(search: Search, kind: Kind[Candidate], wanted: Wanted) -> list[str]:
+    """What is said of the shapes that were not worth it, and by which of those that were built."""
+    lacking = [piece for piece in kind.pieces if piece.open]
+    more = [piece for piece in lacking if kind.foretold(piece) > wanted.most]
+    built = sorted((piece for piece in kind.pieces if piece.used is not None), key=lambda piece: piece.work)
+    over_ = [piece.of for piece in built if not piece.of.fits]
+    said, finish = list[str](), kind.pieces[0].of.shape.finish
+    if more and over_:
+        said.append(f"{over_[0].shape.name}: {over_[0].entry['reason'].rstrip('.')}. So not built: {_names(more)}.")
+    elif more:
+        said.append(f"By what {_names(built)} take in {finish}, too much for the budget, so not built: {_names(more)}.")
+    if less := [piece for piece in lacking if piece not in more]:
+        said.append(f"Enough that is larger fits the budget in {finish}, so not built: {_names(less)}.")
+    return said
+
+
+def _names(pieces: Sequence[Piece[Candidate]]) -> str:
+    return ", ".join(piece.of.shape.body.name for piece in pieces)
 
 
 def _time(search: Search, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -176,24 +204,6 @@ def _timed(candidate: Candidate) -> bool:
     return candidate.entry["numbers"]["latency"] is not None
 
 
-def _kind(shape: Shape) -> tuple[str, str, str]:
-    """Shapes of one kind differ in how much of it they have."""
-    return shape.body.family, shape.body.model, shape.finish
-
-
-def _far_over(search: Search, candidate: Candidate) -> str:
-    """What is far over the budget, in words; "" where nothing is. A latency by the median: a few calls tell no other
-    percentile, and one moment in which the machine is busy does not move it."""
-    budget, folder = replace(search.job.budget, percentile="p50"), candidate.folder
-    assert folder is not None
-    numbers = _glance(search, folder)
-    broken = {name: times for name, times in over(budget, numbers, None, "dev_quality").items() if times > FAR}
-    if not broken:
-        return ""
-    entry = {"numbers": candidate.entry["numbers"] | numbers}
-    return f"{candidate.shape.name}: {broken_words(budget, entry, broken).rstrip('.')}"
-
-
 def _glance(search: Search, folder: Path) -> dict[str, Any]:
     """What a few calls say of a shape. Kept on disk, so that another run builds the same."""
     memo = search.root / f"glance-{_where(search, folder.name)}.json"
@@ -202,12 +212,6 @@ def _glance(search: Search, folder: Path) -> dict[str, Any]:
         glance = {"latency": entries.glance(load(folder), rows), "size_mb": deployed_bytes(folder) / 1e6}
         write_atomic(memo, json.dumps(glance))
     return dict(json.loads(memo.read_text(encoding="utf-8")))
-
-
-def _by_haste(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """What is trained already first, then the smallest, so that what there is no time for is large."""
-    own = [candidate for candidate in candidates if not candidate.shape.body.steps]
-    return own + [candidate for candidate in reversed(candidates) if candidate.shape.body.steps]
 
 
 def _possible(job: Job, model: Source, found: Sequence[Body]) -> tuple[list[Body], Plan, list[str]]:
@@ -347,7 +351,7 @@ def _remembered(search: Search, folders: Mapping[str, Path]) -> dict[str, dict[s
 
 
 def _memo(search: Search, folders: Mapping[str, Path]) -> Path:
-    return search.root / f"shapes-{_where(search, [2, _ids(folders)])}.json"
+    return search.root / f"shapes-{_where(search, [3, _ids(folders)])}.json"
 
 
 def _where(search: Search, what: Any) -> str:

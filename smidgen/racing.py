@@ -130,17 +130,23 @@ def reserve(search: Search) -> float:
     pace, data = search.pace, search.data
     graphs = (search.job.finalists + 1) * len({c.shape.finish for c in search.candidates})
     whole = [c.ms for c in search.candidates if c.shape == Shape(whole_body(search), "int8")]
-    teacher = max(whole or [c.ms for c in search.candidates])
-    winner = max((c.ms for c in search.candidates if c.fits and c.shape.body.steps), default=0.0)
+    teacher = search.model.parameters * pace.build + pace.timing * max(whole or [1e3 * pace.row])
+    may_win = [c for c in search.candidates if c.fits and c.shape.body.steps]
+    winner = max((_graph(search, c) + pace.timing * c.ms for c in may_win), default=0.0)
     rows = 3 * search.job.calls + 1024 + (len(data.test) if data.test is not None else 0)
-    return SPARE * (2 * pace.build + pace.timing * (teacher + winner) + rows * pace.row) + time_for(search, graphs)
+    return SPARE * (teacher + winner + rows * pace.row) + time_for(search, graphs)
+
+
+def _graph(search: Search, candidate: Candidate) -> float:
+    """Seconds to build the graph of a candidate, by its parameters and what others took."""
+    return search.pace.build * float(candidate.entry["numbers"].get("parameters") or 0)
 
 
 def _after(search: Search, race: Race, name: str, first: bool) -> float:
     """Seconds from the end of a finalist's training to that of its measuring; behind the first one, time is also kept
     to train the winner's shape on the labels alone.
     """
-    graphs = sum(search.pace.build + 2 * search.pace.timing * c.ms for c in search.of(name))
+    graphs = sum(_graph(search, c) + 2 * search.pace.timing * c.ms for c in search.of(name))
     rows, more = len(search.data.train), search.data.unlabeled
     if first or search.there(plain(search.job, search.model, search.of(name)[0].shape)):
         return SPARE * graphs

@@ -63,6 +63,12 @@ class Body:
     made: tuple[Use, ...] = ()
     steps: tuple[Step, ...] = ()
     model: str = ""  # "" = the model given; else another pretrained model's reference
+    work: float = 0.0  # blocks of its model that take as many operations; 0 = it has none of them
+
+    @property
+    def even(self) -> bool:
+        """Is it whole blocks of its model, and nothing else?"""
+        return self.work > 0 and all(use.method == "prune.layers" for use in self.made)
 
     @property
     def own_tokenizer(self) -> bool:
@@ -105,29 +111,29 @@ def _taught(*uses: Use, share: float = 1.0, name: str = "student", train: Mappin
 
 def _depth(blocks: int, whole: int) -> Body:
     cut = (_keep(blocks),) if blocks < whole else ()
-    return Body(_count(blocks), "depth", cut, (_taught(*cut, *BOTH),) if cut else ())
+    return Body(_count(blocks), "depth", cut, (_taught(*cut, *BOTH),) if cut else (), work=blocks)
 
 
 def _answers(blocks: int) -> Body:
     name = f"{_count(blocks)} by answers alone"
-    return Body(name, "answers", (_keep(blocks),), (_taught(_keep(blocks), LOGITS),))
+    return Body(name, "answers", (_keep(blocks),), (_taught(_keep(blocks), LOGITS),), work=blocks)
 
 
 def _theseus(blocks: int) -> Body:
     replaced = _taught(Use("replace.theseus", {"groups": blocks}), LOGITS, share=0.5, name="theseus")
     name = f"{_count(blocks)} by Theseus"
-    return Body(name, "theseus", (_keep(blocks),), (replaced, _taught(*BOTH, share=0.5)))
+    return Body(name, "theseus", (_keep(blocks),), (replaced, _taught(*BOTH, share=0.5)), work=blocks)
 
 
-def _pruned(speedup: float) -> Body:
+def _pruned(speedup: float, whole: int) -> Body:
     cut = Use("prune.fisher", {"speedup": speedup})
     name = f"pruned to 1/{speedup:g} of the work"
-    return Body(name, "pruned", (cut,), (Step("cut", (cut,), 0.0), _taught(LOGITS)))
+    return Body(name, "pruned", (cut,), (Step("cut", (cut,), 0.0), _taught(LOGITS)), work=whole / speedup)
 
 
 def _narrow(blocks: int) -> Body:
     made = Use("student.narrow", {"blocks": blocks})
-    return Body(f"{_count(blocks)} of half the width", "narrow", (made,), (_taught(made, *BOTH),))
+    return Body(f"{_count(blocks)} of half the width", "narrow", (made,), (_taught(made, *BOTH),), work=blocks / 4)
 
 
 def _network(name: str, family: str, **settings: Any) -> Body:
@@ -139,7 +145,7 @@ def _pretrained(student: Source, blocks: int) -> Body:
     """Another pretrained model, whole or less of it."""
     cut = (_keep(blocks),) if blocks < student.blocks else ()
     name = f"{student.reference}, {_count(blocks)}"
-    return Body(name, student.reference, cut, (_taught(*cut, LOGITS),), student.reference)
+    return Body(name, student.reference, cut, (_taught(*cut, LOGITS),), student.reference, blocks)
 
 
 def _pretrained_pruned(student: Source) -> Body:
@@ -147,7 +153,7 @@ def _pretrained_pruned(student: Source) -> Body:
     cut = Use("prune.fisher", {"speedup": 2.0})
     steps = (_taught(LOGITS, share=2 / 3), Step("cut", (cut,), 0.0), _taught(LOGITS, share=1 / 3, name="again"))
     name = f"{student.reference}, pruned to 1/2 of the work"
-    return Body(name, student.reference, (cut,), steps, student.reference)
+    return Body(name, student.reference, (cut,), steps, student.reference, student.blocks / 2)
 
 
 def _of(student: Source) -> Iterator[Body]:
@@ -163,7 +169,7 @@ FAMILIES: dict[str, Callable[[int, Depths], Iterable[Body]]] = {
     "depth": lambda n, depths: (_depth(d, n) for d in depths),
     "answers": lambda n, depths: (_answers(d) for d in depths if d <= n / 2),
     "theseus": lambda n, depths: (_theseus(d) for d in depths if n / 3 <= d <= n / 2),
-    "pruned": lambda n, depths: (_pruned(speedup) for speedup in (1.5, 2.5)),
+    "pruned": lambda n, depths: (_pruned(speedup, n) for speedup in (1.5, 2.5)),
     "narrow": lambda n, depths: (_narrow(d) for d in depths if d == round(n / 2)),
     "bilstm": lambda n, depths: [_network("BiLSTM", "bilstm")],
     "cnn": lambda n, depths: [_network("CNN", "cnn")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,8 +41,8 @@ def questions(folder: Path) -> Files:
     return Files(**files)
 
 
-def begun(folder: Path, **more: Any) -> Search:
-    job = Job(str(model_folder(folder / "model", blocks=3)), questions(folder), read(), task="answer", **more)
+def begun(folder: Path, blocks: int = 3, **more: Any) -> Search:
+    job = Job(str(model_folder(folder / "model", blocks=blocks)), questions(folder), read(), task="answer", **more)
     return start(job, folder / "out", Silent())
 
 
@@ -79,71 +80,121 @@ def test_a_shape_that_cannot_be_built_is_left_out(tmp_path: Path, monkeypatch: p
     assert search.notes[-1] == "Left out: 2 blocks and 1 block. it is too small."
 
 
-@pytest.mark.parametrize("prepared", [(), ("2 blocks, int8, untrained",)])
-def test_what_there_is_no_time_to_build_is_large_and_untrained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared: tuple[str, ...]
+@pytest.mark.parametrize("there", [(), ("2 blocks, int8, untrained",)])
+def test_what_there_is_no_time_to_build_is_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...]
 ) -> None:
-    """On a cluster shapes are built beforehand, and none is begun after the hour; what was built by then is there."""
+    """The smallest is built first, then the largest. On a cluster none is begun after the hour; what was built by then
+    is there."""
     search = begun(tmp_path, depths=(1, 2, 3), finishes=("int8",))
-    seconds = iter(range(0, 1000, 10))
-    search.clock = Clock(started=0.0, limit=140.0, now=lambda: next(seconds))  # a third of it is for building
-    done = SimpleNamespace(artefact=SimpleNamespace(path=tmp_path), reused=True)
-    monkeypatch.setattr(Search, "make", lambda *_, **__: [done])
-    told: dict[str, float] = {}
-    monkeypatch.setattr(Search, "prepare", lambda self, recipes, **more: told.update(more) or set(prepared))
+    time = [0.0]
+    search.clock = Clock(started=0.0, limit=140.0, now=lambda: time[0])  # a third of it is for building
+    done = SimpleNamespace(artefact=SimpleNamespace(path=tmp_path), reused=False)
+
+    def make(*_: Any, **__: Any) -> Any:
+        time[0] += 25
+        return [done]
+
+    monkeypatch.setattr(Search, "make", make)
+    monkeypatch.setattr(Search, "there", lambda _, recipe: recipe.name in there)
+    told: list[float] = []
+    monkeypatch.setattr(Search, "prepare", lambda self, recipes, begin_by: told.append(begin_by))
     measured = {f"{name}, int8": {"latency": {"p50_ms": 1.0}} for name in ("1 block", "2 blocks", "3 blocks")}
     monkeypatch.setattr(feasibility, "_glance", lambda *_: {})
+    monkeypatch.setattr(feasibility, "parameters", lambda folder: SimpleNamespace(value=5))
     monkeypatch.setattr(feasibility, "_measure_shapes", lambda *_: measured)
     feasible(search)
     timed = [candidate.shape.name for candidate in search.candidates]
-    assert timed == ["3 blocks, int8", *["2 blocks, int8"] * len(prepared), "1 block, int8"]
+    assert timed == ["3 blocks, int8", *["2 blocks, int8"] * len(there), "1 block, int8"]
     late = "The time limit left no time to build or to time 1 shape: 2 blocks, int8."
-    assert (late in search.notes) == (not prepared)
-    assert told == {"begin_by": pytest.approx(130 / 3)}, "a third of what is left"
+    assert (late in search.notes) == (not there)
+    assert told == [pytest.approx(140 / 3)] * 3
+    assert search.pace.build == 5, "seconds for each parameter"
 
 
 def glanced(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, glance: dict[str, float], timed: float, latency: str = "p50=1ms"
-) -> Search:
-    """A search among 1, 2 and 3 blocks, where each glance says the same, and each timing a p50."""
-    search = begun(folder, depths=(1, 2, 3), finishes=("int8",))
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    glances: Mapping[str, float],
+    timed: float | None = None,
+    latency: str = "p50=1ms",
+    p95: float | None = None,
+    **more: Any,
+) -> tuple[Search, list[str]]:
+    """A search among shapes of which a glance says these milliseconds, and a timing the same or `timed`; and the names
+    of those that were built, in their order."""
+    search = begun(folder, finishes=("int8",), **more)
     search.job = replace(search.job, budget=read(latency=latency))
     search.root.mkdir(parents=True)
+    built: list[str] = []
 
     def make(self: Search, recipe: Any, **more: Any) -> Any:
-        path = folder / recipe.name.partition(",")[0]
-        return [SimpleNamespace(artefact=SimpleNamespace(path=path), reused=True)]
+        name = recipe.name.partition(",")[0]
+        built.append(name)
+        return [SimpleNamespace(artefact=SimpleNamespace(path=folder / name), reused=True)]
 
     def measured(search: Search, folders: Any) -> Any:
-        return {name: {"latency": {"p50_ms": timed, "p95_ms": timed}} for name in folders}
+        ms = {name: glances[name.partition(",")[0]] if timed is None else timed for name in folders}
+        return {name: {"latency": {"p50_ms": one, "p95_ms": one}} for name, one in ms.items()}
 
     monkeypatch.setattr(Search, "make", make)
-    monkeypatch.setattr(feasibility, "load", lambda folder: None)
+    monkeypatch.setattr(feasibility, "load", lambda folder: folder.name)
     monkeypatch.setattr(feasibility, "deployed_bytes", lambda folder: 10)
-    monkeypatch.setattr(entries, "glance", lambda model, rows: glance)
+    monkeypatch.setattr(
+        entries, "glance", lambda model, rows: {"p50_ms": glances[model], "p95_ms": p95 or glances[model]}
+    )
     monkeypatch.setattr(feasibility, "_measure_shapes", measured)
-    feasible(search)
-    return search
+    return search, built
 
 
-@pytest.mark.parametrize(("ms", "built"), [(1.2, ["3 blocks", "2 blocks", "1 block"]), (1.4, ["3 blocks", "1 block"])])
+def blocks(first: float, each: float, *counts: int) -> dict[str, float]:
+    """Milliseconds by the name of a body."""
+    return {("1 block" if n == 1 else f"{n} blocks"): first + each * n for n in counts}
+
+
+@pytest.mark.parametrize(("first", "built"), [(0.0, ["1 block", "2 blocks", "3 blocks"]), (1.2, ["1 block"])])
 def test_more_of_what_is_far_over_the_budget_is_not_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ms: float, built: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: float, built: list[str]
 ) -> None:
-    search = glanced(tmp_path, monkeypatch, {"p50_ms": ms}, timed=1.4)
-    assert [candidate.shape.name for candidate in search.candidates] == [f"{name}, int8" for name in built]
-    said = f"1 block, int8: p50 is {ms:.2f} ms, the budget is 1 ms, by far. So not built: 2 blocks."
+    search, made = glanced(tmp_path, monkeypatch, blocks(first, 0.4, 1, 2, 3), depths=(1, 2, 3))
+    feasible(search)
+    assert made == built
+    said = "1 block, int8: p50 is 1.60 ms, the budget is 1 ms. So not built: 3 blocks, 2 blocks."
     assert (said in search.notes) == (len(built) < 3)
+
+
+def test_a_line_through_two_depths_tells_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search, made = glanced(tmp_path, monkeypatch, blocks(0.1, 0.4, 1, 2, 3), depths=(1, 2, 3), latency="p50=0.95ms")
+    feasible(search)
+    assert made == ["1 block", "2 blocks"], "1.3 ms are too far over"
+    said = "By what 1 block, 2 blocks take in int8, too much for the budget, so not built: 3 blocks."
+    assert search.notes[-1] == said
+
+
+def test_under_a_time_limit_no_more_is_built_than_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of a family, the largest that fit."""
+    search, made = glanced(
+        tmp_path, monkeypatch, blocks(0.0, 0.2, 1, 2, 3, 4), depths=(1, 2, 3, 4), blocks=5, families=("depth",)
+    )
+    search.clock = Clock(0.0, 1000.0, lambda: 0.0)
+    feasible(search)
+    assert made == ["1 block", "4 blocks", "3 blocks"]
+    assert "Enough that is larger fits the budget in int8, so not built: 2 blocks." in search.notes
 
 
 def test_a_busy_moment_rules_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few calls do not tell a p95; half of them over the limit do, and not where the whole timing is within it."""
-    disturbed = glanced(tmp_path / "a", monkeypatch, {"p50_ms": 0.5, "p95_ms": 9.0}, timed=0.5, latency="p95=1ms")
-    assert len(disturbed.candidates) == 3 and not any("by far" in note for note in disturbed.notes)
-    longer = glanced(tmp_path / "b", monkeypatch, {"p50_ms": 9.0, "p95_ms": 9.0}, timed=0.5, latency="p95=1ms")
-    assert len(longer.candidates) == 3 and not any("by far" in note for note in longer.notes)
-    slow = glanced(tmp_path / "c", monkeypatch, {"p50_ms": 9.0, "p95_ms": 9.5}, timed=9.0, latency="p95=1ms")
-    assert "1 block, int8: p50 is 9.00 ms, the budget is 1 ms, by far. So not built: 2 blocks." in slow.notes
+    quick, slow = blocks(0.5, 0.0, 1, 2, 3), blocks(9.0, 0.0, 1, 2, 3)
+    given: dict[str, Any] = {"latency": "p95=1ms", "depths": (1, 2, 3)}
+    disturbed, _ = glanced(tmp_path / "a", monkeypatch, quick, p95=9.0, **given)
+    feasible(disturbed)
+    assert len(disturbed.candidates) == 3 and not any("not built" in note for note in disturbed.notes)
+    longer, _ = glanced(tmp_path / "b", monkeypatch, slow, timed=0.5, **given)
+    feasible(longer)
+    assert len(longer.candidates) == 3 and not any("not built" in note for note in longer.notes)
+    too_slow, _ = glanced(tmp_path / "c", monkeypatch, slow, **given)
+    feasible(too_slow)
+    assert too_slow.notes[-1] == "1 block, int8: p95 is 9.00 ms, the budget is 1 ms. So not built: 3 blocks, 2 blocks."
 
 
 @pytest.mark.parametrize(("seconds", "wanted"), [(30, (True, "ab")), (28, (False, "ab")), (7, (False, "b"))])

@@ -35,7 +35,8 @@ LAYERS = (
     "teacher fill frozen shapes making measure.* measure caveats portrait calibration fake integer precision "
     "saturation deferral pairing",
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
-    "tracking deadline halving reading runner hands costs benching predicting verification merging bundle cascading",
+    "tracking deadline halving foretelling reading runner hands costs benching predicting verification merging bundle "
+    "cascading",
     "trials choosing tuning",
     "candidates",
     "feasibility running racing",

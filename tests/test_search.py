@@ -328,7 +328,12 @@ def test_time_is_kept_for_what_will_be_timed(monkeypatch: pytest.MonkeyPatch) ->
     own.entry["status"] = slow.entry["status"] = "infeasible"
     search = found([own, fits, slow])
     search.pace, search.job.calls, search.data.test = Pace(build=2.0, timing=4.0, row=0.01), 300, None
-    assert racing.reserve(search) == pytest.approx(1.2 * (2 * 2 + 4 * (13 + 3) + 0.01 * (900 + 1024)))
+    search.model = SimpleNamespace(parameters=5)
+    fits.entry["numbers"]["parameters"] = 3
+    others = 4 * 3 + 0.01 * (900 + 1024)
+    assert racing.reserve(search) == pytest.approx(1.2 * (2 * (5 + 3) + 4 * 13 + others))
+    search.candidates.remove(own)  # far over the budget, so not built: about what a row takes in torch
+    assert racing.reserve(search) == pytest.approx(1.2 * (2 * (5 + 3) + 4 * 10 + others))
 
 
 def test_where_only_a_quality_is_asked_all_are_searched_from_the_fastest_up() -> None:
