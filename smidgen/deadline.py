@@ -68,5 +68,6 @@ class _Until:
             end, until = foretold(started, now, first, done, self.total), self.of.until
             until = max(until, self.of.latest) if self.name == SHARED else until
             if end > until and done < self.total:
-                share = max(0.0, until - self.opened) / (end - self.opened) if self.name == "training" else 0.0
-                raise OutOfTime(f"its {self.name} would end {end - until:,.0f} s too late", share)
+                takes = end - self.opened if self.name == "training" else 0.0
+                share = max(0.0, until - self.opened) / takes if takes else 0.0
+                raise OutOfTime(f"its {self.name} would end {end - until:,.0f} s too late", share, takes)

@@ -76,11 +76,12 @@ class Faulty(SmidgenError):
 
 
 class OutOfTime(SmidgenError):
-    """Work would not end in time, and was stopped; `share` is how much of its training would have."""
+    """Work would not end in time, and was stopped; `share` is how much of its training would have, and `seconds` what
+    all of that would have taken, 0 where it is not known."""
 
-    def __init__(self, text: str, share: float = 0.0) -> None:
+    def __init__(self, text: str, share: float = 0.0, seconds: float = 0.0) -> None:
         super().__init__(text)
-        self.share = share
+        self.share, self.seconds = share, seconds
 
 
 UNMADE = (InputError, NoEffect, Faulty)  # this cannot be made of what was given; another one may

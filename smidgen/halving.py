@@ -145,6 +145,8 @@ class Race:
             found = self.train(name, share, until)
         except OutOfTime as late:
             self.out[name] = str(late)
+            if late.seconds:
+                self.whole.setdefault(name, late.seconds / share)
             return False
         except UNMADE as refusal:
             self.out[name] = f"{REFUSED}{refusal}"

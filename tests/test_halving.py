@@ -48,7 +48,7 @@ class World:
         self.time, until, self.labels = self.time + self.labels, until + self.labels, 0.0
         if whole and self.time + whole > until:
             begun, self.time = self.time, self.time + 0.05 * whole
-            raise OutOfTime("its training would end too late", max(0.0, until - begun) / whole)
+            raise OutOfTime("its training would end too late", max(0.0, until - begun) / whole, whole)
         self.time += whole
         return Trained(self.scores[name] * share, whole)
 
@@ -229,6 +229,9 @@ def test_what_was_dropped_for_its_time_alone_may_be_trained_in_what_is_left() ->
     assert finalists == ["c", "b"] and world.race.late == {"large"}
     assert [world.race.finish(name) for name in finalists] == [1.0, 1.0]
     assert world.race.finish("large") == 1 / 3 and world.time < 200
+    assert [share for name, share in world.asked if name == "large"] == [0.333, 0.333], (
+        "its first steps told its length"
+    )
 
 
 def test_a_finalist_is_shortened_to_what_fits() -> None:
