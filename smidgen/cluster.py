@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import os
 import platform
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -148,10 +150,27 @@ def _work(folder: str, cores: int, fn: Callable[..., T], *args: Any) -> T:
             f"{folder}: not there on {platform.node()}. The folder that the command is typed in has to be on every "
             "node of the cluster under the same name, with all that the command reads and writes."
         ) from error
-    import torch
-
+    with _uninterrupted():
+        import torch
     torch.set_num_threads(cores)
     return fn(*args)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A worker whose piece is cancelled is interrupted, and serves others after it: half an import of torch cannot be
+    taken up again. The interrupt comes when the block is over."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = list[int]()
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _name(fn: Callable[..., Any]) -> str:

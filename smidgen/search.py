@@ -1,6 +1,6 @@
 """From a budget to the best model.
 
-1. `smidgen.feasibility`: every shape is built with untrained weights, exported and timed, text in to label out. What
+1. `smidgen.feasibility`: shapes are built with untrained weights, exported and timed, text in to label out. What
    the budget forbids is never trained.
 2. `smidgen.racing`: the teacher is trained, or taken as it stands. Quality is then the only thing that is searched, on
    dev: by successive halving (`smidgen.halving`), until the finalists are trained in full.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import pickle
 import signal
@@ -25,7 +26,7 @@ from folders import LABELS, sentences, write_csv
 from smidgen import artefact, budget, shards, teacher
 from smidgen import hands as module
 from smidgen.artefact import Store, file_hash, open_artefact
-from smidgen.cluster import cluster
+from smidgen.cluster import _uninterrupted, cluster
 from smidgen.data import Split
 from smidgen.errors import ArtefactError, ModelError, NoEffect, OutOfTime
 from smidgen.feasibility import start
@@ -357,3 +358,11 @@ def test_a_killed_worker_costs_nothing_but_time(tiny_bert: Path, tiny_data: dict
     assert len(list(one.iterdir())) == 6 and tree(one) == tree(other)
     assert not list((tmp_path / "out" / "stages").glob(".*"))
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0" and not workers()
+
+
+def test_an_interrupt_waits_until_an_import_is_over() -> None:
+    reached, handler = list[str](), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), _uninterrupted():
+        _thread.interrupt_main()
+        reached.append("the end")
+    assert reached == ["the end"] and signal.getsignal(signal.SIGINT) is handler
