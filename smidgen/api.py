@@ -374,8 +374,11 @@ def import_delta(
     out: str | Path,
     labels: Sequence[str] = (),
     max_length: int | None = None,
+    multi_label: bool = False,
 ) -> dict[str, Any]:
     """A delta from a folder of another library, `peft` or `adapterhub`; gives what its delta.json says.
+
+    multi_label: each output of a classifier's head is a decision of its own.
 
     Raises:
         InputError, ModelError: it computes another function, or on another base.
@@ -384,7 +387,8 @@ def import_delta(
     _refuse_taken(out)
     from smidgen.source import resolve
 
-    return read_delta(read_foreign(Path(folder), resolve(base), Path(out), tuple(labels), max_length))
+    source_of = resolve(base)
+    return read_delta(read_foreign(Path(folder), source_of, Path(out), tuple(labels), max_length, multi_label))
 
 
 def export_delta(target: str, folder: str | Path, base: str, out: str | Path) -> Path:

@@ -181,6 +181,7 @@ def import_(
     base: Annotated[str, typer.Option(help="The model that it was made on.")],
     out: Annotated[Path, typer.Option(help="The delta to make; its name must be free.")],
     label: Annotated[list[str] | None, typer.Option(help="A label, in the order of the head's outputs.")] = None,
+    multi_label: Annotated[bool, typer.Option("--multi-label", help="Each output is a decision of its own.")] = False,
     max_length: MaxLength = None,
     json: Json = False,
 ) -> None:
@@ -192,7 +193,7 @@ def import_(
     """
     from smidgen import api
 
-    found = api.import_delta(source, folder, base, out, label or (), max_length)
+    found = api.import_delta(source, folder, base, out, label or (), max_length, multi_label)
     if json:
         console.print_json(found)
         return

@@ -27,15 +27,13 @@ tags: [smidgen, {kind}]{base_model}
 | Measure | |
 |---|---|
 {rows}
-
-In brackets: 95 % intervals.
-
+{note}
 ## How it was made
 
-{calls}; {training}; seed {seed}.
-
-{data}
+{made}
 """
+INTERVALS = "\nIn brackets: 95 % intervals.\n"
+LIBRARIES = {"peft": "PEFT", "adapterhub": "AdapterHub"}
 WHAT_DELTA = "A small delta beside its base, `{base}` (weights {hash}); it is nothing without it."
 WHAT_MODEL = "A whole model, tuned from `{base}` (weights {hash}); it has no delta."
 USE_DELTA = "`smidgen merge BASE DELTA --out DIR` makes a model of both."
@@ -44,25 +42,43 @@ STATES = {"short": "a third of the steps", "refused": "refused", "skipped": "not
 
 
 def card(record: Mapping[str, Any]) -> str:
-    """The README.md of a delta, or of a whole model that was tuned: YAML front matter, what it is, its numbers."""
-    base, task, delta = record["base"], record["task"], record["leaves"] == "delta"
+    """The README.md of a delta, or of a whole model that was tuned: YAML front matter, what it is, its numbers.
+
+    Of a delta that was read from another library's folder, and was not trained here, where it is from.
+    """
+    base, task, delta = record["base"], record["task"], record.get("leaves", "delta") == "delta"
     name = base["model"]
     hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not Path(name).exists()
     labels = f" Labels: {md(', '.join(task['labels']))}." if task.get("labels") else ""
-    splits = [(name, split) for name, split in record["data"].items() if split]
     return CARD.format(
         base_model=f"\nbase_model: {name}" if hub else "",
         task=md(task["name"]),
-        method=record["method"],
+        method=record.get("method") or _library(record["from"]),
         kind="delta" if delta else "tuned",
         what=(WHAT_DELTA if delta else WHAT_MODEL).format(base=_code(name), hash=base["hash"]) + labels,
         use=USE_DELTA if delta else USE_MODEL,
         rows="\n".join(f"| {name} | {value} |" for name, value in told(record)),
-        calls=", ".join(f"`{_code(call)}`" for call in calls(record["methods"])),
-        training=md(settings(record["train"])),
-        seed=record["seed"],
-        data="\n".join(f"- {n}: {count(s['rows'])} rows, fingerprint `{s['fingerprint'][:12]}`" for n, s in splits),
+        note=INTERVALS if record.get("numbers") else "",
+        made=_made(record) if "train" in record else _imported(record),
     )
+
+
+def _made(record: Mapping[str, Any]) -> str:
+    how = ", ".join(f"`{_code(call)}`" for call in calls(record["methods"]))
+    splits = [(name, split) for name, split in record["data"].items() if split]
+    data = "\n".join(f"- {n}: {count(s['rows'])} rows, fingerprint `{s['fingerprint'][:12]}`" for n, s in splits)
+    return f"{how}; {md(settings(record['train']))}; seed {record['seed']}.\n\n{data}"
+
+
+def _imported(record: Mapping[str, Any]) -> str:
+    parts = ", ".join(f"`{part['kind']}`" for part in record["parts"])
+    named = record["from"].get("base")
+    base = f" It names its base `{_code(named)}`, and that this is the same was not checked." if named else ""
+    return f"Read from a folder of {_library(record['from'])}, as {parts}; it was not trained by smidgen.{base}"
+
+
+def _library(origin: Mapping[str, Any]) -> str:
+    return next(name for key, name in LIBRARIES.items() if key in origin)
 
 
 def told(record: Mapping[str, Any]) -> list[tuple[str, str]]:

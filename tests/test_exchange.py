@@ -23,6 +23,7 @@ from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import run
 from smidgen.source import Source, resolve
+from smidgen.tasks import Classify
 
 INPUTS = batch(120, [5, 9, 3])
 
@@ -91,6 +92,27 @@ def test_peft_to_delta_to_peft(way: str, family: str, tmp_path: Path) -> None:
     to_peft(delta, base, tmp_path / "ours")
     again = PeftModel.from_pretrained(plain(base), tmp_path / "ours")
     torch.testing.assert_close(said(again), wanted, atol=1e-5, rtol=0)
+
+
+def test_a_head_of_several_labels(tmp_path: Path) -> None:
+    """PEFT's folder does not say that each output is a decision of its own; the card says where it is from."""
+    base = base_of(tmp_path, "bert")
+    wanted = said(theirs(base, "bert", "dora", tmp_path / "theirs"))
+    folder = from_peft(tmp_path / "theirs", base, tmp_path / "delta", multi_label=True)
+    delta = read(folder)
+    assert delta.task == Classify(("LABEL_0", "LABEL_1"), multi_label=True) and delta.task.metric == "f1"
+    found = fit(delta, base)
+    assert found.config.problem_type == "multi_label_classification"
+    torch.testing.assert_close(said(found), wanted, atol=1e-5, rtol=0)
+    card = (folder / "README.md").read_text()
+    assert "# classify, tuned with PEFT" in card and "intervals" not in card
+    assert "Read from a folder of PEFT, as `lora`; it was not trained by smidgen. It names its base `" in card
+
+
+def test_only_classifiers_have_several_labels(tmp_path: Path) -> None:
+    base, folder = spoilt(tmp_path, task_type="TOKEN_CLS")
+    with pytest.raises(InputError, match=r"has a head for the task tag, and --multi-label is of classifiers\."):
+        from_peft(folder, base, tmp_path / "delta", multi_label=True)
 
 
 # What of PEFT is refused.
@@ -342,6 +364,19 @@ def test_adapterhub_to_delta_to_adapterhub(kind: str, tmp_path: Path) -> None:
     config = json.loads((tmp_path / "ours" / "adapter_config.json").read_text())["config"]
     torch.testing.assert_close(by_hand(base, again, config), wanted, atol=1e-5, rtol=0)
     assert {name: value.shape for name, value in held.items()}.items() <= {n: v.shape for n, v in again.items()}.items()
+
+
+def test_a_head_of_adapterhub_says_that_it_has_several_labels(tmp_path: Path) -> None:
+    base = base_of(tmp_path, "bert")
+    held = hub(tmp_path / "theirs", CONFIGS["seq_bn"])
+    head = {f"heads.sst.1.{part}": held[f"classifier.{part}"] for part in ("weight", "bias")}
+    save_file(head, tmp_path / "theirs" / "model_head.safetensors")
+    config = {"head_type": "multilabel_classification", "layers": 1, "activation_function": "tanh", "use_pooler": True}
+    config |= {"label2id": {"good": 1, "bad": 0}}
+    (tmp_path / "theirs" / "head_config.json").write_text(json.dumps({"config": config}))
+    delta = read(from_adapterhub(tmp_path / "theirs", base, tmp_path / "delta"))
+    assert delta.task == Classify(("bad", "good"), multi_label=True)
+    assert "Read from a folder of AdapterHub" in (tmp_path / "delta" / "README.md").read_text()
 
 
 def test_adapterhub_names_of_distilbert(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smidgen import delta as deltas
+from smidgen.artefact import write_atomic
 from smidgen.errors import ArtefactError, InputError, ModelError
 from smidgen.grafting import head_names
 from smidgen.method import Part
 from smidgen.source import Source, load_model, tensor_shapes
 from smidgen.tasks import TASKS, Task, from_data
 from smidgen.tokens import length_limit
+from smidgen.tunecard import card
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,9 +74,18 @@ def read_tensors(folder: Path, safe: str, pickled: str) -> dict[str, Tensor]:
     return dict(found)
 
 
-def task_of(folder: Path, base: Source, name: str, labels: Sequence[str], head: Mapping[str, Tensor]) -> Task:
-    """The task of a foreign folder: the base's where it has such a head, else `name`, with labels given or LABEL_i."""
-    if base.head and not labels and TASKS[base.head].hf_class == TASKS[name].hf_class:
+def task_of(
+    folder: Path, base: Source, name: str, labels: Sequence[str], head: Mapping[str, Tensor], multi_label: bool = False
+) -> Task:
+    """The task of a foreign folder: the base's where it has such a head, else `name`, with labels given or LABEL_i.
+
+    multi_label: each output of the head of a classifier is a decision of its own.
+    """
+    if multi_label and name != "classify":
+        raise InputError(
+            f"{folder}: has a head for the task {name}, and --multi-label is of classifiers. Leave it out."
+        )
+    if base.head and not labels and not multi_label and TASKS[base.head].hf_class == TASKS[name].hf_class:
         return TASKS[base.head].from_config(base.config)
     if name == "answer":
         return from_data({"name": name})
@@ -90,7 +101,7 @@ def task_of(folder: Path, base: Source, name: str, labels: Sequence[str], head: 
         raise InputError(
             f"{folder}: got {len(named)} labels, wanted {counts[-1]}, as many as its head has outputs, in their order."
         )
-    return from_data({"name": name, "labels": named})
+    return from_data({"name": name, "labels": named} | ({"multi_label": True} if multi_label else {}))
 
 
 def keep(
@@ -130,6 +141,7 @@ def keep(
             own[name].copy_(value)
     length = max_length or length_limit(base.path)
     deltas.write(out, base, model, (part,), task, length, {"methods": {}, **about})
+    write_atomic(out / "README.md", card(deltas.read(out).record))
     return out
 
 

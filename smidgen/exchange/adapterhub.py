@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SAFE, PICKLED = "adapter.safetensors", "pytorch_adapter.bin"
 HEAD_CONFIG, HEAD_SAFE, HEAD_PICKLED = "head_config.json", "model_head.safetensors", "pytorch_model_head.bin"
+MULTI_LABEL = "multilabel_classification"  # a head_type; computes what `classification` does
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")  # that both know, with the norms behind
 OLD = re.compile(r"(attention|layer)_text_(task|lang)_adapters")
 OLD_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}  # before its configs had a version
@@ -65,11 +66,17 @@ USUAL = {
 
 
 def from_adapterhub(
-    folder: Path, base: Source, out: Path, labels: Sequence[str] = (), max_length: int | None = None
+    folder: Path,
+    base: Source,
+    out: Path,
+    labels: Sequence[str] = (),
+    max_length: int | None = None,
+    multi_label: bool = False,
 ) -> Path:
     """A delta on `base` from a folder of AdapterHub, whose head has to be in it, or in the base. Gives its folder.
 
-    Args and raises: see `smidgen.exchange.peft.from_peft`.
+    Args and raises: see `smidgen.exchange.peft.from_peft`. A head of the kind `multilabel_classification` says itself
+    that each of its outputs is a decision of its own.
     """
     about = read_json(folder / CONFIG)
     config = about.get("config")
@@ -92,7 +99,8 @@ def from_adapterhub(
         place = "out" if found[2].startswith("attention") else "down"
         given[f"{TABLES[found[3], found[4]]}.{found[1]}/{place}"] = (value.T if value.dim() > 1 else value).float()
     head = _head(folder, base)
-    task = task_of(folder, base, _task_name(folder), labels or _labels(folder), head)
+    multi_label = multi_label or _head_config(folder).get("head_type") == MULTI_LABEL
+    task = task_of(folder, base, _task_name(folder), labels or _labels(folder), head, multi_label)
     model = loaded(base, task)
     places = ("out", "down") if settings["kind"] == "houlsby" else ("down",)
     left_out = config.get("leave_out") or []
@@ -152,6 +160,7 @@ def _head(folder: Path, base: Source) -> dict[str, Tensor]:
         return {name: value.float() for name, value in found.items()}
     config = _head_config(folder)
     kind, layers, pooler = config.get("head_type"), config.get("layers"), bool(config.get("use_pooler"))
+    kind = "classification" if kind == MULTI_LABEL else kind
     activation = config.get("activation_function")
     plain = {"tagging": ["classifier"], "question_answering": ["qa_outputs"]}
     names: list[str] = []

@@ -40,12 +40,20 @@ READ = """
 """
 
 
-def from_peft(folder: Path, base: Source, out: Path, labels: Sequence[str] = (), max_length: int | None = None) -> Path:
+def from_peft(
+    folder: Path,
+    base: Source,
+    out: Path,
+    labels: Sequence[str] = (),
+    max_length: int | None = None,
+    multi_label: bool = False,
+) -> Path:
     """A delta on `base` from a folder of PEFT, whose head has to be in it, or in the base. Gives the delta's folder.
 
     Args:
         labels: in the order of the head's outputs; none = the base's, or LABEL_0 and so on.
         max_length: tokens that a text is cut to; None = as many as the base takes.
+        multi_label: each output of the head is a decision of its own, of which a folder of PEFT says nothing.
 
     Raises:
         ArtefactError: a file cannot be read.
@@ -65,7 +73,7 @@ def from_peft(folder: Path, base: Source, out: Path, labels: Sequence[str] = (),
     magnitude = {"lora_magnitude_vector"} if config.get("use_dora") else set()
     complete(folder, shifts, {"ia3_l"} if kind == "IA3" else {"lora_A", "lora_B"} | magnitude)
     said = next((ours for ours, theirs in TASKS.items() if theirs == config.get("task_type")), "classify")
-    task = task_of(folder, base, said, labels, head)
+    task = task_of(folder, base, said, labels, head, multi_label)
     model = loaded(base, task)
     at = {path: name for name, path in paths(model).items()}
     prefix = f"{model.base_model_prefix}."
