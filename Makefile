@@ -50,7 +50,8 @@ bench-prune: setup
 	$(VENV)/bin/python benchmarks/prune.py
 	$(VENV)/bin/python benchmarks/evidence.py
 
-# The figures of benchmarks/tune.json: less than three hours on two cores; what is there already is not made again.
+# The figures of benchmarks/tune.json: hours on two cores, more than half of them the base-size model's (a GPU takes minutes); what is
+# there already is not made again.
 bench-tune: setup
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(VENV)/bin/python benchmarks/tune.py

@@ -3,6 +3,7 @@
 table       MiniLM-6 on parts of SST-2, MRPC, tweets and WNUT-17: every method beside full tuning, for as long as a thread can afford
 longer      the same with epochs enough for all of them
 base        a base-size model on fewer rows of them, with what its frozen blocks give kept on disk
+base, longer  the same with as many epochs, which takes a GPU; runs only where it is named
 cache       seconds an epoch with three quarters of the blocks frozen, with and without that
 bundle      ten tasks over MiniLM-6 in one bundle: memory and time, beside folders of their own and beside PEFT
 ledger      one row for each testable claim of the papers, on MiniLM-6 and a part of SST-2
@@ -61,15 +62,19 @@ def longer(seeds: Sequence[int] = SEEDS) -> None:
     table(seeds, "longer", tunings.longer)
 
 
-def base(seeds: Sequence[int] = SEEDS) -> None:
+def base(seeds: Sequence[int] = SEEDS, section: str = "base", change: Callable[[Way], Way] = lambda way: way) -> None:
     what = f"MPNet (12 blocks x 768); labelled rows: {_told(tunings.BASE_ROWS)}"
     runs: list[dict[str, Any]] = []
     for number, seed in enumerate(seeds, 1):
-        ways = {name: (way, tuple(tunings.BASE_ROWS)) for name, way in tunings.BASE.items()}
-        ways |= {name: (way, tuple(tunings.BASE_ROWS)[:1]) for name, way in tunings.BASE_REST.items()}
+        ways = {name: (change(way), tuple(tunings.BASE_ROWS)) for name, way in tunings.BASE.items()}
+        ways |= {name: (change(way), tunings.CHEAP) for name, way in tunings.BASE_REST.items()}
         runs += side_by_side(ways, tunings.BASE_ROWS, mpnet(), seed)
         result = {"what": what, "runs": runs, "wanted": MARKS, "trained_on": _devices(runs)}
-        keep(FILE, "base", result, list(seeds[:number]))
+        keep(FILE, section, result, list(seeds[:number]))
+
+
+def longer_base(seeds: Sequence[int] = SEEDS) -> None:
+    base(seeds, "base, longer", tunings.longer)
 
 
 def side_by_side(
@@ -175,12 +180,13 @@ SECTIONS: dict[str, Callable[..., None]] = {
     "table": table,
     "longer": longer,
     "base": base,
+    "base, longer": longer_base,
     "cache": cache,
     "bundle": bundle,
     "ledger": ledger,
 }
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or SECTIONS:
+    for chosen in sys.argv[1:] or (name for name in SECTIONS if name != "base, longer"):
         name, _, seeds = chosen.partition(":")
         SECTIONS[name](*[tuple(map(int, seeds.split(",")))] if seeds else [])

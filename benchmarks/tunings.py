@@ -85,7 +85,7 @@ BASE = {
     "freeze, all blocks": TABLE["freeze, all blocks"],
     **{name: shorter(TABLE[name]) for name in ("bitfit", "adapter", "lora", "prefix", "ladder")},
 }
-BASE_REST = {  # on the first of the tasks
+BASE_REST = {  # on those of short texts
     "head": REST["head"],
     **{name: shorter(REST[name]) for name in REST if name not in ("head", "sparse")},
     "sparse": Tuning("tune.sparse", {}, Training(BASE_EPOCHS, 5e-5, 16)),

@@ -166,6 +166,7 @@ SECTIONS = {
     "table": partial(tuned, title="Tuning a small part: MiniLM-6"),
     "longer": partial(tuned, title="Tuning a small part, 16 epochs: MiniLM-6"),
     "base": partial(tuned, title="Tuning a small part: a base-size model"),
+    "base, longer": partial(tuned, title="Tuning a small part, 16 epochs: a base-size model"),
     "cache": cached,
     "bundle": bundled,
     "ledger": partial(ledger, title="The ledger of claims about tuning"),
