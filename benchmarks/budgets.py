@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,13 @@ ENCODER, WORDS, STATIC = "MiniLM-6, dynamic int8", "TF-IDF", "static vectors"
 
 
 class Told(Silent):
-    """Says what a search is at."""
+    """Says what a search is at, and when."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
 
     def say(self, text: str) -> None:
-        print(f"  {text}", flush=True)
+        print(f"  {time.monotonic() - self.began:5.0f} s  {text}", flush=True)
 
 
 def limits(teacher: TorchModel, splits: Data, home: Path) -> dict[str, float]:

@@ -6,9 +6,10 @@ as many are left as are to be trained in full. A share below one epoch is a shar
 training is begun anew in each rung, since its schedule is made for its length.
 
 With a time limit the rungs take at most half of the time that there is to train, each an equal part; what labels take,
-which other students read too, comes off before it is parted, up to as much again. What trained says
-how long its whole training would take; by that, candidates are dropped that no longer fit, and finalists are trained
-for less. What time is left behind the finalists goes to those that were dropped for their time alone.
+which other students read too, comes off before it is parted, up to as much again. What trained says how long its whole
+training would take, and before that how fast it answers; by that, candidates are dropped that do not fit, and finalists
+are trained for less. Where the best so far has no time for the next rung, it and the next best are the finalists. What
+time is left behind them goes to those that were dropped for their time alone.
 """
 
 from __future__ import annotations
@@ -118,6 +119,8 @@ class Race:
             costs = {name: self.cost(name, rung.share) for name in lacking if name in self.whole}
             fits = affordable(lacking, costs, until - self.clock.now(), self.hands)
             tried = [name for name in left if name in fits or name not in lacking]
+            if number and left[0] not in tried:
+                return left[:finalists]
             for name in (name for name in left if name not in tried):
                 self.out[name] = "there was no time to try it for longer" if number else "there was no time to try it"
                 self.late.add(name)

@@ -34,6 +34,7 @@ from smidgen.shapes import Body, Job, Shape, distilled, plain, taught
 from smidgen.source import model_bytes
 
 FOR_TEACHER = 0.5  # of the time that is left, at most
+LEARNING = 3.0  # times what answering a text takes, that learning from it takes, about
 SPARE = 1.2  # times what measuring at the end is thought to take
 
 
@@ -62,6 +63,8 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
     """From bodies that fit to finalists that are trained; gives why the others are not among them."""
     job = search.job
     names = [name for name, body in bodies_.items() if body.steps]
+    if not only_quality(job.budget):  # what promises most comes first, while there is time
+        names.sort(key=lambda name: -_ms(search, name))
     search.clock.kept = reserve(search)
 
     def learn(name: str, share: float, until: float, kept: bool = False) -> Trained:
@@ -79,7 +82,7 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
         return scored or there(name, share)
 
     hands = getattr(search.executor, "hands", 1)
-    race = Race(learn, search.clock, prepare=prepare, there=there, known=known, hands=hands)
+    race = Race(learn, search.clock, foreseen(search, names), prepare=prepare, there=there, known=known, hands=hands)
     if rungs(len(names), job.finalists):
         search.trials = search.trials or search.open_trials()
         search.watch.say(f"Comparing {len(names)} of them on dev, by short trainings")
@@ -135,6 +138,18 @@ def reserve(search: Search) -> float:
     winner = max((_graph(search, c) + pace.timing * c.ms for c in may_win), default=0.0)
     rows = 3 * search.job.calls + 1024 + (len(data.test) if data.test is not None else 0)
     return SPARE * (teacher + winner + rows * pace.row) + time_for(search, graphs)
+
+
+def foreseen(search: Search, names: Sequence[str]) -> dict[str, float]:
+    """Seconds that whole trainings take, about, by how much faster than the teacher a body is and what a row takes it;
+    none where no time is limited, or no whole blocks of the teacher were timed."""
+    timed = [c for c in search.candidates if c.shape.body.even and not c.shape.body.model]
+    if search.clock.limit is None or not timed:
+        return {}
+    a_block = min(c.ms / c.shape.body.work for c in timed)
+    rows = len(search.data.train) + (len(search.data.unlabeled) if search.data.unlabeled is not None else 0)
+    lesson = search.job.student.epochs * rows * LEARNING * search.pace.row
+    return {name: lesson * _ms(search, name) / (a_block * search.model.blocks) for name in names}
 
 
 def _graph(search: Search, candidate: Candidate) -> float:

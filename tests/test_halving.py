@@ -162,10 +162,25 @@ def test_what_cannot_be_made_is_left_out_and_named() -> None:
 
 def test_candidates_that_no_longer_fit_are_dropped_by_what_the_rung_before_took() -> None:
     seconds = {f"c{i}": 9.0 if i < 6 else 90.0 for i in range(7)}
-    world = World(seconds, limit=80.0)
+    world = World(seconds, {name: float(i) for i, name in enumerate(seconds)} | {"c5": 7.0}, limit=80.0)
     found = world.halve()
-    assert "c6" not in found and world.race.out["c6"] == "there was no time to try it for longer"
+    assert found == ["c5", "c4"] and world.race.out["c6"] == "there was no time to try it for longer"
     assert world.time <= 40
+
+
+def test_the_best_so_far_is_a_finalist_though_there_is_no_time_for_its_next_rung() -> None:
+    world = World({f"c{i}": 9.0 if i < 6 else 90.0 for i in range(7)}, limit=80.0)
+    assert world.halve() == ["c6", "c5"] and world.time < 20
+    assert {share for _, share in world.asked} == {0.111}
+    assert world.race.finish("c6") == 2 / 3
+
+
+def test_what_answers_slowly_is_not_begun_where_its_training_would_not_fit() -> None:
+    """Before anything is trained, what a training takes is foreseen by how fast a body answers."""
+    world = World({"slow": 900.0, "a": 9.0, "b": 9.0}, limit=40.0)
+    world.race.whole |= {"slow": 800.0, "a": 10.0, "b": 10.0}
+    assert world.halve() == ["b", "a"] and not any(name == "slow" for name, _ in world.asked)
+    assert world.race.late == {"slow"} and world.race.whole["a"] == 9.0
 
 
 @pytest.mark.parametrize("limit", [30.0, 60.0, 100.0, 150.0, 400.0])
