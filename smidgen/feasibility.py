@@ -37,6 +37,7 @@ from smidgen.watch import Watch
 
 FOR_BUILDING = 1 / 3  # of the time, at most
 FOR_TIMING = 1 / 6  # of what is then left, at most
+IN_FULL = 1 / 20  # of the same, at most, where all calls are made: what is trained is timed again
 HASTE = 3  # times fewer calls, and one pass in batches, where there is no time for all
 TOO_FEW = "not one shape could be built in a third of them and timed in a sixth of the others"
 FAR = 1.3  # times over a limit: more of its kind is over it too, though a glance at a latency is not exact
@@ -322,21 +323,21 @@ def _within(search: Search, folders: Mapping[str, Path]) -> tuple[bool, list[str
     """Is there time to time all of these in full? And those that there is time for then, or else in haste, the fastest
     first; by what a glance at each foretells.
     """
-    seconds = FOR_TIMING * search.clock.left
-    if math.isinf(seconds):
+    left = search.clock.left
+    if math.isinf(left):
         return True, list(folders)
     memory = search.job.budget.memory_mb is not None
     start, rows = (START, MEMORY_ROWS + 1) if memory else (0.0, 0)
     ms = {name: speed(_glance(search, folder)) for name, folder in folders.items()}
     fastest_first = sorted(ms, key=lambda name: ms[name])
 
-    def affordable_by(calls: int, turns: int) -> list[str]:
+    def affordable_by(calls: int, turns: int, share: float) -> list[str]:
         texts = entries.answered(calls, turns) + rows
-        return affordable(fastest_first, {name: start + texts * one / 1e3 for name, one in ms.items()}, seconds)
+        return affordable(fastest_first, {name: start + texts * one / 1e3 for name, one in ms.items()}, share * left)
 
-    if len(affordable_by(search.job.calls, entries.TURNS)) == len(ms):
+    if len(affordable_by(search.job.calls, entries.TURNS, IN_FULL)) == len(ms):
         return True, list(folders)
-    return False, affordable_by(math.ceil(search.job.calls / HASTE), 1)
+    return False, affordable_by(math.ceil(search.job.calls / HASTE), 1, FOR_TIMING)
 
 
 def _remembered(search: Search, folders: Mapping[str, Path]) -> dict[str, dict[str, Any]] | None:

@@ -67,7 +67,8 @@ class Kind(Generic[T]):
         each = (self._next_of([p for p in self.pieces if p.family == name], wanted) for name in families)
         found = [piece for piece in each if piece is not None]
         first = [piece for piece in found if piece.even] if len(self._even) == 1 else []
-        return first or found
+        sure = [piece for piece in first if _surely(piece, self._even)]
+        return sure or [min(first, key=_work)] if first else found
 
     def _next_of(self, family: Sequence[Piece[T]], wanted: Wanted) -> Piece[T] | None:
         """The largest that is likely to fit, of what is larger than enough that does. Where one shape alone is known,
@@ -81,8 +82,7 @@ class Kind(Generic[T]):
             return min(hopeful, key=_work, default=None)
         known = self._even or {piece.work: piece.used for piece in family if piece.used is not None}
         if len(known) == 1 and hopeful:
-            ((work, used),) = known.items()
-            sure = [piece for piece in hopeful if _most(used) * piece.work <= work]
+            sure = [piece for piece in hopeful if _surely(piece, known)]
             return max(sure, key=_work, default=min(hopeful, key=_work))
         return max(hopeful, key=_work, default=None)
 
@@ -104,6 +104,12 @@ class Kind(Generic[T]):
                 slope = (even[near][name] - even[other_][name]) / (near - other_)
                 found.append(even[near][name] + slope * (piece.work - near))
         return max(found, default=0.0)
+
+
+def _surely(piece: Piece[T], known: Mapping[float, Used]) -> bool:
+    """Does it fit, if what it takes grows no faster than its work from the one that is known?"""
+    ((work, used),) = known.items()
+    return _most(used) * piece.work <= work
 
 
 def _most(used: Used) -> float:

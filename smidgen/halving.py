@@ -92,6 +92,7 @@ class Race:
 
     train: Train
     clock: Clock
+    guess: dict[str, float] = field(default_factory=dict)  # seconds of whole trainings, before anything is known
     whole: dict[str, float] = field(default_factory=dict)  # seconds
     scores: dict[str, float] = field(default_factory=dict)  # on dev, of the longest training
     out: dict[str, str] = field(default_factory=dict)  # why
@@ -116,7 +117,7 @@ class Race:
         for number, rung in enumerate(plan):
             until = end(number)
             lacking = [name for name in left if not self.known(name, rung.share)]
-            costs = {name: self.cost(name, rung.share) for name in lacking if name in self.whole}
+            costs = {name: self.cost(name, rung.share) for name in lacking if name in self.guess | self.whole}
             fits = affordable(lacking, costs, until - self.clock.now(), self.hands)
             tried = [name for name in left if name in fits or name not in lacking]
             if number and left[0] not in tried:
@@ -164,8 +165,8 @@ class Race:
         self.out.pop(name, None)
 
     def cost(self, name: str, share: float) -> float:
-        """Seconds that a share of its training takes, as far as is known."""
-        return share * self.whole.get(name, 0.0) + self.fixed.get(name, 0.0)
+        """Seconds that a share of its training takes, as far as is known, or else by a guess."""
+        return share * self.whole.get(name, self.guess.get(name, 0.0)) + self.fixed.get(name, 0.0)
 
     def finish(self, name: str, after: float = 0.0) -> float:
         """Train a finalist in full, or for as large a share as fits or is there; gives the share, 0 where none does.
@@ -175,6 +176,8 @@ class Race:
         until = self.clock.until - after
         left = until - self.clock.now()
         share = next((s for s in SHARES if (0.0 if self.there(name, s) else self.cost(name, s)) <= left), 0.0)
+        if not share and left > 0 and name in self.guess and name not in self.whole:
+            share = SHARES[-1]  # the guess may be wrong
         self.out[name] = "its training would not end in time"
         while share:
             try:

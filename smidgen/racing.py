@@ -27,6 +27,7 @@ from smidgen.errors import UNMADE, OutOfTime
 from smidgen.halving import FOR_RUNGS, REFUSED, SHARES, Race, Rank, Trained, following, percent, promising_enough, rungs
 from smidgen.measure import entries
 from smidgen.measure.peers import TorchModel
+from smidgen.method import find
 from smidgen.planner import plan
 from smidgen.running import time_for
 from smidgen.runtime import load
@@ -34,7 +35,7 @@ from smidgen.shapes import Body, Job, Shape, distilled, plain, taught
 from smidgen.source import model_bytes
 
 FOR_TEACHER = 0.5  # of the time that is left, at most
-LEARNING = 3.0  # times what answering a text takes, that learning from it takes, about
+LEARNING = 2.0  # times what answering a text takes in float32, that learning from it takes, about
 SPARE = 1.2  # times what measuring at the end is thought to take
 
 
@@ -82,7 +83,9 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
         return scored or there(name, share)
 
     hands = getattr(search.executor, "hands", 1)
-    race = Race(learn, search.clock, foreseen(search, names), prepare=prepare, there=there, known=known, hands=hands)
+    guess = foreseen(search, names)
+    race = Race(learn, search.clock, guess, prepare=prepare, there=there, known=known, hands=hands)
+    race.fixed |= {name: labelling(search, bodies_[name]) for name in guess}
     if rungs(len(names), job.finalists):
         search.trials = search.trials or search.open_trials()
         search.watch.say(f"Comparing {len(names)} of them on dev, by short trainings")
@@ -147,9 +150,20 @@ def foreseen(search: Search, names: Sequence[str]) -> dict[str, float]:
     if search.clock.limit is None or not timed:
         return {}
     a_block = min(c.ms / c.shape.body.work for c in timed)
-    rows = len(search.data.train) + (len(search.data.unlabeled) if search.data.unlabeled is not None else 0)
-    lesson = search.job.student.epochs * rows * LEARNING * search.pace.row
+    lesson = search.job.student.epochs * _rows(search) * LEARNING * search.pace.row
     return {name: lesson * _ms(search, name) / (a_block * search.model.blocks) for name in names}
+
+
+def _rows(search: Search) -> int:
+    """Texts that a student learns from."""
+    more = search.data.unlabeled
+    return len(search.data.train) + (len(more) if more is not None else 0)
+
+
+def labelling(search: Search, body: Body) -> float:
+    """Seconds, about, for labels that no other body reads: those with what is inside the teacher, at its own depths."""
+    inside = any(find(use.method).needs.inside for step in body.steps for use in step.uses)
+    return _rows(search) * search.pace.row if inside else 0.0
 
 
 def _graph(search: Search, candidate: Candidate) -> float:

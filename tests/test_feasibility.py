@@ -197,14 +197,14 @@ def test_a_busy_moment_rules_nothing_out(tmp_path: Path, monkeypatch: pytest.Mon
     assert too_slow.notes[-1] == "1 block, int8: p95 is 9.00 ms, the budget is 1 ms. So not built: 3 blocks, 2 blocks."
 
 
-@pytest.mark.parametrize(("seconds", "wanted"), [(30, (True, "ab")), (28, (False, "ab")), (7, (False, "b"))])
-def test_what_there_is_time_to_time(seconds: int, wanted: tuple[bool, str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "wanted"), [(600, (True, "ab")), (560, (False, "ab")), (42, (False, "b"))])
+def test_what_there_is_time_to_time(limit: float, wanted: tuple[bool, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """In full, or else in haste, or else the fastest in haste: 1,524 texts of each, or 440."""
     monkeypatch.setattr(
         feasibility, "_glance", lambda _, folder: {"latency": {"mean_ms": {"a": 13, "b": 6}[str(folder)]}}
     )
     job: Any = SimpleNamespace(budget=read(), calls=300)
-    search: Any = SimpleNamespace(job=job, clock=Clock(0.0, 6.0 * seconds, lambda: 0.0))
+    search: Any = SimpleNamespace(job=job, clock=Clock(0.0, limit, lambda: 0.0))
     in_full, names = feasibility._within(search, {name: Path(name) for name in "ab"})
     assert (in_full, "".join(sorted(names))) == wanted
     search.clock = Clock()

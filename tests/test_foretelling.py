@@ -90,6 +90,13 @@ def test_what_is_no_whole_blocks_is_told_by_them_and_waits_for_them() -> None:
     assert found == ["depth 1", "depth 12", "depth 8", "pruned 8", "pruned 4.8"]
 
 
+def test_where_one_depth_is_known_the_next_is_a_near_one_of_any_family() -> None:
+    """4 blocks of another family would tell as much, and cost more."""
+    both = Kind([*kind(1, 2, 12).pieces, *kind(4, 6, family="theseus").pieces])
+    found = built(both, depths(0.0, 0.6, 1, 2, 12), Wanted(1.1, 2))
+    assert found == ["depth 1", "depth 2"]
+
+
 def test_what_needs_no_training_does_not_count() -> None:
     """The model itself is a candidate as it stands, and leaves room for as many others."""
     own = Piece("whole", "depth", 12, counts=False)

@@ -178,9 +178,17 @@ def test_the_best_so_far_is_a_finalist_though_there_is_no_time_for_its_next_rung
 def test_what_answers_slowly_is_not_begun_where_its_training_would_not_fit() -> None:
     """Before anything is trained, what a training takes is foreseen by how fast a body answers."""
     world = World({"slow": 900.0, "a": 9.0, "b": 9.0}, limit=40.0)
-    world.race.whole |= {"slow": 800.0, "a": 10.0, "b": 10.0}
+    world.race.guess |= {"slow": 800.0, "a": 10.0, "b": 10.0}
     assert world.halve() == ["b", "a"] and not any(name == "slow" for name, _ in world.asked)
     assert world.race.late == {"slow"} and world.race.whole["a"] == 9.0
+
+
+@pytest.mark.parametrize(("seconds", "share"), [(60.0, 1 / 3), (600.0, 0.0)])
+def test_a_guess_alone_rules_no_finalist_out(seconds: float, share: float) -> None:
+    """The least that is worth it is begun, and its first steps tell."""
+    world = World({"a": seconds}, limit=30.0)
+    world.race.guess["a"] = 900.0
+    assert world.race.finish("a") == share and world.asked == [("a", 0.333)] and world.time <= 30
 
 
 @pytest.mark.parametrize("limit", [30.0, 60.0, 100.0, 150.0, 400.0])

@@ -19,7 +19,7 @@ from smidgen.errors import Busy, OutOfTime
 from smidgen.halving import Clock, Trained
 from smidgen.pairing import Pair
 from smidgen.racing import promising, train_finalists
-from smidgen.recipe import Training
+from smidgen.recipe import Training, Use
 from smidgen.search import decide, missed, verdict
 from smidgen.shapes import Body, Shape, Step
 from smidgen.splits import Split
@@ -338,7 +338,7 @@ def test_time_is_kept_for_what_will_be_timed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_trainings_are_foreseen_by_how_fast_a_body_answers() -> None:
-    """Three times what the teacher takes for a row, by the share of its time that whole blocks tell."""
+    """Twice what the teacher takes for a row, by the share of its time that whole blocks tell."""
     blocks, other = candidate("int8", 2.0, 3.0, "2 blocks"), candidate("int8", 0.5, 1.0, "CNN")
     blocks.shape = Shape(Body("2 blocks", "depth", work=2.0), "int8")
     search = found([blocks, other])
@@ -346,12 +346,19 @@ def test_trainings_are_foreseen_by_how_fast_a_body_answers() -> None:
     search.model, search.pace, search.job.student = SimpleNamespace(blocks=10), Pace(row=0.01), Training(epochs=5)
     search.of = lambda body: [c for c in search.candidates if c.shape.body.name == body]
     search.clock = Clock(limit=100.0)
-    lesson = 5 * 100 * 3 * 0.01
+    lesson = 5 * 100 * 2 * 0.01
     assert racing.foreseen(search, ["2 blocks", "CNN"]) == pytest.approx(
         {"2 blocks": lesson * 2 / 10, "CNN": lesson * 0.5 / 10}
     )
     search.clock = Clock()
     assert racing.foreseen(search, ["2 blocks", "CNN"]) == {}
+    logits, hidden = Use("distil.logits"), Use("distil.hidden")
+    of = {
+        name: Body(name, "depth", steps=(Step("student", uses),))
+        for name, uses in (("a", (logits,)), ("b", (logits, hidden)))
+    }
+    assert racing.labelling(search, of["a"]) == 0, "others read them too"
+    assert racing.labelling(search, of["b"]) == pytest.approx(100 * 0.01)
 
 
 def test_where_only_a_quality_is_asked_all_are_searched_from_the_fastest_up() -> None:

@@ -86,7 +86,7 @@ def by_speed(found: dict[str, Any], title: str, file: str) -> str:
             "",
             f"{found['what']}. Uncut: {interval(uncut[0]['quality'])}, {uncut[0]['latency']['p50_ms']:.2f} ms, "
             f"{uncut[0]['size_mb']:.1f} MB; n = {found['n']}. Means are of seeds, intervals of the first; 'a student' is what distilled "
-            "students of fewer blocks keep at that speed, on straight lines between them.",
+            f"students of fewer blocks keep at that speed, on straight lines between them.{found.get('how', '')}",
             "",
             f"![quality against latency, seed {found['runs'][0]['seed']}]({file})",
             *_undrawn(found),
@@ -242,6 +242,9 @@ SECTIONS = {
     "table": partial(by_speed, title="Quality against speed: MiniLM-6", file="pruning.svg"),
     "table, AMX": partial(
         by_speed, title="Quality against speed: MiniLM-6, on a processor with matrix units", file="pruning-amx.svg"
+    ),
+    "table, GPU": partial(
+        by_speed, title="Quality against speed: MiniLM-6, trained on a GPU beside other work", file="pruning-gpu.svg"
     ),
     "base": partial(by_speed, title="Quality against speed: a base-size model", file="pruning-base.svg"),
     "ledger": partial(ledger, title="The ledger of claims about pruning"),
