@@ -176,8 +176,6 @@ class Race:
         until = self.clock.until - after
         left = until - self.clock.now()
         share = next((s for s in SHARES if (0.0 if self.there(name, s) else self.cost(name, s)) <= left), 0.0)
-        if not share and left > 0 and name in self.guess and name not in self.whole:
-            share = SHARES[-1]  # the guess may be wrong
         self.out[name] = "its training would not end in time"
         while share:
             try:

@@ -97,6 +97,11 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
     if not only_quality(job.budget):
         slowest_first = sorted(race.late - set(trained), key=lambda name: -_ms(search, name))
         trained |= _finish_all(search, race, slowest_first)
+        if not any(
+            bodies_[name].steps for name in trained
+        ):  # guesses may be wrong: what is the quickest to train first
+            race.guess, race.fixed = {}, {}
+            trained |= _finish_all(search, race, sorted(race.late, key=lambda name: _ms(search, name)))
         _more_seeds(search, race, trained)
     else:
         tried, more = {name for name in last if name in trained or name in race.out}, trained

@@ -183,14 +183,6 @@ def test_what_answers_slowly_is_not_begun_where_its_training_would_not_fit() -> 
     assert world.race.late == {"slow"} and world.race.whole["a"] == 9.0
 
 
-@pytest.mark.parametrize(("seconds", "share"), [(60.0, 1 / 3), (600.0, 0.0)])
-def test_a_guess_alone_rules_no_finalist_out(seconds: float, share: float) -> None:
-    """The least that is worth it is begun, and its first steps tell."""
-    world = World({"a": seconds}, limit=30.0)
-    world.race.guess["a"] = 900.0
-    assert world.race.finish("a") == share and world.asked == [("a", 0.333)] and world.time <= 30
-
-
 @pytest.mark.parametrize("limit", [30.0, 60.0, 100.0, 150.0, 400.0])
 @pytest.mark.parametrize("count", [3, 8, 20])
 def test_the_limit_is_kept_and_the_time_is_used(limit: float, count: int) -> None:
