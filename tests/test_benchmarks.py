@@ -422,6 +422,7 @@ def test_what_is_said_of_a_search() -> None:
     }
     text = search.budgets(MADE | found, "Three budgets")
     assert "**1 won, 1 better and slower**, does not hold" in text and "Not met: tight, 300x: Nothing fits." in text
+    assert "Of what is made by hand, beaten so: MiniLM-6 by the winner of middle." in text
     assert "| middle, 60x | TF-IDF | +2.0 (+1.0 to +3.0) | 2.00x (1.99 to 2.01) | better and slower |" in text
     race = {"finalists": 2, "trainings": 41, "seconds": 200.0, "of_the_time": 0.19, "best": "CNN", "place": 2}
     race |= {"behind_on_dev": 0.002, "behind": number(0.004)}

@@ -163,6 +163,18 @@ def test_a_table_is_measured_once(tmp_path: Path) -> None:
     assert len(Told.seen) == count, "nor at another hidden size"
 
 
+def test_a_table_of_another_hidden_size_is_set_right_by_the_whole(tmp_path: Path) -> None:
+    """On a machine that is slower by half when the second one is measured."""
+
+    class Slower(Told):
+        def _time(self, models: Mapping[str, Any]) -> dict[str, float]:
+            return {name: 1.5 * ms for name, ms in super()._time(models).items()}
+
+    model = tiny("bert")
+    whole = clock(Told, tmp_path).costs(model)
+    assert clock(Slower, tmp_path).costs(model, 16).predict([(4, 64)] * 2) == pytest.approx(whole.predict([(4, 64)] * 2))
+
+
 def test_models_are_timed_as_they_would_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smidgen.clock, "TEXTS", 2)
     model = uneven("bert")

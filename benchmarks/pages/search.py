@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -126,6 +127,7 @@ def budgets(found: dict[str, Any], title: str) -> str:
         for run in runs
     ]
     missed = [f"{run['budget']}, {run['asked']}x: {run['reason']}" for run in found["runs"] if "winner" not in run]
+    beaten = "; ".join(f"{hand['name']} by {_winners_over(hand['name'], runs)}" for hand in found["hands"])
     hands = [
         f"| by hand | {hand['name']} ({hand['chosen']}) | {interval(hand['quality'])} | {shared(hand['kept'])} | {hand['ms']:.3f} | "
         f"{times(hand['speedup'])} | | {hand['seconds']:.0f} |"
@@ -141,7 +143,7 @@ def budgets(found: dict[str, Any], title: str) -> str:
             f"## {title}",
             "",
             f"Claim: each winner is {found['wanted']}, against each model by hand. Measured, by intervals: **{told}**, "
-            f"{holds(set(verdicts) == {'won'} and not missed)}. {found['what']} ({interval(teacher['quality'])}, "
+            f"{holds(set(verdicts) == {'won'} and not missed)}. Of what is made by hand, beaten so: {beaten}. {found['what']} ({interval(teacher['quality'])}, "
             f"{teacher['ms']:.1f} ms in torch float32); a budget is a limit on the median, by which the teacher is so many times slower; "
             f"{found['limit']} for each search; {found['train']:,} rows with labels, {found['unlabeled']:,} without; n = {found['n']}. "
             "All timed in one run, text in to label out, batch 1. Seconds of a search count what it made itself; of a model by hand, "
@@ -160,6 +162,12 @@ def budgets(found: dict[str, Any], title: str) -> str:
             foot(found),
         ]
     )
+
+
+def _winners_over(hand: str, runs: Sequence[dict[str, Any]]) -> str:
+    """The budgets whose winners are better at no lower speed, or faster at no lower quality."""
+    won = [run["budget"] for run in runs for one in run["against"] if one["hand"] == hand and one["verdict"] == "won"]
+    return f"the winner of {' and of '.join(won)}" if won else "none"
 
 
 def halving(found: dict[str, Any]) -> str:
