@@ -99,9 +99,9 @@ class Kind(Generic[T]):
         smaller += [other.used for other in alike if other.used is not None]
         found = [_most(used) for used in smaller]
         if len(even) > 1:
-            near, other_ = sorted(even, key=lambda work: abs(work - piece.work))[:2]
-            for name in even[near].keys() & even[other_].keys():
-                slope = (even[near][name] - even[other_][name]) / (near - other_)
+            near, far = sorted(even, key=lambda work: abs(work - piece.work))[:2]
+            for name in even[near].keys() & even[far].keys():
+                slope = (even[near][name] - even[far][name]) / (near - far)
                 found.append(even[near][name] + slope * (piece.work - near))
         return max(found, default=0.0)
 
