@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 TEXTS, CALLS = 16, 40  # timed: texts, from the shortest to the longest, and calls of each
 TOKENS = 1024  # of the vocabulary; what is looked up costs the same in a table of any size
 
-WHOLE = "whole"
+OWN = "of its own hidden size"
 PRECISIONS = ("float32", "int8")
 Point = tuple[int, int]  # the heads and the width of every block
 Times = Mapping[Point, float]
@@ -78,16 +78,19 @@ class Clock:
         """The table of a model, or of the same at another hidden size; that one is of the same moment as its own: the
         whole model is timed beside it, and by what that takes now the times are set right."""
         with torch.random.fork_rng(devices=[]):  # whether a table was there already changes nothing that is drawn
-            whole, beside = skeleton(model, hidden), [skeleton(model)] if hidden else []
-        for one in (whole, *beside):
+            whole = skeleton(model, hidden)
+            own = skeleton(model) if hidden else whole
+        for one in (whole, own):
             fewer_tokens(one)
         file = self.kept / f"costs-{identity(self._key(whole))}.json"
         if not file.is_file():
             wanted = points(*widest(whole))
             models = {str(point): shaped(whole, spread(point, shape_of(whole))) for point in wanted}
-            before = self.costs(model).predict(shape_of(beside[0])) if beside else 1.0
-            times = {WHOLE: before} | self._time(models | {WHOLE: one for one in beside})
-            pace = before / times[WHOLE]
+            pace = 1.0
+            if hidden:
+                pace, models[OWN] = self.costs(model).predict(shape_of(own)), own
+            times = self._time(models)
+            pace /= times.get(OWN, 1.0)
             found = table({point: pace * times[str(point)] for point in wanted}, len(shape_of(whole)))
             write_atomic(file, json.dumps(found.to_data()))
         return Costs.from_data(json.loads(file.read_text(encoding="utf-8")))

@@ -120,11 +120,12 @@ class Race:
             costs = {name: self.cost(name, rung.share) for name in lacking if name in self.guess | self.whole}
             fits = affordable(lacking, costs, until - self.clock.now(), self.hands)
             tried = [name for name in left if name in fits or name not in lacking]
-            if number and left[0] not in tried:
-                return left[:finalists]
-            for name in (name for name in left if name not in tried):
+            ends = number > 0 and left[0] not in tried
+            for name in left[finalists:] if ends else (name for name in left if name not in tried):
                 self.out[name] = "there was no time to try it for longer" if number else "there was no time to try it"
                 self.late.add(name)
+            if ends:
+                return left[:finalists]
             self.prepare([name for name in tried if name in lacking], rung.share, until)
             scored = [n for n in tried if self.try_for(n, rung.share, end(number))]
             if not scored:

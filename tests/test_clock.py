@@ -172,7 +172,9 @@ def test_a_table_of_another_hidden_size_is_set_right_by_the_whole(tmp_path: Path
 
     model = tiny("bert")
     whole = clock(Told, tmp_path).costs(model)
-    assert clock(Slower, tmp_path).costs(model, 16).predict([(4, 64)] * 2) == pytest.approx(whole.predict([(4, 64)] * 2))
+    assert clock(Slower, tmp_path).costs(model, 16).predict([(4, 64)] * 2) == pytest.approx(
+        whole.predict([(4, 64)] * 2)
+    )
 
 
 def test_models_are_timed_as_they_would_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

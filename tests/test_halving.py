@@ -172,6 +172,7 @@ def test_the_best_so_far_is_a_finalist_though_there_is_no_time_for_its_next_rung
     world = World({f"c{i}": 9.0 if i < 6 else 90.0 for i in range(7)}, limit=80.0)
     assert world.halve() == ["c6", "c5"] and world.time < 20
     assert {share for _, share in world.asked} == {0.111}
+    assert world.race.late == {"c4"} and world.race.out["c4"] == "there was no time to try it for longer"
     assert world.race.finish("c6") == 2 / 3
 
 
