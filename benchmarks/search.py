@@ -184,16 +184,19 @@ PERCENTILES = (50, 95)
 
 
 def outside() -> None:
-    """Smidgen and `outside.py`, in a process of its own, by turns on the same folder, threads and texts."""
+    """Smidgen and `outside.py`, in a process of its own, by turns on the same folder, threads and texts: a student, and the winners that
+    `budgets` has left."""
     files, splits = films()
     assert splits.test is not None
-    folders = {"MiniLM, 3 blocks": models(files, splits)[1]["MiniLM, 3 blocks"]}
-    winners = {f"{name} budget's winner": ROOT / "sst2" / name / "winner" for name in SPEEDUPS}
-    folders |= {name: folder for name, folder in winners.items() if (folder / GRAPH).is_file()}  # a cascade has more
-    rows = [beside(name, folder, splits.test) for name, folder in folders.items()]
+    measured = [("MiniLM, 3 blocks", models(files, splits)[1]["MiniLM, 3 blocks"], splits.test)]
+    for part, budget in itertools.product(PARTS, SPEEDUPS):
+        folder = ROOT / part / budget / "winner"
+        if (folder / GRAPH).is_file():  # a cascade has more
+            measured.append((f"{part}, {budget} budget's winner", folder, test_of(part)))
+    rows = [beside(*each) for each in measured]
     result = {
-        "what": "SST-2's test sentences one by one, text in to label out; `outside.py` imports onnxruntime, tokenizers and numpy alone",
-        "n": len(splits.test),
+        "what": "SST-2's test sentences or tweets one by one, text in to label out; `outside.py` imports onnxruntime, tokenizers and numpy alone",
+        "n": sum(row["n"] for row in rows),
         "calls": ROUNDS * BLOCK,
         "runs": rows,
         "wanted": "p95 within 10 %, size to the byte, labels exactly",
@@ -219,6 +222,7 @@ def beside(name: str, folder: Path, test: Split) -> dict[str, Any]:
     ms = {who: np.array(each) for who, each in taken.items()}
     return {
         "folder": name,
+        "n": len(test),
         "threads": model.threads,
         "ms": {who: {f"p{p}": float(np.percentile(each, p)) for p in PERCENTILES} for who, each in ms.items()},
         "over": {f"p{p}": over(ms["outside"], ms["smidgen"], p) for p in PERCENTILES},
@@ -273,7 +277,7 @@ PARTS = ("sst2", "tweets")
 def budgets(parts: Sequence[str] = PARTS) -> None:
     """The loose budget first: its labels, graphs and trainings are there for the others. Kept after each."""
     for part in parts:
-        teacher_folder, files = {"sst2": sst2, "tweets": tweets}[part]()
+        teacher_folder, files = FILES[part]()
         splits, home = load_data(**files), ROOT / part
         teacher = TorchModel(teacher_folder, splits.task)
         ms = limits(teacher, splits, home)
@@ -304,6 +308,16 @@ def tweets() -> tuple[Path, dict[str, Any]]:
     stages = [distil.base_teacher()]
     done = common.make(ROOT / "tweets" / "stages", load_data(**learnt), "teacher of tweets", stages, learnt, MODEL)
     return done[0].artefact.path, files
+
+
+FILES = {"sst2": sst2, "tweets": tweets}
+
+
+@functools.cache
+def test_of(part: str) -> Split:
+    test = load_data(**FILES[part]()[1]).test
+    assert test is not None
+    return test
 
 
 # Successive halving.
