@@ -70,12 +70,18 @@ class Pace:
     build: float = 0.0  # of a graph, for each parameter of its model
     timing: float = 0.0  # of a model among others, for each millisecond that a text takes it
     row: float = 0.0  # that the teacher answers
-    graphs: tuple[float, int] = (0.0, 0)  # seconds that were built, and parameters
+    graphs: tuple[float, float] = (0.0, 0.0)  # seconds of those that were built, and parameters
+    calls: tuple[float, float] = (0.0, 0.0)  # seconds of those that were timed, and milliseconds of a text
 
-    def built(self, seconds: float, parameters: int) -> None:
-        """Note a graph that was built, with so many parameters."""
+    def built(self, seconds: float, parameters: float) -> None:
+        """Note graphs that were built, with so many parameters."""
         self.graphs = self.graphs[0] + seconds, self.graphs[1] + parameters
-        self.build = self.graphs[0] / max(1, self.graphs[1])
+        self.build = self.graphs[0] / max(1.0, self.graphs[1])
+
+    def timed(self, seconds: float, ms: float) -> None:
+        """Note models that were timed in full, or would have been in so many seconds."""
+        self.calls = self.calls[0] + seconds, self.calls[1] + ms
+        self.timing = self.calls[0] / self.calls[1]
 
 
 @dataclass

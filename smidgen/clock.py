@@ -103,7 +103,7 @@ class Clock:
         parts = anatomy(whole)
         geometry = [parts.family, parts.hidden_size, parts.blocks[0].head_size, shape_of(whole)]
         lengths = self._encoded(self.rows).lengths.tolist()
-        return [3, geometry, self.task.name, lengths, self.precision, machine(self.threads or usable_cores())]
+        return [4, geometry, self.task.name, lengths, self.precision, machine(self.threads or usable_cores())]
 
     def _encoded(self, rows: Sequence[Row]) -> Any:
         return encode(self.task, self.home, *two_lists(rows), self.max_length)

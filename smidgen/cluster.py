@@ -168,7 +168,7 @@ def _uninterrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)  # None: one that Python did not set
     if came:
         raise KeyboardInterrupt
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from smidgen.artefact import identity, write_atomic
 from smidgen.budget import over, used
-from smidgen.candidates import MEMORY_ROWS, Candidate, Pace, Search, broken_words, memory_of, only_quality
+from smidgen.candidates import MEMORY_ROWS, Candidate, Search, broken_words, memory_of, only_quality
 from smidgen.choosing import speed
 from smidgen.data import Data
 from smidgen.errors import UNMADE, InputError, ModelError, OutOfTime, RecipeError
@@ -99,10 +99,11 @@ def feasible(search: Search) -> None:
     kinds, wanted = _kinds(search.candidates), _wanted(search)
     pieces = [piece for kind in kinds for piece in kind.pieces]
     late: dict[Candidate, str] = {}
+    stages: set[str] = set()
     with search.watch.bar("building", len(pieces)) as bar:
         while True:
             if wave := sorted((piece for kind in kinds for piece in kind.next(wanted)), key=lambda piece: piece.work):
-                late |= _build(search, wave, until)
+                late |= _build(search, wave, until, stages)
                 bar.to(sum(not piece.open for piece in pieces), wave[-1].of.shape.name)
                 continue
             built = [piece for piece in pieces if piece.used is not None and piece.of not in late]
@@ -111,7 +112,10 @@ def feasible(search: Search) -> None:
                 break
             late |= dict.fromkeys(_time(search, [piece.of for piece in built]), TOO_FEW)
             for piece in built:
-                piece.used = used(search.job.budget, piece.of.entry["numbers"]) if _timed(piece.of) else piece.used
+                if _timed(piece.of):
+                    piece.used = used(search.job.budget, piece.of.entry["numbers"])
+                else:
+                    piece.gone = TOO_FEW
     search.notes += [note for kind in kinds for note in _not_built(search, kind, wanted)]
     search.notes += _left_out([(piece.of.shape, piece.gone) for piece in pieces if piece.gone and piece.of not in late])
     search.candidates = [c for c in search.candidates if _timed(c)]
@@ -141,16 +145,18 @@ def _kinds(candidates: Sequence[Candidate]) -> list[Kind[Candidate]]:
     return list(kinds.values())
 
 
-def _build(search: Search, wave: Sequence[Piece[Candidate]], until: float) -> dict[Candidate, str]:
-    """Build shapes and glance at them; gives those that there is no time for, and why."""
+def _build(search: Search, wave: Sequence[Piece[Candidate]], until: float, stages: set[str]) -> dict[Candidate, str]:
+    """Build shapes and glance at them; gives those that there is no time for, and why.
+
+    stages: those whose seconds the search's pace knows, also from when they came onto the disk, are added to these.
+    """
     budget = replace(search.job.budget, percentile="p50")  # a few calls tell no other, and no busy moment moves it
     search.prepare((untrained(search.job, piece.of.shape) for piece in wave), begin_by=until)
     late: dict[Candidate, str] = {}
     for piece in wave:
-        candidate, begun = piece.of, search.clock.now()
-        recipe = untrained(search.job, candidate.shape)
+        candidate, recipe = piece.of, untrained(search.job, piece.of.shape)
         try:
-            if begun > until and not search.there(recipe):
+            if search.clock.now() > until and not search.there(recipe):
                 raise OutOfTime(TOO_FEW)
             done = search.make(recipe, patience=until)
         except OutOfTime as waited:
@@ -162,8 +168,10 @@ def _build(search: Search, wave: Sequence[Piece[Candidate]], until: float) -> di
             piece.gone = str(refusal)
             continue
         candidate.folder = done[-1].artefact.path
-        if not any(one.reused for one in done):
-            search.pace.built(search.clock.now() - begun, int(parameters(candidate.folder).value))
+        new = {one.artefact.id: float(one.artefact.record["seconds"]) for one in done if one.artefact.id not in stages}
+        stages |= new.keys()
+        if len(new) == len(done):
+            search.pace.built(sum(new.values()), parameters(candidate.folder).value)
         piece.used = used(budget, _glance(search, candidate.folder))
     return late
 
@@ -173,7 +181,8 @@ def _not_built(search: Search, kind: Kind[Candidate], wanted: Wanted) -> list[st
     lacking = [piece for piece in kind.pieces if piece.open]
     more = [piece for piece in lacking if kind.foretold(piece) > wanted.most]
     built = sorted((piece for piece in kind.pieces if piece.used is not None), key=lambda piece: piece.work)
-    over_ = [piece.of for piece in built if not piece.of.fits]
+    least = min((piece.work for piece in more), default=0.0)
+    over_ = [piece.of for piece in built if piece.even and piece.work <= least and not piece.of.fits]
     said, finish = list[str](), kind.pieces[0].of.shape.finish
     if more and over_:
         said.append(f"{over_[0].shape.name}: {over_[0].entry['reason'].rstrip('.')}. So not built: {_names(more)}.")
@@ -289,12 +298,11 @@ def _measure_shapes(search: Search, folders: Mapping[str, Path]) -> dict[str, di
     in_full, fit = _within(search, unlike)
     if not in_full:
         calls, turns = math.ceil(calls / HASTE), 1
-        search.notes.append(
-            f"The time limit left time for {calls} calls of each shape, of {job.calls}. What is trained is timed in "
-            "full in the end."
-        )
-    begun = search.clock.now()
+        note = f"The time limit left time for {calls} calls of each shape, of {job.calls}. What is trained is timed in "
+        note += "full in the end."
+        search.notes += [note] if fit and note not in search.notes else []
     models = {name: load(unlike[name]) for name in fit}
+    begun = search.clock.now()
     measured: dict[str, dict[str, Any]] = {}
     if models:
         with search.watch.bar("timing shapes", 1) as bar:
@@ -302,7 +310,7 @@ def _measure_shapes(search: Search, folders: Mapping[str, Path]) -> dict[str, di
             found, together = entries.time_all(models, texts, calls, **({} if in_full else {"turns": turns}))
             bar.to(1)
         took = (search.clock.now() - begun) * entries.answered(job.calls) / entries.answered(calls, turns)
-        search.pace.timing = took / sum(one.mean_ms for one in found.values())
+        search.pace.timed(took, sum(one.mean_ms for one in found.values()))
     for name, model in models.items():
         folder = unlike[name]
         measured[name] = {
@@ -314,7 +322,7 @@ def _measure_shapes(search: Search, folders: Mapping[str, Path]) -> dict[str, di
         }
     of_shapes = {name: measured[str(folder)] for name, folder in folders.items() if str(folder) in measured}
     if in_full:
-        memo = {"of": _ids(folders), "measured": of_shapes, "pace": vars(search.pace)}
+        memo = {"of": _ids(folders), "measured": of_shapes, "calls": search.pace.calls}
         write_atomic(_memo(search, folders), json.dumps(memo))
     return of_shapes
 
@@ -346,13 +354,13 @@ def _remembered(search: Search, folders: Mapping[str, Path]) -> dict[str, dict[s
     if not file.is_file():
         return None
     memo = json.loads(file.read_text(encoding="utf-8"))
-    search.pace = Pace(**memo["pace"])
+    search.pace.timed(*memo["calls"])
     lacking = search.job.budget.memory_mb is not None and any(m["memory_mb"] is None for m in memo["measured"].values())
     return None if lacking else memo["measured"]
 
 
 def _memo(search: Search, folders: Mapping[str, Path]) -> Path:
-    return search.root / f"shapes-{_where(search, [3, _ids(folders)])}.json"
+    return search.root / f"shapes-{_where(search, [4, _ids(folders)])}.json"
 
 
 def _where(search: Search, what: Any) -> str:

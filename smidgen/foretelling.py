@@ -1,7 +1,7 @@
 """Which shapes are worth building, by what of each limit those of their kind use that are built already.
 
 What whole blocks of one model take grows along a line with how many they are. A shape of other parts, such as a pruned
-one, takes no less than whole blocks that do as much work.
+or a narrow one, takes no less time than whole blocks that do as much work; of its size they say nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+LATENCY = "latency"
 Used = Mapping[str, float]  # the name of a limit -> how many times the limit it comes to
 
 
@@ -38,7 +39,7 @@ class Piece(Generic[T]):
 
     @property
     def fits(self) -> bool:
-        return self.used is not None and _most(self.used) <= 1
+        return self.used is not None and not self.gone and _most(self.used) <= 1
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ class Kind(Generic[T]):
     def foretold(self, piece: Piece[T]) -> float:
         """What it comes to, at least, of the limit that it breaks most; 0 where nothing tells."""
         even = self._even if piece.work else {}
+        if not piece.even:
+            even = {
+                work: {name: times for name, times in used.items() if name == LATENCY} for work, used in even.items()
+            }
         smaller = [used for work, used in even.items() if work <= piece.work]
         alike = (other for other in self.pieces if other.family == piece.family and other.work <= piece.work)
         smaller += [other.used for other in alike if other.used is not None]

@@ -169,14 +169,15 @@ class Race:
         """Seconds that a share of its training takes, as far as is known, or else by a guess."""
         return share * self.whole.get(name, self.guess.get(name, 0.0)) + self.fixed.get(name, 0.0)
 
-    def finish(self, name: str, after: float = 0.0) -> float:
+    def finish(self, name: str, after: float = 0.0, by_guess: bool = False) -> float:
         """Train a finalist in full, or for as large a share as fits or is there; gives the share, 0 where none does.
 
-        after: seconds more to keep free.
+        after: seconds more to keep free. by_guess: what takes too long by a guess alone is not begun either.
         """
         until = self.clock.until - after
-        left = until - self.clock.now()
-        share = next((s for s in SHARES if (0.0 if self.there(name, s) else self.cost(name, s)) <= left), 0.0)
+        left, told = until - self.clock.now(), by_guess or name in self.whole
+        costs = {s: 0.0 if self.there(name, s) or not told else self.cost(name, s) for s in SHARES}
+        share = next((s for s in SHARES if costs[s] <= left), 0.0)
         self.out[name] = "its training would not end in time"
         while share:
             try:

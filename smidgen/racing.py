@@ -96,11 +96,8 @@ def _race(search: Search, bodies_: Mapping[str, Body]) -> dict[str, str]:
     trained = _finish_all(search, race, last)
     if not only_quality(job.budget):
         slowest_first = sorted(race.late - set(trained), key=lambda name: -_ms(search, name))
-        trained |= _finish_all(search, race, slowest_first)
-        if not any(
-            bodies_[name].steps for name in trained
-        ):  # guesses may be wrong: what is the quickest to train first
-            race.guess, race.fixed = {}, {}
+        trained |= _finish_all(search, race, slowest_first, by_guess=True)
+        if not any(bodies_[name].steps for name in trained):  # the guesses may be wrong
             trained |= _finish_all(search, race, sorted(race.late, key=lambda name: _ms(search, name)))
         _more_seeds(search, race, trained)
     else:
@@ -150,9 +147,9 @@ def reserve(search: Search) -> float:
 
 def foreseen(search: Search, names: Sequence[str]) -> dict[str, float]:
     """Seconds that whole trainings take, about, by how much faster than the teacher a body is and what a row takes it;
-    none where no time is limited, or no whole blocks of the teacher were timed."""
+    none where no time is limited, only a quality is asked, or no whole blocks of the teacher were timed."""
     timed = [c for c in search.candidates if c.shape.body.even and not c.shape.body.model]
-    if search.clock.limit is None or not timed:
+    if search.clock.limit is None or only_quality(search.job.budget) or not timed:
         return {}
     a_block = min(c.ms / c.shape.body.work for c in timed)
     lesson = search.job.student.epochs * _rows(search) * LEARNING * search.pace.row
@@ -202,7 +199,7 @@ def _ms(search: Search, body: str) -> float:
     return min(c.ms for c in search.of(body))
 
 
-def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, float]:
+def _finish_all(search: Search, race: Race, names: Sequence[str], by_guess: bool = False) -> dict[str, float]:
     """Train the finalists, the best first; gives those that were, and for which share of their steps.
 
     Where only a quality is asked, from the fastest up, until one has it.
@@ -214,7 +211,7 @@ def _finish_all(search: Search, race: Race, names: Sequence[str]) -> dict[str, f
         race.prepare([name for name in names if search.of(name)[0].shape.body.steps], 1.0, race.clock.until)
     for name in names:
         free = not search.of(name)[0].shape.body.steps
-        share = 1.0 if free else race.finish(name, _after(search, race, name, first=not any(done)))
+        share = 1.0 if free else race.finish(name, _after(search, race, name, first=not any(done)), by_guess)
         if not share:
             continue
         for candidate in search.of(name):
@@ -321,9 +318,11 @@ def _make_teacher(search: Search) -> None:
             "lineage": list(first.record["lineage"]),
             "curves": entries.curves(first.record["lineage"], search.root),
         }
-    numbers, dev, begun = search.teacher["numbers"], search.data.dev, search.clock.now()
+    numbers, dev = search.teacher["numbers"], search.data.dev
     numbers["size_mb"] = model_bytes(search.teacher_folder) / 1e6
-    search.teacher_dev = TorchModel(search.teacher_folder, search.data.task).outputs(dev.texts, dev.pairs)
+    model = TorchModel(search.teacher_folder, search.data.task)
+    begun = search.clock.now()
+    search.teacher_dev = model.outputs(dev.texts, dev.pairs)
     search.pace.row = (search.clock.now() - begun) / len(dev)
     numbers["dev_quality"] = entries.quality_data(search.data.task, search.teacher_dev, dev)
 

@@ -89,11 +89,11 @@ def test_what_there_is_no_time_to_build_is_between(
     search = begun(tmp_path, depths=(1, 2, 3), finishes=("int8",))
     time = [0.0]
     search.clock = Clock(started=0.0, limit=140.0, now=lambda: time[0])  # a third of it is for building
-    done = SimpleNamespace(artefact=SimpleNamespace(path=tmp_path), reused=False)
 
-    def make(*_: Any, **__: Any) -> Any:
+    def make(_: Any, recipe: Any, **__: Any) -> Any:
         time[0] += 25
-        return [done]
+        artefact = SimpleNamespace(path=tmp_path, id=recipe.name, record={"seconds": 20.0})
+        return [SimpleNamespace(artefact=artefact, reused=True)]
 
     monkeypatch.setattr(Search, "make", make)
     monkeypatch.setattr(Search, "there", lambda _, recipe: recipe.name in there)
@@ -109,7 +109,7 @@ def test_what_there_is_no_time_to_build_is_between(
     late = "The time limit left no time to build or to time 1 shape: 2 blocks, int8."
     assert (late in search.notes) == (not there)
     assert told == [pytest.approx(140 / 3)] * 3
-    assert search.pace.build == 5, "seconds for each parameter"
+    assert search.pace.build == 4, "seconds for each parameter, as they were when it was built"
 
 
 def glanced(
@@ -131,7 +131,8 @@ def glanced(
     def make(self: Search, recipe: Any, **more: Any) -> Any:
         name = recipe.name.partition(",")[0]
         built.append(name)
-        return [SimpleNamespace(artefact=SimpleNamespace(path=folder / name), reused=True)]
+        artefact = SimpleNamespace(path=folder / name, id=name, record={"seconds": 1.0})
+        return [SimpleNamespace(artefact=artefact, reused=True)]
 
     def measured(search: Search, folders: Any) -> Any:
         ms = {name: glances[name.partition(",")[0]] if timed is None else timed for name in folders}
@@ -139,6 +140,7 @@ def glanced(
 
     monkeypatch.setattr(Search, "make", make)
     monkeypatch.setattr(feasibility, "load", lambda folder: folder.name)
+    monkeypatch.setattr(feasibility, "parameters", lambda folder: SimpleNamespace(value=5))
     monkeypatch.setattr(feasibility, "deployed_bytes", lambda folder: 10)
     monkeypatch.setattr(
         entries, "glance", lambda model, rows: {"p50_ms": glances[model], "p95_ms": p95 or glances[model]}

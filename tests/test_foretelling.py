@@ -97,6 +97,21 @@ def test_where_one_depth_is_known_the_next_is_a_near_one_of_any_family() -> None
     assert found == ["depth 1", "depth 2"]
 
 
+def test_of_the_size_of_a_narrow_shape_whole_blocks_say_nothing() -> None:
+    """Half the width is half the embeddings too, which are most of a small model."""
+    both = Kind([*kind(1, 2).pieces, Piece("narrow", "narrow", 1.5, even=False)])
+    both.pieces[1].used, both.pieces[0].used = {"latency": 0.2, "size": 1.8}, {"latency": 0.3, "size": 2.0}
+    assert [piece.of for piece in both.next(Wanted(1.1, 2))] == ["narrow"]
+    assert both.foretold(both.pieces[2]) == pytest.approx(0.25)
+
+
+def test_what_there_was_no_time_to_time_is_not_enough() -> None:
+    alike = kind(1, 2, 3, 4)
+    for piece, gone in zip(alike.pieces, ("too few", "too few", "", ""), strict=True):
+        piece.used, piece.gone = ({"latency": 0.2 * piece.work}, gone) if piece.work != 2 else (None, "")
+    assert [piece.of for piece in alike.next(Wanted(1.1, 2))] == ["depth 2"]
+
+
 def test_what_needs_no_training_does_not_count() -> None:
     """The model itself is a candidate as it stands, and leaves room for as many others."""
     own = Piece("whole", "depth", 12, counts=False)

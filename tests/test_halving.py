@@ -184,6 +184,14 @@ def test_what_answers_slowly_is_not_begun_where_its_training_would_not_fit() -> 
     assert world.race.late == {"slow"} and world.race.whole["a"] == 9.0
 
 
+def test_a_guess_alone_rules_no_finalist_out() -> None:
+    """Only of what was dropped before it is held against what time is left."""
+    world = World({"a": 25.0}, limit=30.0)
+    world.race.guess["a"] = 900.0
+    assert world.race.finish("a", by_guess=True) == 0.0 and not world.asked
+    assert world.race.finish("a") == 1.0
+
+
 @pytest.mark.parametrize("limit", [30.0, 60.0, 100.0, 150.0, 400.0])
 @pytest.mark.parametrize("count", [3, 8, 20])
 def test_the_limit_is_kept_and_the_time_is_used(limit: float, count: int) -> None:

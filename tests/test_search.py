@@ -350,7 +350,9 @@ def test_trainings_are_foreseen_by_how_fast_a_body_answers() -> None:
     assert racing.foreseen(search, ["2 blocks", "CNN"]) == pytest.approx(
         {"2 blocks": lesson * 2 / 10, "CNN": lesson * 0.5 / 10}
     )
-    search.clock = Clock()
+    search.job.budget = read(quality="97%teacher")
+    assert racing.foreseen(search, ["2 blocks", "CNN"]) == {}, "the search goes by speed there already"
+    search.job.budget, search.clock = read(latency="p95=2ms"), Clock()
     assert racing.foreseen(search, ["2 blocks", "CNN"]) == {}
     logits, hidden = Use("distil.logits"), Use("distil.hidden")
     of = {

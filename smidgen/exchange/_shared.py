@@ -85,8 +85,10 @@ def task_of(
         raise InputError(
             f"{folder}: has a head for the task {name}, and --multi-label is of classifiers. Leave it out."
         )
-    if base.head and not labels and not multi_label and TASKS[base.head].hf_class == TASKS[name].hf_class:
-        return TASKS[base.head].from_config(base.config)
+    if base.head and not labels and TASKS[base.head].hf_class == TASKS[name].hf_class:
+        task = TASKS[base.head].from_config(base.config)
+        if not multi_label or task.multi_label:
+            return task
     if name == "answer":
         return from_data({"name": name})
     counts = [
