@@ -486,3 +486,15 @@ def test_a_base_with_a_head_of_another_task_lends_it_no_labels(tmp_path: Path) -
     theirs(base_of(tmp_path, "distilbert"), "distilbert", "dora", folder)
     base = resolve(str(language_folder(tmp_path / "language", "distilbert")))
     assert read(from_peft(folder, base, tmp_path / "delta")).task.labels == ("LABEL_0", "LABEL_1")
+
+
+def test_a_base_with_a_head_of_several_labels_lends_it_them(tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    base = base_of(tmp_path, "bert", ("calm", "glad"))
+    config = json.loads((base.path / "config.json").read_text())
+    (base.path / "config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}))
+    base = resolve(str(base.path))
+    theirs(base, "bert", "dora", folder)
+    for asked in (False, True):
+        task = read(from_peft(folder, base, tmp_path / f"delta-{asked}", multi_label=asked)).task
+        assert task == Classify(("calm", "glad"), multi_label=True)
