@@ -21,6 +21,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,7 @@ def answered(model: Cascade, split: Split) -> tuple[np.ndarray, np.ndarray]:
 # A stranger's clock.
 
 ROUNDS, BLOCK = 150, 20  # blocks of single calls by turns
+STILL = 0.1  # seconds before each: threads of the other process that have no work spin on for a while
 PERCENTILES = (50, 95)
 
 
@@ -217,6 +219,7 @@ def beside(name: str, folder: Path, test: Split) -> dict[str, Any]:
         }
         for turn, rows in enumerate(order.reshape(ROUNDS, BLOCK).tolist()):
             for who in sorted(ways, reverse=bool(turn % 2)):
+                time.sleep(STILL)
                 taken[who].append(ways[who](rows))
         end = stranger.end()
     ms = {who: np.array(each) for who, each in taken.items()}
