@@ -1,4 +1,4 @@
-"""What the budget allows, found before anything is trained: every shape with untrained weights, built and timed.
+"""What the budget allows, found before anything is trained: shapes with untrained weights, built and timed.
 
 Latency and size do not depend on what the weights are. What a family cannot do, the plan or the method says, and it is
 left out. The smallest shapes are built first, and what they take says which of the larger ones are worth building; with
