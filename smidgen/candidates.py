@@ -155,14 +155,12 @@ class Search:
     def _labels_took(self, seconds: float) -> None:
         self.clock.labels += seconds
 
-    def prepare(self, recipes: Iterable[Recipe], until: float | None = None, begin_by: float = math.inf) -> set[str]:
+    def prepare(self, recipes: Iterable[Recipe], until: float | None = None, begin_by: float = math.inf) -> None:
         """Where there are many hands, run the stages of several recipes at a time; `make` then finds them on disk, and
-        meets what is wrong with one of them. Gives the names of the recipes of which all is there. Nothing is begun
-        after `begin_by`."""
+        meets what is wrong with one of them. Nothing is begun after `begin_by`."""
         if self.executor is None:
-            return set()
+            return
         plans: list[Plan] = []
-        there_now: set[str] = set()
         for recipe in recipes:
             with suppress(InputError, NoEffect, OutOfTime):
                 planned = plan(recipe, self.data)
@@ -174,12 +172,10 @@ class Search:
         try:
             made = self._patient(work, min(begin_by, math.inf if until is None else until))
         except OutOfTime:
-            return set()
+            return
         for one, done in zip(plans, made, strict=True):
             if not isinstance(done, SmidgenError):
                 self._told(one.recipe, done)
-                there_now.add(one.recipe.name)
-        return there_now
 
     def there(self, recipe: Recipe) -> bool:
         """Are all stages of a recipe on disk?"""
