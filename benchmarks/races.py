@@ -26,19 +26,22 @@ from smidgen.source import resolve
 ROWS = {"train": 1600, "dev": 436}
 DEPTHS = (1, 2, 3, 4)
 FAMILIES = ("depth", "answers", "theseus", "narrow", "bilstm", "cnn", "static")
-RATES = (1 / 3, 1.0, 3.0)  # times the learning rate of a body
+RATES = {
+    "halving": (1 / 3, 1.0, 3.0),
+    "halving, five rates": (1 / 4, 1 / 2, 1.0, 2.0, 4.0),
+}  # times the learning rate of a body
 TEACHER, STUDENT = Training(epochs=2, learning_rate=1e-4), Training(epochs=2, learning_rate=2e-4)
 FINALISTS = (1, 2)  # smidgen's own number is the last
 
 Make = Callable[[str, Sequence[Stage]], list[Done]]
 
 
-def space(seed: int, files: dict[str, str]) -> tuple[Job, dict[str, Body]]:
+def space(seed: int, files: dict[str, str], rates: Sequence[float]) -> tuple[Job, dict[str, Body]]:
     """The job, and the candidates by name."""
     job = Job(MODEL, Files(**files), Budget(), seed=seed, teacher=TEACHER, student=STUDENT)
     found = {}
     for body in bodies(resolve(MODEL), (), DEPTHS, FAMILIES):
-        for times in RATES:
+        for times in rates:
             name = f"{body.name}, {times:.2g}x the rate"
             steps = tuple(_faster(step, times) for step in body.steps)
             found[name] = replace(body, name=name, steps=steps)
@@ -99,9 +102,9 @@ def raced(train: Trainings, finalists: int) -> dict[str, Any]:
     }
 
 
-def one(make: Make, seed: int, files: dict[str, str], data: Data) -> dict[str, Any]:
+def one(make: Make, seed: int, files: dict[str, str], data: Data, rates: Sequence[float]) -> dict[str, Any]:
     """Both ways with one seed, on one draw of the rows. The race comes first, so what is known the sooner is told."""
-    job, found = space(seed, files)
+    job, found = space(seed, files, rates)
     make("teacher", teacher_stages(job, resolve(MODEL)))
     train = Trainings(make, job, found)
     races = [raced(train, finalists) for finalists in FINALISTS]
@@ -132,6 +135,6 @@ def one(make: Make, seed: int, files: dict[str, str], data: Data) -> dict[str, A
     }
 
 
-def settings() -> dict[str, Any]:
+def settings(rates: Sequence[float]) -> dict[str, Any]:
     """What is told of the space."""
-    return {"rows": ROWS, "rates": RATES, "epochs": STUDENT.epochs}
+    return {"rows": ROWS, "rates": list(rates), "epochs": STUDENT.epochs}

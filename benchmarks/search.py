@@ -4,6 +4,7 @@ cascade    SST-2: a small student answers what it is sure of, the int8 graph of 
 outside    the numbers of a winner measured again by a script that knows nothing of smidgen
 budgets    SST-2 and tweets, three budgets each: what `compress` finds, against what is made by hand in the same time
 halving    successive halving against every candidate trained in full, over one space
+halving, five rates    the same over a larger one
 
 `python benchmarks/search.py budgets:sst2` runs one part of a section, `halving:0,1,2` one with these seeds. Thresholds, models and
 settings are chosen on dev; figures are of test. A run that was stopped goes on where it was.
@@ -32,7 +33,7 @@ import numpy as np
 from budgets import LIMIT, SPEEDUPS, by_hand, compared, limits, searched
 from common import GRAPHS, MODEL, WORK, data, keep, one_by_one, remembered, said
 from outside import timed
-from races import ROWS, one, settings
+from races import RATES, ROWS, one, settings
 
 from smidgen.artefact import draft_of, identity
 from smidgen.cascading import build
@@ -326,9 +327,9 @@ def test_of(part: str) -> Split:
 # Successive halving.
 
 
-def halving(seeds: Sequence[int] = (0,)) -> None:
+def halving(seeds: Sequence[int] = (0,), section: str = "halving") -> None:
     """With each seed another draw of train and dev, and all trainings anew; kept after each."""
-    runs = []
+    rates, runs = RATES[section], []
     for number, seed in enumerate(seeds, 1):
         files = data("sst2")
         for name, rows in ROWS.items():
@@ -336,21 +337,21 @@ def halving(seeds: Sequence[int] = (0,)) -> None:
         splits = load_data(**files)
 
         train = functools.partial(common.make, ROOT / "halving" / "stages", splits, files=files, model=MODEL, seed=seed)
-        runs.append(one(train, seed, files, splits))
+        runs.append(one(train, seed, files, splits, rates))
         result = {
             "what": "SST-2, a part of train and dev; students of MiniLM-6 fine-tuned, in torch",
-            "space": settings(),
+            "space": settings(rates),
             "runs": runs,
             "wanted": {"behind": 0.005, "of_the_time": 0.2},
         }
-        keep(FILE, "halving", result, list(seeds[:number]))
+        keep(FILE, section, result, list(seeds[:number]))
 
 
 SECTIONS: dict[str, Callable[..., None]] = {
     "cascade": cascade,
     "outside": outside,
     "budgets": budgets,
-    "halving": halving,
+    **{section: functools.partial(halving, section=section) for section in RATES},
 }
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def budgets(found: dict[str, Any], title: str) -> str:
             f"## {title}",
             "",
             f"Claim: each winner is {found['wanted']}, against each model by hand. Measured, by intervals: **{told}**, "
-            f"{holds(set(verdicts) == {'won'} and not missed)}. Of what is made by hand, beaten so: {beaten}. {found['what']} ({interval(teacher['quality'])}, "
+            f"{holds(set(verdicts) == {'won'} and not missed)}. Of what is made by hand, beaten so: {beaten}. {_within(found)} {found['what']} ({interval(teacher['quality'])}, "
             f"{teacher['ms']:.1f} ms in torch float32); a budget is a limit on the median, by which the teacher is so many times slower; "
             f"{found['limit']} for each search; {found['train']:,} rows with labels, {found['unlabeled']:,} without; n = {found['n']}. "
             "All timed in one run, text in to label out, batch 1. Seconds of a search count what it made itself; of a model by hand, "
@@ -164,13 +164,27 @@ def budgets(found: dict[str, Any], title: str) -> str:
     )
 
 
+def _within(found: dict[str, Any]) -> str:
+    """What a person who has to keep the budget too could have chosen of the models by hand, and how far the winner is ahead of the best."""
+    told = []
+    for run in (run for run in found["runs"] if "winner" in run):
+        keeping = [hand for hand in found["hands"] if hand["speedup"]["value"] >= run["asked"]]
+        if not keeping:
+            told.append(f"{run['budget']}: none does")
+            continue
+        best = max(keeping, key=lambda hand: hand["quality"]["value"])["name"]
+        one = next(one for one in run["against"] if one["hand"] == best)
+        told.append(f"{run['budget']}: {points(one['points'])} points ahead of {best}")
+    return f"Against the best by hand that keeps the budget as well, {'; '.join(told)}."
+
+
 def _winners_over(hand: str, runs: Sequence[dict[str, Any]]) -> str:
     """The budgets whose winners are better at no lower speed, or faster at no lower quality."""
     won = [run["budget"] for run in runs for one in run["against"] if one["hand"] == hand and one["verdict"] == "won"]
     return f"the winner of {' and of '.join(won)}" if won else "none"
 
 
-def halving(found: dict[str, Any]) -> str:
+def halving(found: dict[str, Any], title: str) -> str:
     wanted, runs = found["wanted"], found["runs"]
     races = [race for run in runs for race in run["races"]]
     default = max(race["finalists"] for race in races)
@@ -191,11 +205,11 @@ def halving(found: dict[str, Any]) -> str:
     each = [one["seconds"] for run in runs for one in run["candidates"].values()]
     return "\n".join(
         [
-            "## Successive halving against every candidate in full",
+            f"## {title}",
             "",
             f"Claim: the search comes within {100 * wanted['behind']:.1f} points of the best of an exhaustive run, in a fifth of its training "
             f"time. Measured with {default} finalists, the usual number, mean of {len(own)} seed(s): **{100 * behind:.1f}** points behind on test, "
-            f"{holds(behind <= wanted['behind'])}; **{share:.0%}** of the time, {holds(share <= wanted['of_the_time'])}. {found['what']}; "
+            f"{holds(behind <= wanted['behind'])}; **{share:.0%}** of the time, {holds(share <= wanted['of_the_time'])}. {len(runs[0]['candidates'])} candidates: {found['what']}; "
             f"a whole training takes {mean(each, '{:.0f}')} s in the mean. Best of the exhaustive run by dev: {whole}.",
             "",
             "| seed | finalists | trainings | seconds | of the exhaustive run's | found | place on dev | points behind on dev | points behind on test |",
@@ -212,5 +226,6 @@ SECTIONS = {
     "outside": outside,
     "budgets, sst2": partial(budgets, title="Three budgets against a person's own work: SST-2"),
     "budgets, tweets": partial(budgets, title="Three budgets against a person's own work: tweets"),
-    "halving": halving,
+    "halving": partial(halving, title="Successive halving against every candidate in full"),
+    "halving, five rates": partial(halving, title="Successive halving over a larger space"),
 }
