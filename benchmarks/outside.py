@@ -1,4 +1,4 @@
-"""A classifier's folder served and timed by ONNX Runtime and tokenizers alone: nothing of smidgen is imported here.
+"""A classifier's folder, or a cascade of such, served and timed by ONNX Runtime and tokenizers alone: nothing of smidgen is imported here.
 
 `python benchmarks/outside.py FOLDER TEXTS.json`, where TEXTS.json is {"texts": [...], "threads": 1}. Each line on stdin is a list of
 row numbers, and is answered by a line with the milliseconds of these calls. When stdin ends the last line has the folder's size in
@@ -26,11 +26,35 @@ DEPLOYED = (
     "onnx/model.onnx.data",
     "serve.json",
 )
+CASCADE = ("smidgen.json", "cascade.json")
 SETTLE = 2  # calls that do not count, before those that do
 
 
 def opened(folder: Path, threads: int) -> Callable[[str], dict[str, Any]]:
-    """From a text to its label and score."""
+    """From a text to its label and score; in a cascade by the first model that is sure of it, or the last."""
+    levels = levels_of(folder)
+    calls = [(level, single(folder / level["folder"], threads)) for level in levels]
+
+    def answer(text: str) -> dict[str, Any]:
+        for level, call in calls:
+            label, logits = call(text)
+            logits = logits.astype(np.float64) / level.get("temperature", 1.0)
+            scores = np.exp(logits - logits.max())
+            score = float(scores.max() / scores.sum())
+            if score > level.get("threshold", 0.0):
+                break
+        return {"label": label, "score": score}
+
+    return answer
+
+
+def levels_of(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "cascade.json"
+    return list(json.loads(file.read_text())["levels"]) if file.is_file() else [{"folder": "."}]
+
+
+def single(folder: Path, threads: int) -> Callable[[str], tuple[str, np.ndarray]]:
+    """From a text to its label and logits."""
     config = json.loads((folder / "config.json").read_text())
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -47,14 +71,12 @@ def opened(folder: Path, threads: int) -> Callable[[str], dict[str, Any]]:
     columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
     names = {value.name: columns[value.name] for value in session.get_inputs()}
 
-    def answer(text: str) -> dict[str, Any]:
+    def call(text: str) -> tuple[str, np.ndarray]:
         row = tokenizer.encode(text)
         (logits,) = session.run(["logits"], {name: np.array([getattr(row, column)]) for name, column in names.items()})
-        scores = np.exp(logits[0] - logits.max())
-        best = int(scores.argmax())
-        return {"label": config["id2label"][str(best)], "score": float(scores[best] / scores.sum())}
+        return config["id2label"][str(int(logits[0].argmax()))], logits[0]
 
-    return answer
+    return call
 
 
 def timed(call: Callable[[str], Any], texts: Sequence[str]) -> list[float]:
@@ -73,7 +95,9 @@ def main(folder: Path, told: dict[str, Any]) -> None:
     answer, texts = opened(folder, told["threads"]), told["texts"]
     for line in sys.stdin:
         print(json.dumps(timed(answer, [texts[i] for i in json.loads(line)])), flush=True)
-    size = sum((folder / name).stat().st_size for name in DEPLOYED if (folder / name).is_file())
+    files = [folder / name for name in CASCADE if (folder / CASCADE[-1]).is_file()]
+    files += [folder / level["folder"] / name for level in levels_of(folder) for name in DEPLOYED]
+    size = sum(file.stat().st_size for file in files if file.is_file())
     print(json.dumps({"bytes": size, "labels": [answer(text)["label"] for text in texts]}))
 
 

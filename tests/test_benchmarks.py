@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from folders import LABELS, data_files, model_folder
 
+from smidgen.cascading import build
 from smidgen.data import load_data
+from smidgen.deferral import Choice
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage
 from smidgen.runtime import deployed_bytes, load
@@ -87,18 +89,45 @@ def test_a_race_counts_what_it_trained_and_nothing_twice() -> None:
     assert found["seconds"] == pytest.approx(27 / 27 + 9 / 9 + 3 / 3 + 2)
 
 
-def test_a_stranger_says_what_smidgen_says(tmp_path: Path) -> None:
-    files, tuned = data_files(tmp_path), str(model_folder(tmp_path / "tuned", labels=LABELS))
-    folder = make(tmp_path / "stages", load_data(**files), "int8", GRAPHS, files, tuned)[-1].artefact.path
-    texts = ["what a film", "no", "a great great film"]
-    told = tmp_path / "texts.json"
-    told.write_text(json.dumps({"texts": texts, "threads": 1}), encoding="utf-8")
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two int8 folders whose weights differ."""
+    root = tmp_path_factory.mktemp("graphs")
+    files = data_files(root)
+    tuned = [str(model_folder(root / f"tuned-{seed}", labels=LABELS, seed=seed)) for seed in (1, 2)]
+    made = [make(root / "stages", load_data(**files), "int8", GRAPHS, files, model) for model in tuned]
+    return [done[-1].artefact.path for done in made]
+
+
+TEXTS = ["what a film", "no", "a great great film", "it was not bad at all", "so dull", "a"]
+
+
+def heard(folder: Path, told: Path) -> tuple[list[float], list[float], dict[str, Any]]:
+    """What the stranger says of two batches of calls and in the end."""
+    told.write_text(json.dumps({"texts": TEXTS, "threads": 1}), encoding="utf-8")
     script = [sys.executable, str(Path(outside.__file__)), str(folder), str(told)]
     said = subprocess.run(script, input="[0, 2]\n[1]\n", capture_output=True, text=True, check=True).stdout
     first, second, end = map(json.loads, said.splitlines())
+    return first, second, end
+
+
+def test_a_stranger_says_what_smidgen_says(graphs: list[Path], tmp_path: Path) -> None:
+    first, second, end = heard(graphs[0], tmp_path / "texts.json")
     assert (len(first), len(second)) == (2, 1) and min(first) > 0
+    model = load(graphs[0])
+    assert end["labels"] == [model.predict([text])[0]["label"] for text in TEXTS]
+    assert end["bytes"] == deployed_bytes(graphs[0])
+
+
+def test_a_stranger_asks_both_models_of_a_cascade(graphs: list[Path], tmp_path: Path) -> None:
+    small = load(graphs[0])
+    sure = small.task.confidence(small.outputs(TEXTS), 1.5)
+    folder = tmp_path / "cascade"
+    build(folder, graphs, [Choice(1.5, float(np.sort(sure)[2]), 0.5, 1.0)], {})
     model = load(folder)
-    assert end["labels"] == [model.predict([text])[0]["label"] for text in texts]
+    assert sorted(model.answered(model.rows(TEXTS))[1]) == [0, 0, 0, 1, 1, 1]
+    *_, end = heard(folder, tmp_path / "texts.json")
+    assert end["labels"] == [model.predict([text])[0]["label"] for text in TEXTS]
     assert end["bytes"] == deployed_bytes(folder)
 
 
