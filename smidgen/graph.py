@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,8 +17,13 @@ from smidgen.errors import Faulty, SmidgenError
 from smidgen.fusions import fused
 from smidgen.saving import save
 from smidgen.source import quiet, taken
+from smidgen.structure import structure
 from smidgen.tape import logits_of
 
+if TYPE_CHECKING:
+    import onnx_ir
+
+TRACES = 32  # of different structures, that are kept for the next of the same
 FOLDED = 1 << 30  # bytes of the largest constant that is worked out beforehand
 
 
@@ -46,7 +51,51 @@ def trace(
     Gives how often each fusion found its place; `without` names those that are left out.
     """
     import onnx_ir
-    from onnxscript.optimizer import fold_constants
+    from onnxscript.optimizer import fold_constants, optimize
+    from onnxscript.rewriter import onnx_fusions
+
+    program = _program(model, batch, limit, least)
+    optimize(program)
+    onnx_fusions.fuse(program)
+    if any(node.op_type == "LSTM" for node in program.graph):
+        fold_constants(program, input_size_limit=FOLDED, output_size_limit=FOLDED)  # its gates were put in order
+    found = fused(program, without)
+    save(onnx_ir.to_proto(program), file)
+    return found
+
+
+_traces: dict[Hashable, onnx_ir.Model] = {}  # the latest last, without their weights
+
+
+def _program(model: torch.nn.Module, batch: dict[str, np.ndarray], limit: int, least: int) -> onnx_ir.Model:
+    """What the exporter makes of a module, before anything in it is worked out.
+
+    A trace takes seconds, so that a module of the same structure as one of the last ones is not traced: its weights are
+    put into that one's graph.
+    """
+    weights = dict(model.named_parameters())
+    inputs = tuple((name, value.dtype, value.shape[2:]) for name, value in batch.items())
+    key = (structure(model), inputs, limit, least)
+    if key in _traces:
+        return _filled(_traces[key].clone(), weights)
+    program = _traced(model, batch, limit, least)
+    if key[0] is not None and weights.keys() <= program.graph.initializers.keys():
+        while len(_traces) >= TRACES:
+            del _traces[next(iter(_traces))]
+        _traces[key] = _filled(program.clone(), dict.fromkeys(weights))
+    return program
+
+
+def _filled(program: onnx_ir.Model, weights: Mapping[str, torch.Tensor | None]) -> onnx_ir.Model:
+    from onnx_ir.tensor_adapters import TorchTensor
+
+    for name, values in weights.items():
+        held = None if values is None else TorchTensor(values.detach(), name)
+        program.graph.initializers[name].const_value = held
+    return program
+
+
+def _traced(model: torch.nn.Module, batch: dict[str, np.ndarray], limit: int, least: int) -> onnx_ir.Model:
     from transformers.exporters.configs import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter
 
@@ -54,10 +103,10 @@ def trace(
     inputs: dict[str, Any] = {name: torch.from_numpy(value) for name, value in batch.items()}
     free = {0: torch.export.Dim("batch", min=1, max=65536), 1: torch.export.Dim("length", min=least, max=limit)}
     shapes = {name: {axis: free[axis] for axis in range(min(value.ndim, 2))} for name, value in batch.items()}
-    config = OnnxConfig(dynamic=True, dynamic_shapes=shapes)
+    config = OnnxConfig(dynamic=True, dynamic_shapes=shapes, optimize=False)
     with contextlib.redirect_stdout(io.StringIO()):  # the exporter tells its steps there
         try:
-            program = OnnxExporter().export(model, inputs, config=config).program  # type: ignore[arg-type]
+            program: onnx_ir.Model = OnnxExporter().export(model, inputs, config=config).program  # type: ignore[arg-type]
         except (SmidgenError, MemoryError):
             raise
         except Exception as error:  # of many kinds; what it traces is a model of anybody's
@@ -66,11 +115,7 @@ def trace(
                 f"{type(model).__name__}: torch's ONNX exporter cannot trace it ({type(error).__name__}: {why}). Use "
                 "it without a graph, in torch, or report this with the model's config.json."
             ) from error
-    if any(node.op_type == "LSTM" for node in program.graph):
-        fold_constants(program, input_size_limit=FOLDED, output_size_limit=FOLDED)  # its gates were put in order
-    found = fused(program, without)
-    save(onnx_ir.to_proto(program), file)
-    return found
+    return program
 
 
 def single_output(model: PreTrainedModel) -> PreTrainedModel:
