@@ -1,8 +1,8 @@
 """A classifier's folder, or a cascade of such, served and timed by ONNX Runtime and tokenizers alone: nothing of smidgen is imported here.
 
-`python benchmarks/outside.py FOLDER TEXTS.json`, where TEXTS.json is {"texts": [...], "threads": 1}. Each line on stdin is a list of
-row numbers, and is answered by a line with the milliseconds of these calls. When stdin ends the last line has the folder's size in
-bytes and the label of every text, one call each.
+`python benchmarks/outside.py FOLDER TEXTS.json`, where TEXTS.json is {"texts": [...], "threads": [1]}, the threads of each model. Each line
+on stdin is a list of row numbers, and is answered by a line with the milliseconds of these calls. When stdin ends the last line has the
+folder's size in bytes and the label of every text, one call each.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ CASCADE = ("smidgen.json", "cascade.json")
 SETTLE = 2  # calls that do not count, before those that do
 
 
-def opened(folder: Path, threads: int) -> Callable[[str], dict[str, Any]]:
+def opened(folder: Path, threads: Sequence[int]) -> Callable[[str], dict[str, Any]]:
     """From a text to its label and score; in a cascade by the first model that is sure of it, or the last."""
-    levels = levels_of(folder)
-    calls = [(level, single(folder / level["folder"], threads)) for level in levels]
+    levels = zip(levels_of(folder), threads, strict=True)
+    calls = [(level, single(folder / level["folder"], its_threads)) for level, its_threads in levels]
 
     def answer(text: str) -> dict[str, Any]:
         for level, call in calls:

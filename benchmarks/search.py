@@ -213,7 +213,8 @@ def beside(name: str, folder: Path, test: Split) -> dict[str, Any]:
     labels = [model.predict([text])[0]["label"] for text in test.texts]
     order = np.random.default_rng(0).permutation(ROUNDS * BLOCK) % len(test)
     taken: dict[str, list[list[float]]] = {"smidgen": [], "outside": []}
-    with Stranger(folder, test.texts, model.threads) as stranger:
+    threads = [each.threads for each in (model.models if isinstance(model, Cascade) else [model])]
+    with Stranger(folder, test.texts, threads) as stranger:
         ways = {
             "smidgen": lambda rows: timed(one_by_one(model), [test.texts[i] for i in rows]),
             "outside": stranger.timed,
@@ -227,7 +228,7 @@ def beside(name: str, folder: Path, test: Split) -> dict[str, Any]:
     return {
         "folder": name,
         "n": len(test),
-        "threads": model.threads,
+        "threads": threads,
         "ms": {who: {f"p{p}": float(np.percentile(each, p)) for p in PERCENTILES} for who, each in ms.items()},
         "over": {f"p{p}": over(ms["outside"], ms["smidgen"], p) for p in PERCENTILES},
         "bytes": {"smidgen": deployed_bytes(folder), "outside": end["bytes"]},
@@ -238,9 +239,9 @@ def beside(name: str, folder: Path, test: Split) -> dict[str, Any]:
 class Stranger:
     """`outside.py` in a process of its own."""
 
-    def __init__(self, folder: Path, texts: Sequence[str], threads: int) -> None:
+    def __init__(self, folder: Path, texts: Sequence[str], threads: Sequence[int]) -> None:
         told = ROOT / "outside.json"
-        told.write_text(json.dumps({"texts": list(texts), "threads": threads}), encoding="utf-8")
+        told.write_text(json.dumps({"texts": list(texts), "threads": list(threads)}), encoding="utf-8")
         script = [sys.executable, "-I", str(common.ROOT / "benchmarks" / "outside.py"), str(folder), str(told)]
         self.process = subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

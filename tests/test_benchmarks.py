@@ -102,9 +102,9 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 TEXTS = ["what a film", "no", "a great great film", "it was not bad at all", "so dull", "a"]
 
 
-def heard(folder: Path, told: Path) -> tuple[list[float], list[float], dict[str, Any]]:
+def heard(folder: Path, told: Path, models: int = 1) -> tuple[list[float], list[float], dict[str, Any]]:
     """What the stranger says of two batches of calls and in the end."""
-    told.write_text(json.dumps({"texts": TEXTS, "threads": 1}), encoding="utf-8")
+    told.write_text(json.dumps({"texts": TEXTS, "threads": [1] * models}), encoding="utf-8")
     script = [sys.executable, str(Path(outside.__file__)), str(folder), str(told)]
     said = subprocess.run(script, input="[0, 2]\n[1]\n", capture_output=True, text=True, check=True).stdout
     first, second, end = map(json.loads, said.splitlines())
@@ -126,7 +126,7 @@ def test_a_stranger_asks_both_models_of_a_cascade(graphs: list[Path], tmp_path: 
     build(folder, graphs, [Choice(1.5, float(np.sort(sure)[2]), 0.5, 1.0)], {})
     model = load(folder)
     assert sorted(model.answered(model.rows(TEXTS))[1]) == [0, 0, 0, 1, 1, 1]
-    *_, end = heard(folder, tmp_path / "texts.json")
+    *_, end = heard(folder, tmp_path / "texts.json", 2)
     assert end["labels"] == [model.predict([text])[0]["label"] for text in TEXTS]
     assert end["bytes"] == deployed_bytes(folder)
 
