@@ -2,7 +2,7 @@
 
 `python benchmarks/outside.py FOLDER TEXTS.json`, where TEXTS.json is {"texts": [...], "threads": [1]}, the threads of each model. Each line
 on stdin is a list of row numbers, and is answered by a line with the milliseconds of these calls. When stdin ends the last line has the
-folder's size in bytes and the label of every text, one call each.
+folder's size in bytes, the label of every text, one call each, and the milliseconds of its first tokenizer alone.
 """
 
 from __future__ import annotations
@@ -53,13 +53,19 @@ def levels_of(folder: Path) -> list[dict[str, Any]]:
     return list(json.loads(file.read_text())["levels"]) if file.is_file() else [{"folder": "."}]
 
 
-def single(folder: Path, threads: int) -> Callable[[str], tuple[str, np.ndarray]]:
-    """From a text to its label and logits."""
+def reader(folder: Path) -> Tokenizer:
     config = json.loads((folder / "config.json").read_text())
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(min(config.get("max_position_embeddings", 512), settings.get("model_max_length", 512)))
+    return tokenizer
+
+
+def single(folder: Path, threads: int) -> Callable[[str], tuple[str, np.ndarray]]:
+    """From a text to its label and logits."""
+    labels = json.loads((folder / "config.json").read_text())["id2label"]
+    tokenizer = reader(folder)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
@@ -74,7 +80,7 @@ def single(folder: Path, threads: int) -> Callable[[str], tuple[str, np.ndarray]
     def call(text: str) -> tuple[str, np.ndarray]:
         row = tokenizer.encode(text)
         (logits,) = session.run(["logits"], {name: np.array([getattr(row, column)]) for name, column in names.items()})
-        return config["id2label"][str(int(logits[0].argmax()))], logits[0]
+        return labels[str(int(logits[0].argmax()))], logits[0]
 
     return call
 
@@ -98,7 +104,9 @@ def main(folder: Path, told: dict[str, Any]) -> None:
     files = [folder / name for name in CASCADE if (folder / CASCADE[-1]).is_file()]
     files += [folder / level["folder"] / name for level in levels_of(folder) for name in DEPLOYED]
     size = sum(file.stat().st_size for file in files if file.is_file())
-    print(json.dumps({"bytes": size, "labels": [answer(text)["label"] for text in texts]}))
+    end = {"bytes": size, "labels": [answer(text)["label"] for text in texts]}
+    tokenizer = reader(folder / levels_of(folder)[0]["folder"])
+    print(json.dumps(end | {"tokenizer_ms": timed(tokenizer.encode, texts)}))
 
 
 if __name__ == "__main__":

@@ -230,6 +230,10 @@ def beside(name: str, folder: Path, test: Split) -> dict[str, Any]:
         "n": len(test),
         "threads": threads,
         "ms": {who: {f"p{p}": float(np.percentile(each, p)) for p in PERCENTILES} for who, each in ms.items()},
+        "tokenizer_ms": {
+            "smidgen": float(np.median(timed(lambda text: model.encode([text]), test.texts))),
+            "outside": float(np.median(end["tokenizer_ms"])),
+        },
         "over": {f"p{p}": over(ms["outside"], ms["smidgen"], p) for p in PERCENTILES},
         "bytes": {"smidgen": deployed_bytes(folder), "outside": end["bytes"]},
         "different": sum(a != b for a, b in zip(labels, end["labels"], strict=True)),

@@ -117,6 +117,7 @@ def test_a_stranger_says_what_smidgen_says(graphs: list[Path], tmp_path: Path) -
     model = load(graphs[0])
     assert end["labels"] == [model.predict([text])[0]["label"] for text in TEXTS]
     assert end["bytes"] == deployed_bytes(graphs[0])
+    assert len(end["tokenizer_ms"]) == len(TEXTS) and min(end["tokenizer_ms"]) > 0
 
 
 def test_a_stranger_asks_both_models_of_a_cascade(graphs: list[Path], tmp_path: Path) -> None:
@@ -452,13 +453,18 @@ def test_what_is_said_of_a_search() -> None:
     text = search.budgets(MADE | found, "Three budgets")
     assert "**1 won, 1 better and slower**, does not hold" in text and "Not met: tight, 300x: Nothing fits." in text
     assert "Of what is made by hand, beaten so: MiniLM-6 by the winner of middle." in text
+    ahead = "Against the best by hand that keeps the budget as well, middle: {}."
+    assert ahead.format("+2.0 (+1.0 to +3.0) points ahead of MiniLM-6") in text
+    slow = [one | {"speedup": number(59.0)} for one in found["hands"]]  # type: ignore[attr-defined]
+    assert ahead.format("none does") in search.budgets(MADE | found | {"hands": slow}, "Three budgets")
     assert "| middle, 60x | TF-IDF | +2.0 (+1.0 to +3.0) | 2.00x (1.99 to 2.01) | better and slower |" in text
     race = {"finalists": 2, "trainings": 41, "seconds": 200.0, "of_the_time": 0.19, "best": "CNN", "place": 2}
     race |= {"behind_on_dev": 0.002, "behind": number(0.004)}
     full = {"seconds": 1000.0, "best": "3 blocks", "dev": 0.9, "test": 0.89}
     runs = [{"seed": 0, "whole": full, "races": [race], "candidates": {"CNN": {"dev": 0.9, "seconds": 30.0}}}]
     marks = {"behind": 0.005, "of_the_time": 0.2}
-    text = search.halving(MADE | {"what": "SST-2", "runs": runs, "wanted": marks})
+    text = search.halving(MADE | {"what": "SST-2", "runs": runs, "wanted": marks}, "Halving")
+    assert "## Halving" in text and "1 candidates: SST-2" in text
     assert "**0.4** points behind on test, holds; **19%** of the time, holds." in text
     pair = {"small": "CNN", "of": "MPNet", "share": 0.99, "passed": 0.42, "mean_ms": 9.0, "size_mb": 120.0} | model
     pair |= {"dev": {"passed": 0.4}}
@@ -473,6 +479,7 @@ def test_what_is_said_of_a_search() -> None:
         "folder": "f",
         "ms": ms,
         "over": {"p50": number(1.02), "p95": number(0.93)},
+        "tokenizer_ms": {"smidgen": 0.02, "outside": 0.0625},
         "bytes": {"smidgen": 1000, "outside": 1000},
         "different": 1,
     }
@@ -483,6 +490,7 @@ def test_what_is_said_of_a_search() -> None:
     }
     told = MADE | {"what": "w", "n": 9, "calls": 99, "wanted": "the same"}
     text = search.outside(told | {"runs": [one]})
+    assert "| 0.020 | 0.062 | 1,000 | 1,000 | 1 |" in text
     assert "p95 **7.0%** apart, holds; **0** bytes, holds; **1** labels differ, does not hold." in text
     assert "## A student's numbers" in text and "f is a student of `distil.py`, no winner of a search." in text
     text = search.outside(told | {"runs": [one | {"folder": "a budget's winner"}, stalled]})
