@@ -3,7 +3,8 @@
 News articles of five classes, from a package. MiniLM-6 has 512 places; here it has 2,048, its own four times over, as Longformer
 starts (arXiv:2004.05150). It is fine-tuned on articles cut at 256 tokens, which one thread can afford; each of its blocks then
 gives way to a copy with another attention (`replace.theseus`), and all is fine-tuned. Quality is of test articles as they are, cut at
-so many tokens; speed and memory are of texts that have so many, articles of one class end to end.
+so many tokens; speed and memory are of texts that have so many, articles of one class end to end. Beside each is the same attention
+put into all blocks at once and trained for the same steps.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import GRAPHS, MODEL, WORK, made_on, remembered
+from common import GRAPHS, MODEL, WORK, ahead, made_on, remembered
 
 from smidgen.artefact import identity
 from smidgen.data import Data, Split, load_data
@@ -49,8 +50,11 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def other(kind: str) -> tuple[Stage, ...]:
-    replace = Use("replace.theseus", {"groups": 1.0, "rate": 0.3, "rising": 0.5, "successor": kind, **KINDS[kind]})
+GRADUAL, AT_ONCE = {"rate": 0.3, "rising": 0.5}, {"rate": 1.0, "rising": 0.0}
+
+
+def other(kind: str, pace: dict[str, float]) -> tuple[Stage, ...]:
+    replace = Use("replace.theseus", {"groups": 1.0, **pace, "successor": kind, **KINDS[kind]})
     return (
         Stage("replaced", (replace, Use("tune.full")), train=Training(epochs=2, learning_rate=1e-4, batch_size=8)),
         Stage("successor", (Use("tune.full"),), train=Training(epochs=1, learning_rate=5e-5, batch_size=8)),
@@ -62,20 +66,21 @@ def attentions(make: Callable[..., Any], seeds: Sequence[int]) -> dict[str, Any]
     model = lengthened(LENGTHS[-1])
     rows: list[dict[str, Any]] = []
     devices: set[str] = set()
-    kinds: dict[str, tuple[Stage, ...]] = {"full": (), **{kind: other(kind) for kind in KINDS}}
+    kinds: dict[str, tuple[Stage, ...]] = {"full": (), **{kind: other(kind, GRADUAL) for kind in KINDS}}
+    ways = kinds | {at_once(kind): other(kind, AT_ONCE) for kind in KINDS}
     cost: dict[tuple[str, int], dict[str, Any]] = {}
     refused: list[dict[str, Any]] = []
     for seed in seeds:
         files = written(seed) | {"max_length": LENGTHS[-1]}
         splits = load_data(**{name: path for name, path in files.items() if name != "max_length"})
         assert splits.test is not None and splits.test.labels is not None
-        folder = functools.cache(functools.partial(_graph, make, splits, files, model, seed))
+        folder = functools.cache(functools.partial(_graph, make, splits, files, model, seed, ways))
         if not rows:
             cost = costs({kind: folder(kind) for kind in kinds}, splits.test)
-        there = dict(kinds)
-        for kind in kinds:
+        there = dict(ways)
+        for kind in ways:
             try:
-                _all_said(folder, kind, kinds[kind], seed, splits.test)
+                _all_said(folder, kind, ways[kind], seed, splits.test)
             except SmidgenError as error:  # an export is refused where graph and model differ
                 refused.append({"seed": seed, "attention": kind, "why": str(error)})
                 del there[kind]
@@ -83,7 +88,8 @@ def attentions(make: Callable[..., Any], seeds: Sequence[int]) -> dict[str, Any]
             names = {kind: _name(stages, seed, length) for kind, stages in there.items()}
             outputs = {kind: np.load(SAID / f"{name}.npy") for kind, name in names.items()}
             devices |= {made_on(SAID, name) for name in names.values()}
-            for kind in there:
+            right = {kind: splits.task.correct(each, splits.test.labels) for kind, each in outputs.items()}
+            for kind in [kind for kind in kinds if kind in there]:
                 share = kept(splits.task, outputs[kind], outputs["full"], splits.test.labels)
                 rows.append(
                     {
@@ -97,6 +103,9 @@ def attentions(make: Callable[..., Any], seeds: Sequence[int]) -> dict[str, Any]
                         **cost[kind, length],
                     }
                 )
+                if (control := at_once(kind)) in there:
+                    rows[-1]["at_once"] = entries.quality_data(splits.task, outputs[control], splits.test)
+                    rows[-1]["ahead"] = ahead(right[kind][None], right[control][None])
                 print(rows[-1], flush=True)
     return {
         "what": "BBC articles, MiniLM-6 with 2,048 places; int8 graphs, batch 1, text in to label out, timed side by side with "
@@ -108,6 +117,10 @@ def attentions(make: Callable[..., Any], seeds: Sequence[int]) -> dict[str, Any]
         "refused": refused,
         "trained_on": sorted(devices),
     }
+
+
+def at_once(kind: str) -> str:
+    return f"{kind}, at once"
 
 
 def _all_said(folder: Callable[[str], Path], kind: str, stages: Sequence[Stage], seed: int, test: Split) -> None:
@@ -125,11 +138,18 @@ def _name(stages: Sequence[Stage], seed: int, length: int) -> str:
     return identity([[to_data(stage) for stage in (TEACHER, *stages)], seed, length])
 
 
-def _graph(make: Callable[..., Any], splits: Data, files: dict[str, Any], model: str, seed: int, kind: str) -> Path:
+def _graph(
+    make: Callable[..., Any],
+    splits: Data,
+    files: dict[str, Any],
+    model: str,
+    seed: int,
+    ways: dict[str, tuple[Stage, ...]],
+    kind: str,
+) -> Path:
     """Of a kind of attention, the folder of the int8 graph."""
     teacher = str(make(splits, "teacher", [TEACHER], files, model, seed)[0].artefact.path)
-    way = other(kind) if kind in KINDS else ()
-    folder: Path = make(splits, kind, (*way, *GRAPHS), files, teacher, seed)[-1].artefact.path
+    folder: Path = make(splits, kind, (*ways[kind], *GRAPHS), files, teacher, seed)[-1].artefact.path
     return folder
 
 

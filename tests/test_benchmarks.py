@@ -236,9 +236,12 @@ def test_attention_and_claims_are_told() -> None:
     memory = {"value": 200.0, "conditions": {"model_mb": 90.0}}
     each = {"quality": number(0.95), "kept": number(0.98), "p50_ms": 3.0, "speedup": number(1.5), "memory_mb": memory}
     runs = [{"seed": 0, "attention": "local", "tokens": tokens} | each for tokens in (128, 2048)]
+    runs[0] |= {"at_once": number(0.91), "ahead": number(0.04)}
     about = {"what": "Articles", "n": 300, "learnt_on": 256, "longer": {"128": 0.9, "2048": 0.01}}
     text = prune.attention(MADE | about | {"runs": runs})
-    assert "| local | 2,048 | 0.950 | 98.0% | 98.0% (97.0% to 99.0%) | 3.0 | 1.50x (1.49 to 1.51) | 200 (90) |" in text
+    start, end = "0.950 | 98.0% | 98.0% (97.0% to 99.0%)", "3.0 | 1.50x (1.49 to 1.51) | 200 (90) |"
+    assert f"| local | 128 | {start} | 0.910 | +4.0; +4.0 (+3.0 to +5.0) | {end}" in text
+    assert f"| local | 2,048 | {start} |  |  | {end}" in text
     assert "cut 90% at 128, 1% at 2,048." in text
     claim = {"claim": "c", "source": "s", "setting": "t", "difference": number(0.02) | {"n": 9}, "verdict": "holds"}
     heads = {"claim": "h", "source": "s", "setting": "t", "speedup": number(1.1), "at_32": 1.15, "verdict": "holds"}

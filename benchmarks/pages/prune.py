@@ -213,7 +213,7 @@ def attention(found: dict[str, Any]) -> str:
         first, memory = group[0], group[0]["memory_mb"]
         rows.append(
             f"| {kind} | {tokens:,} | {mean([run['quality']['value'] for run in group], '{:.3f}')} | {over(group, 'kept'):.1%} | "
-            f"{shared(first['kept'])} | {first['p50_ms']:.1f} | {times(first['speedup'])} | {memory['value']:.0f} "
+            f"{shared(first['kept'])} | {_beside_at_once(group)} | {first['p50_ms']:.1f} | {times(first['speedup'])} | {memory['value']:.0f} "
             f"({memory['conditions']['model_mb']:.0f}) |"
         )
     cut = ", ".join(f"{share:.0%} at {int(length):,}" for length, share in found["longer"].items())
@@ -228,13 +228,22 @@ def attention(found: dict[str, Any]) -> str:
                 f"Refused with seed {one['seed']}, {one['attention']}: {one['why']}\n"
                 for one in found.get("refused", ())
             ),
-            "| attention | tokens | accuracy | kept | interval | ms | times as fast | MB of the process (of the model) |",
-            "|---|--:|--:|--:|--:|--:|--:|--:|",
+            "| attention | tokens | accuracy | kept | interval | put in at once, accuracy | points ahead of that | ms | times as fast | "
+            "MB of the process (of the model) |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
             *rows,
             "",
             foot(found),
         ]
     )
+
+
+def _beside_at_once(group: list[dict[str, Any]]) -> str:
+    there = [run for run in group if "at_once" in run]
+    if not there:
+        return " | "
+    by = mean([100 * run["ahead"]["value"] for run in there], "{:+.1f}")
+    return f"{mean([run['at_once']['value'] for run in there], '{:.3f}')} | {by}; {points(there[0]['ahead'])}"
 
 
 SECTIONS = {
