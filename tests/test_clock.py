@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from smidgen.prices import Costs, Macs, shape_of
 from smidgen.recipe import Files, Recipe, Stage, Use
 from smidgen.runtime.engines.onnxruntime import open_session
 from smidgen.surgery import apply, replay
-from smidgen.tasks import Classify
+from smidgen.tasks import Classify, Tag
 
 torch.set_num_threads(1)
 EACH = pytest.mark.parametrize("family", [family for family in FAMILIES if family != "mobilebert"])
@@ -184,6 +185,18 @@ def test_models_are_timed_as_they_would_be_served(tmp_path: Path, monkeypatch: p
     found = clock(Clock, tmp_path, "int8").measure({"cut": model})
     assert set(found) == {"cut"} and 0 < found["cut"] < 1000
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_text_to_classify_is_read_as_the_runtime_does(tmp_path: Path) -> None:
+    """By its own tokenizer, which gives what the library's gives; other tasks have the library's."""
+    watch = clock(Clock, tmp_path)
+    for row in [("the film was good", None), ("bad", "so very dull"), ("good " * 60, None)]:
+        quick, plain = watch._reader()(row), watch._batch(row)
+        assert quick.keys() == plain.keys()
+        assert all(np.array_equal(quick[name], plain[name]) for name in plain)
+    assert watch._encoder.words is not None and "_encoder" in vars(watch)
+    tagger = dataclasses.replace(watch, task=Tag(("O", "B-PER", "I-PER")))
+    assert tagger._reader() == tagger._batch and "_encoder" not in vars(tagger)
 
 
 @pytest.mark.parametrize(("worth", "threads"), [(1000, 4), (10**9, 1)])
