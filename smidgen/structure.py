@@ -20,11 +20,9 @@ from transformers import PreTrainedConfig
 ORIGIN = frozenset({"name_or_path", "_name_or_path", "_commit_hash", "transformers_version"})
 # Told by their names; the last two are the parameters of an RNN once more.
 ELSEWHERE = frozenset({"_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs"})
-PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, torch.layout)
-
-
-class Unseen(Exception):
-    """Something that a trace may depend on, and that cannot be compared."""
+PLAIN = (type(None), bool, int, float, str, bytes, enum.Enum, torch.dtype, torch.device)
+CODE = (type, FunctionType, BuiltinFunctionType)
+UNSEEN = object()  # something that a trace may depend on, and that cannot be compared
 
 
 def structure(module: nn.Module) -> tuple[Any, ...] | None:
@@ -33,50 +31,42 @@ def structure(module: nn.Module) -> tuple[Any, ...] | None:
     None where that cannot be said: for hooks, a `forward` of its own, tensors that are neither parameters nor buffers,
     or anything else that is not known here.
     """
-    try:
-        return (
-            tuple((name, type(part), _settings(part)) for name, part in module.named_modules()),
-            tuple(_parameters(module)),
-            tuple((name, *_tensor(buffer), _hash(buffer)) for name, buffer in module.named_buffers()),
-        )
-    except Unseen:
-        return None
+    found = tuple(_all(module))
+    return None if UNSEEN in found else found
 
 
-def _settings(part: Any) -> tuple[Any, ...]:
-    mine = {name: value for name, value in vars(part).items() if name not in ELSEWHERE | ORIGIN}
-    return tuple((name, _plain(value)) for name, value in sorted(mine.items()))
-
-
-def _parameters(module: nn.Module) -> Iterator[tuple[Any, ...]]:
-    """By name, also the second name of one that is shared, which says whose it is."""
-    first: dict[int, str] = {}
+def _all(module: nn.Module) -> Iterator[Any]:
+    for name, part in module.named_modules():
+        yield from (name, type(part), *_settings(part))
+    first: dict[int, str] = {}  # names of parameters; the second name of a shared one says whose it is
     for name, values in module.named_parameters(remove_duplicate=False):
-        yield name, *_tensor(values), first.setdefault(id(values), name)
+        yield from (name, *_tensor(values), first.setdefault(id(values), name))
+    for name, buffer in module.named_buffers():
+        numbers = buffer.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        yield from (name, *_tensor(buffer), hashlib.sha256(numbers.tobytes()).hexdigest())
 
 
 def _tensor(values: torch.Tensor) -> tuple[Any, ...]:
     return tuple(values.shape), values.dtype, values.device
 
 
-def _hash(values: torch.Tensor) -> str:
-    return hashlib.sha256(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+def _settings(part: Any) -> Iterator[Any]:
+    for name in sorted(vars(part).keys() - ELSEWHERE - ORIGIN):
+        yield from (name, *_told(vars(part)[name]))
 
 
-def _plain(value: Any) -> Any:
+def _told(value: Any) -> Iterator[Any]:
     """The same, to be compared and hashed, with its type, since 1 is True."""
-    if isinstance(value, PLAIN):
-        return type(value), value
-    if isinstance(value, type | BuiltinFunctionType) or (isinstance(value, FunctionType) and not value.__closure__):
-        return value
-    if isinstance(value, PreTrainedConfig):
-        return type(value), _settings(value)
-    if dataclasses.is_dataclass(value):
-        return type(value), tuple((each.name, _plain(getattr(value, each.name))) for each in dataclasses.fields(value))
-    if isinstance(value, Mapping):
-        return type(value), tuple((_plain(key), _plain(each)) for key, each in value.items())
-    if isinstance(value, tuple | list):
-        return type(value), tuple(map(_plain, value))
-    if isinstance(value, set | frozenset):
-        return type(value), frozenset(map(_plain, value))
-    raise Unseen(type(value).__name__)
+    yield type(value)
+    if isinstance(value, PLAIN + CODE) and getattr(value, "__closure__", None) is None:
+        yield value
+    elif hasattr(value, "__dict__") and (isinstance(value, PreTrainedConfig) or dataclasses.is_dataclass(value)):
+        yield from _settings(value)
+    elif isinstance(value, Mapping | tuple | list):
+        yield len(value)
+        for each in value.items() if isinstance(value, Mapping) else value:
+            yield from _told(each)
+    elif isinstance(value, set | frozenset):
+        yield from sorted(map(repr, value)) if all(isinstance(each, PLAIN) for each in value) else [UNSEEN]
+    else:
+        yield UNSEEN

@@ -63,12 +63,15 @@ def test_every_tuning_can_be_planned(tmp_path: Path) -> None:
             assert planned.stages[-1].leaves == "float"
 
 
-def test_every_candidate_of_the_race_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rates", races.RATES.values())
+def test_every_candidate_of_the_race_can_be_planned(
+    rates: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = data_files(tmp_path)
     splits = load_data(**files)
     bare = str(model_folder(tmp_path / "bare", blocks=6))
     monkeypatch.setattr(races, "MODEL", bare)
-    job, found = races.space(0, files)
+    job, found = races.space(0, files, rates)
     assert len({repr(body.steps) for body in found.values()}) == len(found)
     for body in found.values():
         assert plan(races.taught(job, races.resolve(bare), body, 1 / 9, 0), splits).stages[-1].leaves == "float"

@@ -31,7 +31,7 @@ LAYERS = (
     "data attention.* attention factors hearing pooling grafts.* grafts edits.* edits stream surgery uneven source "
     "runtime.engines runtime.engines.* runtime.serving runtime.model runtime.bundle runtime.cascade runtime",
     "distances detours concrete halves prices method sparsity tape batch gates gating grafting fusions.* fusions "
-    "saving graph keeping refit tokens masking mapping vectors repeats",
+    "saving structure graph keeping refit tokens masking mapping vectors repeats",
     "teacher fill frozen shapes making measure.* measure caveats portrait calibration fake integer precision "
     "saturation deferral pairing",
     "methods.* methods clock loop sampling planner delta heads upper exchange.* exchange",
