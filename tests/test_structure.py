@@ -151,8 +151,10 @@ def kind(model: Any) -> None:
 
 
 def number(model: Any) -> None:
-    """1 is not True, and is not 1.0."""
-    model.bert.encoder.layer[0].attention.self.is_causal = 0
+    """0 is not False, though they are equal."""
+    own = model.bert.encoder.layer[0].attention.self
+    assert own.is_causal is False
+    own.is_causal = 0
 
 
 @pytest.mark.parametrize("change", [setting, norm, training, attention, buffer, shape, tied, kind, number])

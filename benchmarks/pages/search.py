@@ -65,7 +65,7 @@ def _asked(run: dict[str, Any]) -> str:
     return f"{run['share']:.1%} of {run['of']}, in {run['guard']:.0%} of draws"
 
 
-NEAR = 0.1
+NEAR = 0.1  # of a p95, that another may be apart
 
 
 def outside(found: dict[str, Any]) -> str:
