@@ -25,6 +25,7 @@ from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.swap import Swap
 from smidgen.errors import InputError, ModelError
 from smidgen.graph import difference, export
+from smidgen.halves import autocast
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import run
@@ -121,6 +122,17 @@ def test_multi_query_is_attention_whose_heads_have_the_mean_key_and_value(family
     torch.testing.assert_close(model(**inputs).logits, reference(**inputs).logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_near_and_its_probabilities_are_wide(dtype: torch.dtype) -> None:
+    query, key, value = vectors(3)
+    directions = torch.randn(2, SIZE, 2, generator=torch.Generator().manual_seed(2))
+    query, key, value, directions = (x.to(dtype).float() for x in (query, key, value, directions))
+    for mix in (lambda q, k, v, d: local(q, k, v, REAL, 4), lambda q, k, v, d: hashed(q, v, REAL, d, 4)):
+        with autocast(torch.device("cpu"), dtype):
+            found = mix(*(x.to(dtype) for x in (query, key, value, directions)))
+        assert found.dtype == dtype and worst(found.float(), mix(query, key, value, directions)) < 0.03
+
+
 # The cost.
 
 
@@ -193,9 +205,12 @@ def test_gradient_reaches_every_weight(kind: str, numbers: tuple[int, ...]) -> N
     assert block and all(p.grad is not None and p.grad.abs().max() > 0 for _, p in block)
 
 
-@pytest.mark.parametrize(("kind", "numbers"), KINDS[:2])
-def test_the_graph_holds_for_any_length(kind: str, numbers: tuple[int, ...], tmp_path: Path) -> None:
-    model = apply(tiny("distilbert", 1, attn_implementation="eager"), Swap((0,), kind, numbers))
+@pytest.mark.parametrize(
+    ("family", "kind", "numbers"),
+    [("distilbert", *KINDS[0]), ("distilbert", *KINDS[1]), ("bert", *KINDS[2]), ("electra", *KINDS[2])],
+)
+def test_the_graph_holds_for_any_length(family: str, kind: str, numbers: tuple[int, ...], tmp_path: Path) -> None:
+    model = apply(tiny(family, 1, attn_implementation="eager"), Swap((0,), kind, numbers))
 
     def arrays(*lengths: int) -> dict[str, np.ndarray]:
         found = {name: value.numpy() for name, value in batch(VOCAB, lengths).items()}

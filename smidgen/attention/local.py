@@ -35,25 +35,31 @@ def local(query: Tensor, key: Tensor, value: Tensor, real: Tensor, window: int, 
     query, key, value   (B, heads, L, D)
     real                (B, L) bool; other keys are not seen
     """
-    length, size = query.shape[2:]
-    place = torch.arange(length, device=query.device)
-    own, near = (
-        windows(length, window, window, query.device),
-        windows(length, window, 3 * window, query.device) - window,
-    )
-    query, count = query * size**-0.5, length - 1
-
-    cut = query[:, :, own.clamp(max=count)]  # (B, heads, pieces, window, D)
-    keys, values = (x[:, :, near.clamp(0, count)] for x in (key, value))
+    (length, size), device = query.shape[2:], query.device
+    place, count = torch.arange(length, device=device), length - 1
+    own = windows(length, window, window, device)
+    near = windows(length, window, 3 * window, device) - window
     there = (near > 0) & (near <= count)  # the first token is beside them, not among them
-    seen = (real[:, near.clamp(0, count)] & there)[:, None, :, None, :]
-    band = (own[:, :, None] - near[:, None, :]).abs() <= window
-    scores = fill(cut @ keys.transpose(-1, -2), seen & band)
-    first = cut @ key[:, :, None, :1].transpose(-1, -2)
-    probs = F.dropout(torch.cat((first, scores), -1).softmax(-1), dropout, training=dropout > 0)
-    mixed = probs[..., :1] * value[:, :, None, :1] + probs[..., 1:] @ values
+    near = near.clamp(0, count)
+    query = query * size**-0.5
+
+    cut = taken(query, own.clamp(max=count))
+    keys, values = (taken(x, F.pad(near, (1, 0))) for x in (key, value))
+    steps = torch.arange(3 * window, device=device)
+    band = (steps[:window, None] + window - steps).abs() <= window
+    seen = (real[:, near] & there)[:, :, None, :] & band
+    unseen = F.pad(fill(torch.zeros_like(seen, dtype=query.dtype), seen), (1, 0))  # the same for all heads and blocks
+    probs = (cut @ keys.transpose(-1, -2) + unseen[:, None]).softmax(-1)
+    mixed = F.dropout(probs, dropout, training=dropout > 0) @ values
     mixed = mixed.flatten(2, 3)[:, :, place]
 
     whole = fill(query[:, :, :1] @ key.transpose(-1, -2), real[:, None, None, :]).softmax(-1)
     head = F.dropout(whole, dropout, training=dropout > 0) @ value
     return torch.where(place[:, None] == 0, head, mixed)
+
+
+def taken(x: Tensor, places: Tensor) -> Tensor:
+    """Of (B, heads, L, D) the vectors at places: (B, heads, *places.shape, D)."""
+    batch, heads, length = x.shape[:3]
+    rows = torch.arange(batch * heads, device=x.device).view(batch, heads, 1, 1) * length
+    return x.flatten(0, 2)[rows + places]

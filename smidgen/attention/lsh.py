@@ -18,7 +18,7 @@ from smidgen.attention._parts import SelfAttention, fill, take_over, windows
 from smidgen.errors import InputError
 
 SETTINGS = ("buckets", "rounds", "chunk")
-ITSELF = -1e5  # the score of a token with itself: far below every other, far above what is not seen
+ITSELF = -1e5  # beside the score of a token with itself: far below every other, far above what is not seen
 
 
 class Hashed(nn.Module):
@@ -50,27 +50,35 @@ def hashed(shared: Tensor, value: Tensor, real: Tensor, directions: Tensor, chun
     real            (B, L) bool; other keys are not seen
     directions      (rounds, D, buckets / 2); none of them: one bucket
     """
-    (batch, heads, length, size), device = shared.shape, shared.device
+    (batch, heads, length, _), device = shared.shape, shared.device
     bucket = buckets_of(shared, real, directions)
     order = (bucket * length + torch.arange(length, device=device)).argsort(-1)  # real tokens come before padding
     sorted_bucket = bucket.gather(3, order)
     own, near = windows(length, chunk, chunk, device), windows(length, chunk, 2 * chunk, device) - chunk
     of_query, at_query = (x[..., own.clamp(max=length - 1)] for x in (sorted_bucket, order))  # ..., chunks, chunk
     of_key, at_key = (x[..., near.clamp(0, length - 1)] for x in (sorted_bucket, order))  # ..., chunks, 2 * chunk
+    there = (near >= 0) & (near < length) & (of_key < max(2 * directions.shape[2], 1))
     rows = torch.arange(batch * heads, device=device).view(batch, heads, 1, 1, 1) * length
 
-    query, key = (shared.flatten(0, 2)[rows + at] for at in (at_query, at_key))
-    scores = query @ F.normalize(key, dim=-1).transpose(-1, -2)
-    scores = scores.masked_fill(at_query[..., :, None] == at_key[..., None, :], ITSELF)
-    there = (near >= 0) & (near < length) & (of_key < max(2 * directions.shape[2], 1))
-    scores = fill(scores, (of_query[..., :, None] == of_key[..., None, :]) & there[..., None, :])
-    mass = scores.logsumexp(-1, keepdim=True)  # of what each round found
-    probs = F.dropout((scores - mass).exp(), dropout, training=dropout > 0)
+    query, key = shared.flatten(0, 2)[rows + at_query], F.normalize(shared, dim=-1).flatten(0, 2)[rows + at_key]
+    scores = query @ key.transpose(-1, -2)
+    scores = (scores.float() if scores.dtype.itemsize == 2 else scores) + itself(chunk, device)
+    scores = fill(scores, of_query[..., :, None] == of_key.masked_fill(~there, -1)[..., None, :])
+    probs = scores.softmax(-1)
+    mass = scores.amax(-1, True) - probs.amax(-1, True).log()  # of what each round found: the log of its sum
+    probs = F.dropout(probs, dropout, training=dropout > 0).to(value.dtype)
     mixed = probs @ value.flatten(0, 2)[rows + at_key]
 
-    back = order.argsort(-1)[..., None]
-    mixed = mixed.flatten(3, 4).gather(3, back.expand(-1, -1, -1, -1, size))
-    return (mass.flatten(3, 4).gather(3, back).softmax(2) * mixed).sum(2)
+    back, rounds = order.argsort(-1), order.shape[2]
+    parts = torch.arange(batch * heads * rounds, device=device).view(batch, heads, rounds, 1) * own.numel()
+    mixed = mixed.flatten(0, 4)[parts + back]
+    weights = mass.flatten(3, 5).gather(3, back).softmax(2)[..., None]
+    return (weights.to(mixed.dtype) * mixed).sum(2)
+
+
+def itself(chunk: int, device: torch.device) -> Tensor:
+    """(chunk, 2 * chunk): what is added to the scores of a chunk with the one before and itself."""
+    return F.pad(torch.eye(chunk, device=device) * ITSELF, (chunk, 0))
 
 
 def buckets_of(shared: Tensor, real: Tensor, directions: Tensor) -> Tensor:
