@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,16 @@ def agreed(values: Tensor) -> Tensor:
     sent = values.cuda() if "nccl" in torch.distributed.get_backend() else values
     torch.distributed.broadcast(sent, 0)
     return sent.to(values.device)
+
+
+def said(make: Callable[[], str]) -> str:
+    """A text that the main process makes, on every process; the others wait for it."""
+    if not torch.distributed.is_initialized():
+        return make()
+    text = make().encode() if torch.distributed.get_rank() == 0 else b""
+    size = int(agreed(torch.tensor(len(text))))
+    sent = torch.tensor(list(text) or [0] * size, dtype=torch.uint8)
+    return bytes(agreed(sent).tolist()).decode()
 
 
 def summed(values: Tensor) -> Tensor:

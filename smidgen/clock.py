@@ -15,27 +15,31 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from smidgen.anatomy import anatomy
 from smidgen.artefact import identity, write_atomic
+from smidgen.batch import said
 from smidgen.edits.head import Head
 from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_hidden import KeepHidden
 from smidgen.edits.keep_width import KeepWidth
+from smidgen.errors import NoEffect
 from smidgen.measure.entries import Row, two_lists
 from smidgen.measure.environment import versions
 from smidgen.measure.speed import latency
-from smidgen.method import Context, find
-from smidgen.prices import Costs, Shape, shape_of, widest
+from smidgen.method import Context, above, find
+from smidgen.prices import Costs, Meter, Shape, shape_of, widest
 from smidgen.runtime.engines.onnxruntime import open_session
 from smidgen.runtime.folder import GRAPH
 from smidgen.runtime.inputs import as_rows
@@ -81,6 +85,10 @@ class Clock:
     def costs(self, model: PreTrainedModel, hidden: int = 0) -> Costs:
         """The table of a model, or of the same at another hidden size; that one is of the same moment as its own: the
         whole model is timed beside it, and by what that takes now the times are set right."""
+        return Costs.from_data(json.loads(said(lambda: self._table(model, hidden))))
+
+    def _table(self, model: PreTrainedModel, hidden: int) -> str:
+        """The text of its file, which is made unless it is there."""
         with torch.random.fork_rng(devices=[]):  # whether a table was there already changes nothing that is drawn
             whole = skeleton(model, hidden)
             own = skeleton(model) if hidden else whole
@@ -92,15 +100,20 @@ class Clock:
             models = {str(point): shaped(whole, spread(point, shape_of(whole))) for point in wanted}
             pace = 1.0
             if hidden:
-                pace, models[OWN] = self.costs(model).predict(shape_of(own)), own
+                costs = Costs.from_data(json.loads(self._table(model, 0)))
+                pace, models[OWN] = costs.predict(shape_of(own)), own
             times = self._time(models)
             pace /= times.get(OWN, 1.0)
             found = table({point: pace * times[str(point)] for point in wanted}, len(shape_of(whole)))
             write_atomic(file, json.dumps(found.to_data()))
-        return Costs.from_data(json.loads(file.read_text(encoding="utf-8")))
+        return file.read_text(encoding="utf-8")
 
     def measure(self, models: Mapping[str, PreTrainedModel]) -> dict[str, float]:
-        return self._time({name: copy.deepcopy(model) for name, model in models.items()})
+        def timed() -> str:
+            return json.dumps(self._time({name: copy.deepcopy(model) for name, model in models.items()}))
+
+        found: dict[str, float] = json.loads(said(timed))
+        return found
 
     def _key(self, whole: PreTrainedModel) -> list[Any]:
         """All that a table depends on."""
@@ -203,6 +216,32 @@ def machine(threads: int) -> list[Any]:
 def of_machine(price: str) -> dict[str, str]:
     """What `Method.reads` says of a stage that is cut to this price: of milliseconds, whose they are."""
     return {"machine": identity([VERSION, *machine(usable_cores())])} if price in PRECISIONS else {}
+
+
+def faults(milliseconds: float | None, price: str) -> Iterator[str]:
+    """What is wrong with a target in milliseconds; None = there is none."""
+    if milliseconds is not None:
+        yield from above("milliseconds", milliseconds, 0)
+        if price not in PRECISIONS:
+            yield f"milliseconds: got a target at price {price}, wanted price {' or '.join(PRECISIONS)}."
+
+
+def speedup(who: str, meter: Meter, model: PreTrainedModel, milliseconds: float) -> float:
+    """How many times less than it does a model is to take. Raises NoEffect where it takes no more already."""
+    now = meter.measure({"now": nn.Module.to(copy.deepcopy(model), "cpu")})["now"]
+    if now <= milliseconds:
+        raise NoEffect(
+            f"{who}: milliseconds {milliseconds} cuts nothing: a text takes {now:.3f} ms as it is. Ask for less, or "
+            "drop it."
+        )
+    return now / milliseconds
+
+
+def reachable(most: float, asked: float, milliseconds: float | None) -> str:
+    """What to write instead of a target beyond the most that can be reached, as times faster, in its own words."""
+    if milliseconds is None:
+        return f"a speedup up to {int(most * 100) / 100}"
+    return f"milliseconds from {math.ceil(milliseconds * asked / most * 1000) / 1000} on"
 
 
 def points(heads: int, width: int) -> list[Point]:

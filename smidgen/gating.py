@@ -108,6 +108,7 @@ class Gating(nn.Module):
         self.log_alpha = nn.ParameterDict({kind: torch.from_numpy(each) for kind, each in start.items()})
         self.multipliers = nn.Parameter(torch.tensor([0.0, STEEP], dtype=torch.double))
         self.register_buffer("stands", torch.zeros(2, dtype=torch.double))
+        self.asked = keep
         self.register_buffer("keep", torch.tensor(keep, dtype=torch.double))
         self.measured: Callable[[Shape, int], float] | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []

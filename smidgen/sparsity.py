@@ -132,6 +132,12 @@ def zeros(model: PreTrainedModel, folder: Path) -> Zeros:
     return Zeros(sum(zero for zero, _ in counts), sum(total for _, total in counts))
 
 
+def share_faults(share: float) -> Iterator[str]:
+    """Faults of the share of weights that are to be zero."""
+    if not 0 <= share < 1:
+        yield f"share: got {share}, wanted a share from 0 and below 1, at which no weight would be left."
+
+
 def schedule_faults(start: float, until: float) -> Iterator[str]:
     """Faults of a schedule's two ends, for `faults` of a method."""
     if not 0 <= start < 1:

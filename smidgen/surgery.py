@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from smidgen.anatomy import anatomy
 from smidgen.edits import Edit, kinds
-from smidgen.edits._parts import rising
+from smidgen.edits._parts import rising, unattached
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, ModelError, did_you_mean
@@ -46,8 +46,12 @@ def cuttable(model: PreTrainedModel, heads: object = True, units: object = True)
     """Nothing where heads, and inner units, of every block can be cut.
 
     Raises:
-        ModelError: a family, or what stands in the place of a Linear, that KeepHeads or KeepWidth cannot cut.
+        ModelError: a family, or what stands in the place of a Linear, that KeepHeads or KeepWidth cannot cut; a graft
+            that stands on them.
     """
+    for wanted, edit, part in ((heads, "KeepHeads", "heads"), (units, "KeepWidth", "widths")):
+        if wanted:
+            unattached(model, edit, part)
     for block in anatomy(model).blocks:
         if heads:
             KeepHeads(block.index, tuple(range(block.heads))).apply_to(model)

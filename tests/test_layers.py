@@ -6,6 +6,7 @@ import copy
 import itertools
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ from torch import nn
 from smidgen.anatomy import anatomy
 from smidgen.detours import Detours
 from smidgen.edits.keep_blocks import KeepBlocks
-from smidgen.errors import InputError, NoEffect
+from smidgen.errors import InputError, ModelError, NoEffect
 from smidgen.loop import make_accelerator, predict
-from smidgen.method import Context
+from smidgen.method import Context, Sight
 from smidgen.methods.prune import layers
 from smidgen.methods.prune.layers import Layers, only, searched
 from smidgen.planner import plan
@@ -184,3 +185,24 @@ def test_a_block_that_is_not_there_is_named() -> None:
     ctx = Context(Path(), Path(), TASK, (), 0, tiny("bert"))
     with pytest.raises(InputError, match=r"keep \[0, 7\] names block 7, but this model has 2: use 0 to 1\."):
         layers.Layers(keep=(0, 7)).begin(ctx)
+
+
+def test_what_the_cut_would_refuse_is_refused_before_training() -> None:
+    def begin(family: str, **settings: Any) -> None:
+        ctx = Context(Path(), Path(), TASK, (), 0, tiny(family, blocks=3), sight=Sight(dev=lambda: range(9)))
+        Layers(drop=0.2, **settings).begin(ctx)
+
+    with pytest.raises(ModelError, match=r"KeepBlocks\(2,\) drops block 0"):
+        begin("modernbert", keep=1, rule="uniform")
+    with pytest.raises(InputError, match="judges sets of blocks by their loss on dev, and dev has 9 rows, wanted at"):
+        begin("bert", keep=2, rule="search")
+    begin("bert", keep=2)
+
+
+@pytest.mark.parametrize("keep", [3, 0.95, (0, 1, 2)])
+def test_all_blocks_stay_where_only_training_leaves_some_out(keep: Any) -> None:
+    method, ctx = Layers(keep=keep, drop=0.2), Context(Path(), Path(), TASK, (), 0, tiny("bert", blocks=3))
+    state = method.begin(ctx)
+    method.step(state, 1.0)
+    method.end(state, ctx)
+    assert len(anatomy(ctx.model).blocks) == 3

@@ -323,6 +323,35 @@ def test_too_much_is_refused_with_what_can_be_reached() -> None:
         Fisher(speedup=99).begin(context(tiny("bert")))
 
 
+def test_a_target_in_milliseconds() -> None:
+    """The whole takes 5.125 ms by the stopwatch."""
+    found = []
+    for asked in ({"speedup": 5.125 / 3.2}, {"milliseconds": 3.2}):
+        ctx = context(tiny("bert"), Stopwatch())
+        Fisher(**asked, price="int8", multiple=8, tune="nothing").begin(ctx)
+        found.append(ctx.found["prune.fisher"])
+    assert found[0]["after"] == found[1]["after"] and 2.9 < found[1]["measured"] <= 3.2 * 1.01
+    assert [each["milliseconds"] for each in found] == [None, 3.2]
+    wanted = (
+        r"prune\.fisher: milliseconds 0\.5 was asked for, but the least that can stay, .* costs 2\.93 times less than "
+        r"the model\. Write milliseconds from 1\.75 on, a lower multiple"
+    )
+    for ms, kind, told in (
+        (0.5, InputError, wanted),
+        (
+            5.2,
+            NoEffect,
+            r"milliseconds 5\.2 cuts nothing: a text takes 5\.125 ms as it is\. Ask for less, or drop it\.",
+        ),
+    ):
+        with pytest.raises(kind, match=told):
+            Fisher(milliseconds=ms, price="int8", multiple=16).begin(context(tiny("bert"), Stopwatch()))
+    assert list(Fisher(milliseconds=2.0).faults()) == [
+        "milliseconds: got a target at price macs, wanted price float32 or int8."
+    ]
+    assert list(Fisher(milliseconds=0.0, price="int8").faults()) == ["milliseconds: got 0.0, wanted more than 0."]
+
+
 def test_what_no_cut_is_measured_to_reach_is_refused() -> None:
     """By the table up to 2.92 times; models are 2.92 ** 0.7 = 2.12 times as fast."""
     for speedup in (2.2, 2.5, 2.7, 3.5):
@@ -401,8 +430,11 @@ def test_a_family_without_anatomy_is_refused() -> None:
 # In a recipe.
 
 
-def planned(root: Path, stage: Stage) -> Plan:
+def planned(root: Path, stage: Stage, short: bool = False) -> Plan:
     files = data_files(root / "data")
+    if short:
+        rows = Path(files["dev"]).read_text(encoding="utf-8").splitlines()
+        Path(files["dev"]).write_text("\n".join(rows[:-4]) + "\n", encoding="utf-8")
     data = Files(files["train"], files["dev"], unlabeled=files["unlabeled"])
     return plan(Recipe(str(model_folder(root / "model", labels=LABELS)), data, (stage,)))
 
@@ -412,6 +444,12 @@ def test_a_stage_of_its_own(tmp_path: Path) -> None:
     found = done.artefact.record["found"]["prune.fisher"]
     assert found["speedup"] >= 1.5 and found["unit"] == "MACs"
     assert {edit["edit"] for edit in done.artefact.record["edits"]} <= {"KeepHeads", "KeepWidth"}
+
+
+def test_the_id_has_the_texts_it_is_priced_on(tmp_path: Path) -> None:
+    stage = Stage("fewer", (Use("prune.fisher", {}),))
+    ids = [planned(tmp_path, stage, short).stages[0].id for short in (False, False, True)]
+    assert ids[0] == ids[1] != ids[2]
 
 
 def test_no_labels_and_no_teacher_is_a_fault(tmp_path: Path) -> None:

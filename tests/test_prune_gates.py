@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification
 
 from smidgen.anatomy import anatomy
 from smidgen.concrete import BETA, GAMMA, ZETA, chance, draw, settled
+from smidgen.edits.attach import Attach
 from smidgen.edits.factor import Factor
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_hidden import KeepHidden
@@ -508,6 +509,38 @@ def test_a_target_that_no_model_is_measured_to_reach_is_refused() -> None:
     with pytest.raises(InputError, match=re.escape(told)):
         Gates(speedup=4.0, price="int8", multiple=16).begin(metered(Stopwatch(power=0.7)))
     Gates(speedup=2.43, price="int8", multiple=16).begin(metered(Stopwatch(power=0.7)))
+
+
+def test_a_target_in_milliseconds() -> None:
+    whole = Stopwatch().measure({"now": tiny("bert")})["now"]
+    method = Gates(milliseconds=whole / 2, price="int8", multiple=8)
+    state = method.begin(metered(Stopwatch()))
+    assert state.asked == pytest.approx(0.5)
+    assert float(state.keep) == pytest.approx(float(Gates(price="int8", multiple=8).begin(metered(Stopwatch())).keep))
+    told = (
+        f"prune.gates: milliseconds {whole / 4}, 0.25 of the price leaves a block with nothing: with all gates on "
+        "heads, units shut but for one head, 16 units in a block without heads, 0.41 of it stands, 2.105 ms. Write "
+        "milliseconds from 2.105 on, a lower multiple"
+    )
+    with pytest.raises(InputError, match=re.escape(told)):
+        Gates(milliseconds=whole / 4, price="int8", multiple=16).begin(metered(Stopwatch(power=0.7)))
+    with pytest.raises(NoEffect, match=r"prune\.gates: milliseconds 99 cuts nothing: a text takes .* ms as it is\."):
+        Gates(milliseconds=99, price="int8").begin(metered(Stopwatch()))
+
+
+@pytest.mark.parametrize("beside", ["tune.bitfit", "tune.prefix"])
+def test_what_stands_on_what_is_cut_needs_a_stage_after(beside: str, tmp_path: Path) -> None:
+    files = data_files(tmp_path / "data")
+    stage = Stage("cut", (Use(beside), Use("prune.gates"), Use("tune.full")))
+    recipe = Recipe(str(model_folder(tmp_path / "m", labels=LABELS)), Files(files["train"], files["dev"]), (stage,))
+    told = rf"prune\.gates: what {beside} trains stands on heads and units, .* Give it a stage after\."
+    with pytest.raises(RecipeError, match=told):
+        plan(recipe)
+
+
+def test_a_graft_on_heads_is_refused_before_training() -> None:
+    with pytest.raises(ModelError, match=r"a prefix was put beside the heads of this model\. Cut first, attach after"):
+        begun(apply(tiny("bert"), Attach("prefix", (("length", 2),))))
 
 
 def test_a_target_that_leaves_a_block_with_nothing_is_refused() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from smidgen.anatomy import anatomy
 from smidgen.batch import Batch
+from smidgen.edits.attach import Attach
 from smidgen.edits.keep_heads import KeepHeads
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.edits.swap import Swap
@@ -224,6 +225,16 @@ def test_too_much_is_refused() -> None:
     with pytest.raises(InputError, match=r"only 30 can go\. Write a share up to 0\.93, or a lower least\."):
         Heads(share=0.96).begin(context(many))
     Heads(share=0.93, steps=1).begin(context(many))
+    told = r"least 0 in each of 2 blocks, and one in all, only 7 can go\. Write a share up"
+    with pytest.raises(InputError, match=told):
+        Heads(share=1.0, least=0).begin(context(tiny("bert")))
+
+
+def test_heads_that_a_graft_stands_on_are_refused_before_they_are_measured() -> None:
+    ctx = context(apply(tiny("bert"), Attach("prefix", (("length", 2),))))
+    ctx.sight = Sight(sample=lambda count: pytest.fail("it asked for rows"))
+    with pytest.raises(ModelError, match=r"a prefix was put beside the heads of this model\. Cut first, attach after"):
+        Heads().begin(ctx)
 
 
 def test_nothing_is_refused() -> None:

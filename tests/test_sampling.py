@@ -13,7 +13,7 @@ from folders import LABELS, data_files, language_folder, model_folder, sentences
 from test_tag import rows_of, write
 from torch import Tensor
 
-from smidgen.batch import Batch, agreed
+from smidgen.batch import Batch, agreed, said
 from smidgen.data import Data, load_data
 from smidgen.loop import Rows
 from smidgen.masking import masker
@@ -120,3 +120,15 @@ def test_decisions_of_every_task() -> None:
 def test_one_process_agrees_with_itself() -> None:
     values = torch.rand(3)
     assert agreed(values) is values
+    assert said(lambda: "0.5 ms") == "0.5 ms"
+
+
+def test_a_text_of_the_main_process_reaches_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/ddp", rank=0, world_size=1)
+    try:
+        assert said(lambda: "0.5 ms, größer") == "0.5 ms, größer"
+        assert said(str) == ""
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+        said(lambda: pytest.fail("another process made it too"))
+    finally:
+        torch.distributed.destroy_process_group()

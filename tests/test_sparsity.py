@@ -294,8 +294,9 @@ def test_scores_have_a_rate_of_their_own_and_do_not_decay(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kind", [Magnitude, Movement])
 def test_bad_settings(kind: Any) -> None:
-    assert list(kind(share=1.2).faults()) == ["share: got 1.2, wanted a share from 0 to 1."]
-    assert list(kind(share=-0.1).faults()) == ["share: got -0.1, wanted a share from 0 to 1."]
+    wanted = "wanted a share from 0 and below 1, at which no weight would be left."
+    for share in (1.0, 1.2, -0.1):
+        assert list(kind(share=share).faults()) == [f"share: got {share}, {wanted}"]
     assert list(kind(scope="row").faults()) == ["scope: got 'row', wanted one of global, matrix."]
     assert list(kind(start=0.5, until=0.5).faults()) == [
         "until: got 0.5, wanted a share of the stage above start and up to 1."

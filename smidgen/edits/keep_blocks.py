@@ -29,7 +29,8 @@ class KeepBlocks:
                 f"larger than the one before, such as (0, 2, 4)."
             )
 
-    def apply_to(self, model: PreTrainedModel) -> None:
+    def check(self, model: PreTrainedModel) -> None:
+        """Raise what keeps it from being applied to a model."""
         parts = anatomy(model)
         count = len(parts.blocks)
         if self.blocks[-1] >= count:
@@ -46,7 +47,11 @@ class KeepBlocks:
             )
         if len(self.blocks) < count:
             unattached(model, "KeepBlocks", "blocks")
-        for index in reversed(range(count)):
+
+    def apply_to(self, model: PreTrainedModel) -> None:
+        self.check(model)
+        parts = anatomy(model)
+        for index in reversed(range(len(parts.blocks))):
             if index not in self.blocks:
                 del parts.block_list[index]
         _renumber(model)

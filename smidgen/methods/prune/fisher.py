@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from smidgen import clock
 from smidgen.batch import Batch, agreed
 from smidgen.clock import of_machine, shaped
 from smidgen.edits.attach import attached
@@ -68,18 +69,20 @@ AIM = 0.03  # of it, that is sought above it, where a shape was measured to miss
 @dataclass(frozen=True)
 class Fisher(Method[None]):
     speedup: float = 1.5  # how many times less the cut model is to cost
+    milliseconds: float | None = None  # instead of speedup: what a text is to take, at price float32 or int8
     price: str = "macs"  # what is counted: macs | float32 | int8, the milliseconds of a graph in that precision
     multiple: int = 32  # widths of feed-forwards are multiples of it
     rearrange: bool = True  # exchange parts inside a block, by their gradients together
     tune: str = "weights"  # what is fitted: weights that read what stays | factors on it | nothing
     rows: int = 2048  # examples to measure on; all there are where the data has fewer
 
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     needs: ClassVar[Needs] = Needs(examples=True)
 
     def faults(self) -> Iterator[str]:
         yield from at_least("speedup", self.speedup, 1)
         yield from one_of("price", self.price, ("macs", "float32", "int8"))
+        yield from clock.faults(self.milliseconds, self.price)
         yield from at_least("multiple", self.multiple, 1)
         yield from one_of("tune", self.tune, ("weights", "factors", "nothing"))
         yield from at_least("rows", self.rows, LEAST)
@@ -87,10 +90,12 @@ class Fisher(Method[None]):
     def reads(self) -> dict[str, str]:
         return of_machine(self.price)
 
+    def looks(self) -> bool:
+        return True  # at dev, how long its texts are
+
     def begin(self, ctx: Context) -> None:
         model = ctx.model
         assert model is not None
-        shape = shape_of(model)
         cuttable(model)
         if beside := attached(model.base_model):
             kind = type(beside[0]).__module__.rpartition(".")[2]
@@ -98,7 +103,11 @@ class Fisher(Method[None]):
                 f"prune.fisher: cannot fit weights under what {kind} put beside them. Cut first, attach after."
             )
         meter = ctx.sight.meter(self.price)
-        costs = meter.costs(model)
+        speedup = clock.speedup("prune.fisher", meter, model, self.milliseconds) if self.milliseconds else self.speedup
+        replace(self, speedup=speedup)._begin(ctx, model, meter)
+
+    def _begin(self, ctx: Context, model: PreTrainedModel, meter: Meter) -> None:
+        shape, costs = shape_of(model), meter.costs(model)
         limit = self._limit(meter, model, costs)
         nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")  # with the copies that are tried
         heads, units = slopes(model, ctx.sight.sample(self.rows))
@@ -109,7 +118,7 @@ class Fisher(Method[None]):
         losses = [self._tried(ctx, kept) for kept in fit] if len(fit) > 1 else []
         kept = fit[int(np.argmin(losses))] if losses else fit[0]
         if kept.shape == shape:
-            raise NoEffect(f"prune.fisher: speedup {self.speedup} cuts nothing. Ask for more, or a lower multiple.")
+            raise NoEffect(f"prune.fisher: {self._asked()} cuts nothing. Ask for more, or a lower multiple.")
         rounds = self._rounds(meter, model, costs, kept, lambda limit: again(kept, *worth, costs, limit, self.multiple))
         nearest = min(rounds, key=self._off)
         self._reached(nearest, rounds, costs, shape)
@@ -121,6 +130,7 @@ class Fisher(Method[None]):
         measured = meter.measure({name: nn.Module.to(each, "cpu") for name, each in both.items()})
         ctx.found["prune.fisher"] = told(meter.unit, nearest.share, shape, shape_of(model), measured, lost) | {
             "asked": self.speedup,
+            "milliseconds": self.milliseconds,
             "costs": costs.to_data(),
             "fitted": fitted,
             "tried": [{"after": each.shape, "loss": loss} for each, loss in zip(fit, losses, strict=False)],
@@ -130,7 +140,8 @@ class Fisher(Method[None]):
         }
         if self._off(nearest)[0]:
             ctx.found["prune.fisher"]["told"] += (
-                f" Of {len(rounds)} shapes that were timed none came to the {self.speedup} times that were asked for."
+                f" Of {len(rounds)} shapes that were timed none came to the {self.speedup:.4g} times that were "
+                "asked for."
             )
 
     def _off(self, one: Round) -> tuple[bool, float]:
@@ -215,11 +226,15 @@ class Fisher(Method[None]):
 
     def _refusal(self, reached: float, shape: Shape) -> InputError:
         hollow = "" if all(width for _, width in shape) else ", a head where there are none,"
+        could = clock.reachable(reached, self.speedup, self.milliseconds)
         return InputError(
-            f"prune.fisher: speedup {self.speedup} was asked for, but the least that can stay, one head in all and "
-            f"{self.multiple} units in each block{hollow} costs {reached:.2f} times less than the model. Write a "
-            f"speedup up to {int(reached * 100) / 100}, a lower multiple, or drop blocks first with prune.layers."
+            f"prune.fisher: {self._asked()} was asked for, but the least that can stay, one head in all and "
+            f"{self.multiple} units in each block{hollow} costs {reached:.2f} times less than the model. Write "
+            f"{could}, a lower multiple, or drop blocks first with prune.layers."
         )
+
+    def _asked(self) -> str:
+        return f"milliseconds {self.milliseconds}" if self.milliseconds else f"speedup {self.speedup}"
 
 
 @dataclass(frozen=True)
@@ -263,7 +278,7 @@ def slopes(model: PreTrainedModel, batches: Iterable[Batch]) -> tuple[Each, Each
             f"prune.fisher: got {rows} rows to measure on, wanted at least {LEAST}. Give more rows of training data, "
             "or unlabelled texts and a teacher."
         )
-    both = [np.concatenate(each) for each in zip(*found, strict=True)]
+    both = [agreed(torch.from_numpy(np.concatenate(each))).numpy() for each in zip(*found, strict=True)]
     return both[: len(both) // 2], both[len(both) // 2 :]
 
 

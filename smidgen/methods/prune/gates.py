@@ -30,13 +30,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
+from smidgen import clock
 from smidgen.anatomy import anatomy
 from smidgen.batch import agreed
 from smidgen.clock import PRECISIONS, of_machine, shaped
@@ -45,7 +46,7 @@ from smidgen.edits.keep_hidden import KeepHidden
 from smidgen.edits.keep_width import KeepWidth
 from smidgen.errors import InputError, NoEffect
 from smidgen.gating import FAR, Gating
-from smidgen.method import Context, Method, Needs, above, at_least, one_of, share
+from smidgen.method import Context, Method, Needs, above, at_least, name_of, one_of, share
 from smidgen.prices import Shape, amount, held_against, left, shape_of, weights
 from smidgen.surgery import apply, cuttable, fold, fold_hidden
 from smidgen.tape import Tape
@@ -59,6 +60,7 @@ KINDS = {
     "sublayers": ("attention", "feed_forward"),
     "hidden": ("hidden",),
 }
+STANDING = {"tune.bitfit", "tune.prefix"}  # methods whose tensors are as long as what is cut
 
 
 @final
@@ -67,6 +69,7 @@ class Gates(Method[Gating]):
     parts: tuple[str, ...] = ("heads", "units")  # what has gates: heads, units, sublayers, hidden
     keep: float = 0.5  # share of the price that stays
     speedup: float | None = None  # instead of keep: how many times less it is to cost
+    milliseconds: float | None = None  # instead of keep: what a text is to take, at price float32 or int8
     price: str = "macs"  # weights, or macs, or the milliseconds of a graph: float32 | int8
     multiple: int = 32  # widths of feed-forwards, and the hidden size where it has gates, are multiples of it
     warmup: float = 0.4  # share of the stage in which the target falls from 1
@@ -86,12 +89,17 @@ class Gates(Method[Gating]):
         if self.speedup is not None:
             yield from above("speedup", self.speedup, 1)
         yield from one_of("price", self.price, ("weights", "macs", "float32", "int8"))
+        yield from clock.faults(self.milliseconds, self.price)
         yield from at_least("multiple", self.multiple, 1)
         yield from share("warmup", self.warmup)
         yield from above("rate", self.rate, 0)
 
     def reads(self) -> dict[str, str]:
         return of_machine(self.price)
+
+    def clashes(self, others: Sequence[Method[Any]]) -> Iterator[str]:
+        for name in sorted({name_of(other) for other in others} & STANDING):
+            yield f"what {name} trains stands on heads and units, of which some go at the end. Give it a stage after."
 
     def begin(self, ctx: Context) -> Gating:
         model = ctx.model
@@ -109,7 +117,7 @@ class Gates(Method[Gating]):
             )
         costs = weights if self.price == "weights" else ctx.sight.meter(self.price).costs
         whole, half = costs(model), costs(model, hidden // 2) if "hidden" in kinds else None
-        keep = self._share()
+        keep = self._share(ctx, model)
         state = Gating(model, kinds, whole, keep, self.multiple, self.warmup, self.rate, ctx.seed, half)
         power = 1.0
         if self.price in PRECISIONS:
@@ -128,7 +136,7 @@ class Gates(Method[Gating]):
         falls = float(state.stands[1]) < self.warmup
         state.step(t)
         if state.measured is not None and falls and t >= self.warmup:
-            state.aim(self._share())
+            state.aim(state.asked)
             state.keep.clamp_(min=state.least())
 
     def settled(self, t: float) -> bool:
@@ -167,8 +175,10 @@ class Gates(Method[Gating]):
         if uncut is not None:
             self._hold_against(ctx, share, uncut)
 
-    def _share(self) -> float:
+    def _share(self, ctx: Context, model: PreTrainedModel) -> float:
         """What may stay of the price."""
+        if self.milliseconds:
+            return 1 / clock.speedup("prune.gates", ctx.sight.meter(self.price), model, self.milliseconds)
         return 1 / self.speedup if self.speedup else self.keep
 
     def _room(self, state: Gating, keep: float, power: float) -> None:
@@ -177,11 +187,13 @@ class Gates(Method[Gating]):
             narrow = f" and a hidden size of {state.hidden_at(-FAR)}" if state.narrow else ""
             but = {"heads": " but for one head", "sublayers": " but for one block's heads"}
             stays = next((words for part, words in but.items() if part in self.parts), "")
+            whole = self.milliseconds / keep if self.milliseconds else state.whole
             raise InputError(
                 f"prune.gates: {self._asked(keep)} of the price leaves a block with nothing: with all gates on "
                 f"{', '.join(self.parts)} shut{stays}, {self.multiple} units in a block without heads{narrow}, "
-                f"{least**power:.2f} of it stands, {amount(least**power * state.whole, state.costs.unit)}. Write a "
-                f"{self._more(least**power)}, a lower multiple, more parts, or drop blocks first with prune.layers."
+                f"{least**power:.2f} of it stands, {amount(least**power * whole, state.costs.unit)}. Write "
+                f"{self._more(least**power, keep)}, a lower multiple, more parts, or drop blocks first with "
+                "prune.layers."
             )
 
     def _measured(self, ctx: Context, bare: PreTrainedModel, shape: Shape, hidden: int) -> float:
@@ -202,9 +214,13 @@ class Gates(Method[Gating]):
         words, numbers = held_against(meter.unit, share, measured)
         found |= numbers | {"told": f"{found['told']} Measured {words}."}
 
-    def _more(self, least: float) -> str:
+    def _more(self, least: float, keep: float) -> str:
         """What could be asked instead."""
-        return f"speedup up to {int(100 / least) / 100}" if self.speedup else f"share of {least + 0.005:.2f} or more"
+        if self.milliseconds or self.speedup:
+            return clock.reachable(1 / least, 1 / keep, self.milliseconds)
+        return f"a share of {least + 0.005:.2f} or more"
 
     def _asked(self, keep: float) -> str:
+        if self.milliseconds:
+            return f"milliseconds {self.milliseconds}, {keep:.2f}"
         return f"speedup {self.speedup}, {keep:.2f}" if self.speedup else f"keep {self.keep}"

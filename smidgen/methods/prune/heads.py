@@ -99,13 +99,14 @@ class Heads(Method[None]):
     def _count(self, heads: Sequence[int], least: Sequence[int]) -> int:
         """How many heads go."""
         total, most = sum(heads), sum(max(each - few, 0) for each, few in zip(heads, least, strict=True))
+        most = min(most, total - 1)  # without any head each text would get the same answer
         count = round(self.share * total)
         if count == 0:
             raise NoEffect(f"prune.heads: share {self.share} of {total} heads is none. Cut a larger share, or drop it.")
         if count > most:
             raise InputError(
                 f"prune.heads: share {self.share} of {total} heads is {count}, but with least {self.least} in each of "
-                f"{len(heads)} blocks only {most} can go. "
+                f"{len(heads)} blocks{'' if any(least) else ', and one in all,'} only {most} can go. "
                 f"Write a share up to {int(100 * most / total) / 100}, or a lower least."
             )
         return count

@@ -26,8 +26,9 @@ from typing import final
 
 from torch import nn
 
-from smidgen.anatomy import anatomy
+from smidgen.anatomy import Anatomy, anatomy
 from smidgen.detours import Detours
+from smidgen.edits._parts import unattached
 from smidgen.edits.keep_blocks import KeepBlocks
 from smidgen.errors import InputError, NoEffect
 from smidgen.method import Context, Method, at_least, one_of
@@ -71,13 +72,15 @@ class Layers(Method[Detours | None]):
                 f"prune.layers: keep {list(self.keep)} names block {self.keep[-1]}, but this model has {len(blocks)}: "
                 f"use 0 to {len(blocks) - 1}."
             )
-        if self._count(len(blocks)) >= len(blocks) and not (self.drop and self.keep == 1.0):
+        if self._count(len(blocks)) >= len(blocks) and not self.drop:
             raise NoEffect(
                 f"prune.layers: keep {self.keep} of {len(blocks)} blocks changes nothing. Keep fewer, or drop it."
             )
         if not self.drop:
             self._cut(ctx)
             return None
+        if self._count(len(blocks)) < len(blocks):
+            self._refuse_early(ctx)
         state = Detours(blocks, [()] * len(blocks), lambda t: 1 - self.drop, ctx.seed, ctx.student_taps)
         state.attach()
         return state
@@ -100,18 +103,37 @@ class Layers(Method[Detours | None]):
             return len(self.keep)
         return max(1, round(self.keep * blocks)) if isinstance(self.keep, float) else self.keep
 
+    def _refuse_early(self, ctx: Context) -> None:
+        """What the cut at the end would refuse, before anything is trained."""
+        assert ctx.model is not None
+        if (kept := self._by_rule(anatomy(ctx.model))) is not None:
+            KeepBlocks(kept).check(ctx.model)
+        else:
+            unattached(ctx.model, "KeepBlocks", "blocks")
+            self._enough(ctx)
+
     def _cut(self, ctx: Context) -> None:
         assert ctx.model is not None
         parts = anatomy(ctx.model)
-        keep = self._count(len(parts.blocks))
+        ctx.edit(KeepBlocks(self._by_rule(parts) or self._searched(ctx, self._count(len(parts.blocks)))))
+
+    def _by_rule(self, parts: Anatomy) -> tuple[int, ...] | None:
+        """Which blocks stay; None where that is searched."""
         if isinstance(self.keep, tuple):
-            kept = self.keep
-        elif self.rule == "search":
-            kept = self._searched(ctx, keep)
-        else:
-            auto = "ends" if parts.pinned else "uniform"
-            kept = choose(len(parts.blocks), keep, auto if self.rule == "auto" else self.rule)
-        ctx.edit(KeepBlocks(kept))
+            return self.keep
+        if self.rule == "search":
+            return None
+        auto = "ends" if parts.pinned else "uniform"
+        return choose(len(parts.blocks), self._count(len(parts.blocks)), auto if self.rule == "auto" else self.rule)
+
+    def _enough(self, ctx: Context) -> None:
+        """Refuse a dev that is too small to search by."""
+        dev = ctx.sight.dev()
+        if dev is not None and len(dev) < LEAST:
+            raise InputError(
+                f"prune.layers: rule search judges sets of blocks by their loss on dev, and dev has {len(dev)} rows, "
+                f"wanted at least {LEAST}. Give more rows, or take another rule."
+            )
 
     def _searched(self, ctx: Context, keep: int) -> tuple[int, ...]:
         assert ctx.model is not None
@@ -120,12 +142,7 @@ class Layers(Method[Detours | None]):
                 f"prune.layers: rule search compares losses, and the model has no trained head for {ctx.task.name}. "
                 "Fine-tune it in a stage before this one, or take another rule."
             )
-        dev = ctx.sight.dev()
-        if dev is not None and len(dev) < LEAST:
-            raise InputError(
-                f"prune.layers: rule search judges sets of blocks by their loss on dev, and dev has {len(dev)} rows, "
-                f"wanted at least {LEAST}. Give more rows, or take another rule."
-            )
+        self._enough(ctx)
         parts, measure = anatomy(ctx.model), ctx.sight.dev_loss
 
         tried: dict[tuple[int, ...], float] = {}

@@ -21,8 +21,8 @@ from typing import Any, ClassVar, final
 import torch
 
 from smidgen.errors import NoEffect
-from smidgen.method import Context, Method, Needs, one_of, share
-from smidgen.sparsity import REMARK, SCOPES, Masks, cubic, highest, linears, schedule_faults, zeros
+from smidgen.method import Context, Method, Needs, one_of
+from smidgen.sparsity import REMARK, SCOPES, Masks, cubic, highest, linears, schedule_faults, share_faults, zeros
 
 
 @final
@@ -41,7 +41,7 @@ class Magnitude(Method[Masks]):
         return True
 
     def faults(self) -> Iterator[str]:
-        yield from share("share", self.share)
+        yield from share_faults(self.share)
         yield from one_of("scope", self.scope, SCOPES)
         yield from schedule_faults(self.start, self.until)
 

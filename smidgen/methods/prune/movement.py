@@ -25,8 +25,19 @@ import torch
 from torch import Tensor, nn
 
 from smidgen.errors import NoEffect
-from smidgen.method import Context, Method, Needs, above, one_of, share
-from smidgen.sparsity import REMARK, SCOPES, Masks, cubic, highest, linears, masked, schedule_faults, zeros
+from smidgen.method import Context, Method, Needs, above, one_of
+from smidgen.sparsity import (
+    REMARK,
+    SCOPES,
+    Masks,
+    cubic,
+    highest,
+    linears,
+    masked,
+    schedule_faults,
+    share_faults,
+    zeros,
+)
 from smidgen.tape import Tape
 
 
@@ -80,7 +91,7 @@ class Movement(Method[Scores]):
 
     def faults(self) -> Iterator[str]:
         yield from one_of("kind", self.kind, ("topk", "soft"))
-        yield from share("share", self.share)
+        yield from share_faults(self.share)
         yield from one_of("scope", self.scope, SCOPES)
         if not 0 < self.threshold < 1:
             yield f"threshold: got {self.threshold}, wanted a share between 0 and 1."
