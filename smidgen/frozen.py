@@ -32,10 +32,12 @@ from transformers import PreTrainedModel
 from smidgen.anatomy import Anatomy, anatomy, supported
 from smidgen.artefact import identity
 from smidgen.edits import kinds
+from smidgen.edits.attach import attached
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError
 from smidgen.hearing import Handed, below, hearing, instead, passing, starting
 from smidgen.method import Method, name_of
+from smidgen.pooling import beneath
 from smidgen.shards import Found, Shard, claim, lacking, locate, open_shards, publish
 from smidgen.source import takes_types
 from smidgen.tape import parse
@@ -102,7 +104,8 @@ def levels_of(
         return (), why
     if depth < 1 or any(method.thaws() for method in methods):
         return (), "they thaw on the way"
-    levels = {depth} | {level for method in methods for level in method.frozen(count) if level <= depth}
+    read = {*_heard(model, count), *(level for method in methods for level in method.frozen(count))}
+    levels = {depth} | {level for level in read if level <= depth}
     for name in taps:
         tap = parse(name)
         at = 0 if tap.part == "embeddings" else None if tap.block is None else tap.block % count + 1
@@ -225,6 +228,13 @@ def _still(module: nn.Module) -> bool:
         m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) or is_parametrized(m) for m in module.modules()
     )
     return not acted and not any(p.requires_grad for p in module.parameters())
+
+
+def _heard(model: Any, blocks: int) -> set[int]:
+    """The levels that parts of the model read: the networks beside it, and a head on several states."""
+    beside: list[Any] = attached(model.base_model)
+    read = {level for graft in beside for level in graft.levels(blocks)}
+    return read.union(beneath(getattr(model, "pool", ""), blocks))
 
 
 def _weights_below(parts: Anatomy) -> list[tuple[str, nn.Parameter]]:

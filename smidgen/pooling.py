@@ -50,8 +50,7 @@ class Headed:
     ) -> SequenceClassifierOutput:
         model: Any = self
         parts = anatomy(model)
-        count = len(parts.blocks)
-        asked = {"mix": range(count), "last_four": range(count - 3, count)}.get(self.pool, range(0))
+        asked = beneath(self.pool, len(parts.blocks))
         with hearing(parts, asked) as heard:
             last = model.base_model(input_ids=input_ids, attention_mask=attention_mask, **more)[0]
         states = [*(heard[level] for level in asked), last]
@@ -76,6 +75,11 @@ class HeadedOfTypes(Headed):
         **more: Any,
     ) -> SequenceClassifierOutput:
         return super().forward(input_ids, attention_mask, token_type_ids=token_type_ids, **more)
+
+
+def beneath(pool: str, blocks: int) -> range:
+    """The levels that a head reads beside the last state; see `smidgen.hearing`."""
+    return {"mix": range(blocks), "last_four": range(blocks - 3, blocks)}.get(pool, range(0))
 
 
 @functools.cache

@@ -25,6 +25,8 @@ from smidgen import frozen as module
 from smidgen.anatomy import anatomy
 from smidgen.artefact import Store
 from smidgen.costs import costs
+from smidgen.edits.attach import Attach
+from smidgen.edits.head import Head
 from smidgen.errors import ArtefactError, InputError, RecipeError
 from smidgen.frozen import Kept, fingerprints, frozen_below, handing, keep, levels_of, rest, row_keys
 from smidgen.loop import History, Rows, make_accelerator, predict, train
@@ -33,6 +35,7 @@ from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import run
 from smidgen.shards import open_shards
+from smidgen.surgery import apply
 from smidgen.watch import Silent
 
 ROWS, DEV = make_rows(40), make_rows(12, 3)
@@ -150,6 +153,34 @@ def test_methods_that_leave_blocks_as_they_are_read_their_states(
         histories.append(trained(model, tmp_path / place, store, methods=methods)[1])
     assert seen(histories[1]) == pytest.approx(seen(histories[0]), abs=1e-5)
     assert len(list((tmp_path / "store").glob("states-*"))) == levels
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        Attach("side", (("blocks", 1), ("width", 8))),
+        Attach("ladder", (("every", 2), ("reduction", 4))),
+        Head("mix"),
+        Head("last_four"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("name", "settings"), [("tune.freeze", {"blocks": 3}), ("tune.side", {"width": 8})])
+def test_what_an_earlier_stage_has_put_there_reads_the_same(
+    edit: Any, name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """A network beside the model, and a head on several of its states."""
+    methods, histories = (find(name)(**settings), find("tune.full")()), []
+    for place, store in (("a", None), ("b", tmp_path / "store")):
+        model = dropping("bert", blocks=4)
+        torch.manual_seed(7)
+        apply(model, edit)
+        for parameter in model.base_model.get_submodule("graft_0").parameters() if "graft" in vars(edit) else ():
+            parameter.data.add_(0.2 * torch.randn_like(parameter))  # a ladder starts at nothing
+        model.save_pretrained(tmp_path / place)
+        histories.append(trained(model, tmp_path / place, store, methods=methods)[1])
+    assert seen(histories[1]) == pytest.approx(seen(histories[0]), abs=1e-5)
+    assert any((tmp_path / "store").glob("states-*"))
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])

@@ -27,8 +27,7 @@ class Beside(Graft):
     stacks: ClassVar[bool] = False  # whole networks: rows of one task go through them together
 
     @abc.abstractmethod
-    def levels(self, blocks: int) -> tuple[int, ...]:
-        """What it reads of a model of so many blocks, rising."""
+    def levels(self, blocks: int) -> tuple[int, ...]: ...
 
     @abc.abstractmethod
     def beside(self, last: Tensor, heard: dict[int, Tensor], seen: Tensor | None) -> Tensor:

@@ -64,6 +64,10 @@ class Graft(nn.Module, abc.ABC):
     def tell(self, config: Any) -> None:
         """Say in a model's config what it takes away, once it is a part of the model."""
 
+    def levels(self, blocks: int) -> tuple[int, ...]:
+        """The states that it hears of a model of so many blocks, rising; see `smidgen.hearing`."""
+        return ()
+
     def mergeable(self, model: PreTrainedModel) -> bool:
         return False
 
