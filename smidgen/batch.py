@@ -22,7 +22,7 @@ class Batch:
     """Rows padded to the longest of them, on the model's device.
 
     inputs   what the model takes, by name, each (B, L)
-    labels   what the task's loss compares with: (B,), (B, C), (B, 2), (B, L), or (N,) of masked tokens
+    labels   what the task's loss compares with: (B,), (B, C), (B, T), (B, 2), (B, L), or (N,) of masked tokens
     at       (B, L) bool, the N tokens that are masked; None for other tasks
     """
 

@@ -14,7 +14,7 @@ from smidgen.batch import Batch
 from smidgen.loop import Rows
 from smidgen.source import taken
 from smidgen.splits import Split
-from smidgen.tasks import MaskLanguage, Task
+from smidgen.tasks import MaskLanguage, Several, Task
 from smidgen.tasks.classify import NO_LABEL
 
 ROWS = 32  # a batch
@@ -74,9 +74,12 @@ def _batch(rows: Rows, piece: np.ndarray, task: Task, model: PreTrainedModel) ->
 
 def decisions(task: Task, logits: Tensor, mask: Tensor, units: Tensor | None) -> Tensor:
     """What logits say, as labels of the task: (B, C) to (B,), or to (B, C) of 0 and 1 where classes do not exclude each
-    other; (B, L, C) to (B, L), NO_LABEL outside of `units`; (B, L, 2) to the places of start and end, (B, 2)."""
+    other, or to (B, T), a label of each of several tasks; (B, L, C) to (B, L), NO_LABEL outside of `units`; (B, L, 2)
+    to the places of start and end, (B, 2)."""
     if task.name == "answer":
         return logits.masked_fill(~mask[..., None], -math.inf).argmax(1)
+    if isinstance(task, Several):
+        return torch.stack([logits[:, at].argmax(-1) + at.start for at in task.segments], -1)
     if task.multi_label:
         return (logits > 0).float()
     found = logits.argmax(-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from smidgen.masking import masker
 from smidgen.sampling import batches, decisions, draw
 from smidgen.source import load_model, resolve
 from smidgen.splits import Split
-from smidgen.tasks import Answer, Classify, Tag
+from smidgen.tasks import Answer, Classify, Several, Tag
 from smidgen.tasks.classify import NO_LABEL
 from smidgen.tokens import encode, pad_id
 
@@ -106,6 +106,19 @@ def test_a_teacher_s_decisions_stand_for_labels(tmp_path: Path) -> None:
     assert all((batch.labels == 1).all() for batch in batches(taught, data.task, model, CPU))
 
 
+def test_a_teacher_decides_every_one_of_several_tasks(tmp_path: Path) -> None:
+    """The loss of a row is the sum of what it would be in each task, and each gate sees all of them."""
+    task = Several(("mood/bad", "mood/good", "stars/1", "stars/2", "stars/3"))
+    _, rows, _ = rows_and_model(tmp_path, "classify")
+    model = load_model(resolve(str(model_folder(tmp_path / "several"))), task, 0)
+    taught = Rows(rows.encoded, rows.labels, rows.pad_id, teacher=Said(torch.tensor([0.2, 0.7, 9.0, 8.0, 7.0])))
+    for batch in batches(taught, task, model, CPU):
+        assert batch.labels.tolist() == [[1, 2]] * len(batch)
+        each = [replace(batch, labels=batch.labels[:, t]).losses(model) for t in range(2)]
+        assert all((losses > 0).all() for losses in each)
+        torch.testing.assert_close(batch.losses(model), each[0] + each[1])
+
+
 def test_decisions_of_every_task() -> None:
     mask = torch.tensor([[1, 1, 0]]).bool()
     several = decisions(Classify(LABELS, multi_label=True), torch.tensor([[0.1, -2.0]]), mask, None)
@@ -113,6 +126,9 @@ def test_decisions_of_every_task() -> None:
     words = torch.tensor([[True, False, False]])
     tags = decisions(Tag(("O", "B-x")), torch.tensor([[[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]]), mask, words)
     assert tags.tolist() == [[1, NO_LABEL, NO_LABEL]]
+    moods = Several(("mood/bad", "mood/good", "stars/1", "stars/2", "stars/3"))
+    each = decisions(moods, torch.tensor([[0.3, 0.1, 9.0, 8.0, 7.0], [5.0, 6.0, 0.0, 2.0, 1.0]]), mask, None)
+    assert each.tolist() == [[0, 2], [1, 3]], "a label of each task, whatever the logits of the others"
     ends = decisions(Answer(), torch.tensor([[[3.0, 0.0], [1.0, 2.0], [9.0, 9.0]]]), mask, None)
     assert ends.tolist() == [[0, 1]], "padding is no place"
 

@@ -178,11 +178,14 @@ class Several:
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(B,) float32: the cross entropy among the labels of the row's own task.
 
-        A row without a label (NO_LABEL) gives 0 and no gradient; nor does any row to the labels of other tasks.
+        A row without a label (NO_LABEL) gives 0 and no gradient; nor does any row to the labels of other tasks. Where
+        rows have a label of each task, (B, T), it is the sum over tasks.
         """
         import torch
         from torch.nn import functional as F
 
+        if labels.dim() == 2:
+            return torch.stack([self.loss(logits, own) for own in labels.unbind(1)]).sum(0)
         owners = torch.as_tensor(self.owners, device=logits.device)
         others = owners != owners[labels.clamp(min=0)][:, None]
         inside = logits.float().masked_fill(others, -torch.inf)
