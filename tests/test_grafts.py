@@ -126,6 +126,22 @@ def test_rows_of_many_tasks_in_one_batch(family: str, name: str, settings: dict[
         torch.testing.assert_close(said(model, inputs), wanted, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("name", "settings"), [(n, s) for n in ("adapter", "fusion") for s in CASES[n]], ids=str)
+def test_sublayers_narrower_than_the_model(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """Those of MobileBERT are as wide as the inside of its blocks."""
+    model, inputs = tiny("mobilebert", intra_bottleneck_size=16), batch(120, [5, 9, 3])
+    before = said(model, inputs)
+    graft = moved(build(model, name, settings))
+    graft.attach(model)
+    wanted = said(model, inputs)
+    assert (wanted - before).abs().max() > 1e-2
+    graft.detach()
+    settle(model, graft)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(said(again, inputs), wanted, atol=1e-5, rtol=0)
+
+
 def test_adapters_of_two_plans_share_a_batch() -> None:
     model, inputs = tiny("bert"), batch(120, [5, 9])
     grafts = [moved(build(model, "adapter", {"kind": k, "width": w}), w) for k, w in (("pfeiffer", 4), ("houlsby", 6))]
@@ -173,6 +189,32 @@ def test_other_activations_do_not_share_one() -> None:
 def test_a_model_without_biases() -> None:
     with pytest.raises(NoEffect, match=r"this modernbert has none in query, .*Write add: true to put zero biases in"):
         build(tiny("modernbert"), "bias", {})
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "why"),
+    [
+        ("mobilebert", {"sites": ("query", "norms")}, r"this mobilebert has none in norms, .* Name other sites, or"),
+        (
+            "mobilebert",
+            {"sites": ("norms",), "add": True},
+            r"this mobilebert has none in norms, .* Name other sites, or",
+        ),
+        ("modernbert", {"sites": ("query", "up")}, r"this modernbert has none in up, so .* there\. Write add: true to"),
+    ],
+)
+def test_a_site_without_biases(family: str, settings: dict[str, Any], why: str) -> None:
+    """All sites are those that there are; where some are named, each has to be there."""
+    model = tiny(family, **({"attention_bias": True} if family == "modernbert" else {}))
+    with pytest.raises(NoEffect, match=why):
+        build(model, "bias", settings)
+    graft: Any = build(model, "bias", {})
+    assert graft.shift and not any(f"/{settings['sites'][-1]}" in name for name in graft.shift)
+
+
+def test_one_linear_that_is_three_sites_has_the_bias_of_each() -> None:
+    graft: Any = build(tiny("modernbert", attention_bias=True), "bias", {"sites": ("query", "key")})
+    assert list(graft.shift) == ["0/query", "1/query"]
 
 
 def test_unknown_kinds_and_settings() -> None:

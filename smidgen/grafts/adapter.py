@@ -27,7 +27,10 @@ STD = 1e-2  # of the two matrices at the start, so that a block stays near the i
 
 
 class Adapter(Graft):
-    """Tensors by block and place, such as `3/down`: into (hidden, width), back (width, hidden), and a bias of each."""
+    """Tensors by block and place, such as `3/down`: into (size, width), back (width, size), and a bias of each.
+
+    size: of what the place gives, the hidden size but in MobileBERT.
+    """
 
     defaults = {"kind": "pfeiffer", "width": 48, "activation": "relu", "scale": 1.0, "first": 0}
     sizes = ("width", "first")
@@ -47,16 +50,21 @@ class Adapter(Graft):
     def grow(self, model: PreTrainedModel) -> None:
         if self.settings["kind"] not in KINDS:
             raise InputError(f"kind is {self.settings['kind']!r}, wanted one of {', '.join(KINDS)}")
-        size, width, like = anatomy(model).hidden_size, self.settings["width"], first_weight(model)
+        blocks, width, like = anatomy(model).blocks, self.settings["width"], first_weight(model)
         places = ["out", "down"] if self.settings["kind"] == "houlsby" else ["down"]
-        names = [f"{i}/{place}" for i in within(model, self.settings["first"], "adapters") for place in places]
         parallel = self.settings["kind"] == "parallel"
-        self.blocks = len(anatomy(model).blocks)
+        sizes: dict[str, tuple[int, int]] = {}  # of what an adapter reads, and of what it is added to
+        for i in within(model, self.settings["first"], "adapters"):
+            for place in places:
+                given = getattr(blocks[i], place).out_features
+                sizes[f"{i}/{place}"] = blocks[i].up.in_features if parallel else given, given
+        self.blocks = len(blocks)
         self.skip = 0  # the first so many blocks pass their adapters by: AdapterDrop, as it trains
-        self.into = self.table({name: (size, width) for name in names}, like, STD)
-        self.into_bias = self.table({name: (width,) for name in names}, like)
-        self.back = self.table({name: (width, size) for name in names}, like, 0.0 if parallel else STD)
-        self.back_bias = self.table({name: (size,) for name in names}, like)
+        self.into = self.table({name: (got, width) for name, (got, _) in sizes.items()}, like, STD)
+        self.into_bias = self.table({name: (width,) for name in sizes}, like)
+        back_std = 0.0 if parallel else STD
+        self.back = self.table({name: (width, given) for name, (_, given) in sizes.items()}, like, back_std)
+        self.back_bias = self.table({name: (given,) for name, (_, given) in sizes.items()}, like)
         self.act: nn.Module = ACT2FN[self.settings["activation"]]
 
     def attach(self, model: PreTrainedModel) -> None:
@@ -86,7 +94,7 @@ class Adapter(Graft):
         return output + self.bottleneck(name, output, module.training)
 
     def bottleneck(self, name: str, values: Tensor, training: bool) -> Tensor:
-        """(B, L, hidden) to the same, near 0 at the start; passed by for a step, where that is how it trains."""
+        """(B, L, size) to the same, near 0 at the start; passed by for a step, where that is how it trains."""
         if training and int(name.partition("/")[0]) < self.skip:
             return torch.zeros_like(values)
         into, into_bias, back, back_bias = (

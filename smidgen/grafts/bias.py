@@ -17,20 +17,25 @@ SITES = ("query", "key", "value", "out", "up", "down", "norms")
 
 
 class Bias(Graft):
-    """`shift`: (outputs,) by block and place, such as `3/query`. Where a model has no such bias, `add` puts one in."""
+    """`shift`: (outputs,) by block and place, such as `3/query`. Where a model has no such bias, `add` puts one in.
+
+    With all sites it is of those that a model has; of fewer, each has to have one.
+    """
 
     defaults = {"sites": SITES, "add": False}
     stands_on = ("heads", "widths")
 
     def grow(self, model: PreTrainedModel) -> None:
-        wanted = places(model, tuple(self.settings["sites"]))
-        bare = [name for name, module in wanted.items() if _bias(module) is None]
-        if bare and not self.settings["add"] and len(bare) == len(wanted):
+        sites, add = tuple(self.settings["sites"]), self.settings["add"]
+        tuned = {n: m for n, m in places(model, sites).items() if add or _bias(m) is not None}
+        idle = [site for site in sites if all(m not in tuned.values() for m in places(model, (site,)).values())]
+        if idle and (sites != SITES or not tuned):
+            lacks = add or not places(model, tuple(idle))  # the modules themselves
             raise NoEffect(
-                f"biases: this {model.config.model_type} has none in {', '.join(self.settings['sites'])}, so there is "
-                "nothing to tune. Write add: true to put zero biases in, or take tune.adapter or tune.lora."
+                f"biases: this {model.config.model_type} has none in {', '.join(idle)}, so there is nothing to tune "
+                f"there. {'Name other sites' if lacks else 'Write add: true to put zero biases in'}, or take "
+                "tune.adapter or tune.lora."
             )
-        tuned = {n: m for n, m in wanted.items() if self.settings["add"] or n not in bare}
         like = anatomy(model).blocks[0].out.weight
         self.shift = self.table({name: (_outputs(module),) for name, module in tuned.items()}, like)
 

@@ -26,9 +26,10 @@ SPECK = 1e-6  # of V beside its diagonal at the start
 
 
 class Fusion(Graft):
-    """By block: the adapters on top of each other, frozen; `queries` and `keys`, (hidden, rank); `shifts`, V - I.
+    """By block: the adapters on top of each other, frozen; `queries` and `keys`, (size, rank); `shifts`, V - I.
 
-    Zeros leave h as it is. Tasks of one batch have the same number of adapters.
+    size: of h, the hidden size but in MobileBERT. Zeros leave h as it is. Tasks of one batch have the same number of
+    adapters.
     """
 
     defaults = {"count": 2, "width": 48, "activation": "relu", "first": 0, "rank": 0, "values": True}
@@ -39,19 +40,19 @@ class Fusion(Graft):
         return {**super().widest(settings), "first": min(each["first"] for each in settings)}
 
     def grow(self, model: PreTrainedModel) -> None:
-        size, like = anatomy(model).hidden_size, first_weight(model)
-        count, width = self.settings["count"], self.settings["width"]
-        names = [str(i) for i in within(model, self.settings["first"], "fusion")]
-        self.into = self.table({name: (count, size, width) for name in names}, like)
-        self.into_bias = self.table({name: (count, width) for name in names}, like)
-        self.back = self.table({name: (count, width, size) for name in names}, like)
-        self.back_bias = self.table({name: (count, size) for name in names}, like)
+        blocks, like = anatomy(model).blocks, first_weight(model)
+        count, width, rank = self.settings["count"], self.settings["width"], self.settings["rank"]
+        sizes = {str(i): blocks[i].down.out_features for i in within(model, self.settings["first"], "fusion")}
+        self.into = self.table({name: (count, size, width) for name, size in sizes.items()}, like)
+        self.into_bias = self.table({name: (count, width) for name in sizes}, like)
+        self.back = self.table({name: (count, width, size) for name, size in sizes.items()}, like)
+        self.back_bias = self.table({name: (count, size) for name, size in sizes.items()}, like)
         for table in self.adapters:
             table.requires_grad_(False)
-        rank = self.settings["rank"] or size
-        self.queries = self.table({name: (size, rank) for name in names}, like, STD)
-        self.keys = self.table({name: (size, rank) for name in names}, like, STD)
-        self.shifts = self.table({name: (size, size) for name in names if self.settings["values"]}, like)
+        self.queries = self.table({name: (size, rank or size) for name, size in sizes.items()}, like, STD)
+        self.keys = self.table({name: (size, rank or size) for name, size in sizes.items()}, like, STD)
+        values = sizes if self.settings["values"] else {}
+        self.shifts = self.table({name: (size, size) for name, size in values.items()}, like)
         for shift in self.shifts.values():
             shift.data.fill_(SPECK).fill_diagonal_(0.0)
         self.act: nn.Module = ACT2FN[self.settings["activation"]]
@@ -72,12 +73,12 @@ class Fusion(Graft):
             self.hook(blocks[int(name)].down, after=functools.partial(self.join, name))
 
     def join(self, name: str, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        """(B, L, hidden) to the same."""
+        """(B, L, size) to the same."""
         into, into_bias, back, back_bias, query, key = (
             self.pick(table[name]).to(output.dtype) for table in (*self.adapters, self.queries, self.keys)
         )
         inner = self.act(output.unsqueeze(1) @ into + into_bias.unsqueeze(2))
-        added = inner @ back + back_bias.unsqueeze(2)  # (B, count, L, hidden)
+        added = inner @ back + back_bias.unsqueeze(2)  # (B, count, L, size)
         asked = output @ query @ key.transpose(-1, -2)
         shares = (added * asked.unsqueeze(1)).sum(-1).softmax(1)
         if self.shares is not None:
