@@ -28,6 +28,7 @@ from smidgen.grafts import build, kind
 from smidgen.grafts._weights import matrices, packed, unpacked
 from smidgen.loop import History, train
 from smidgen.method import Context, Sight
+from smidgen.methods.tune.adapter import Adapter
 from smidgen.methods.tune.bitfit import BitFit
 from smidgen.methods.tune.freeze import Freeze
 from smidgen.methods.tune.full import Full
@@ -304,9 +305,10 @@ def test_fisher_is_the_sum_of_squares_of_each_rows_gradient(family: str) -> None
 # The loop.
 
 
-@EACH
+@pytest.mark.parametrize("method", [*MASKS, *SHIFTS, Adapter(drop="random", width=4)], ids=str)
 def test_resumed_equals_uninterrupted_in_every_bit(method: Any, tmp_path: Path) -> None:
-    """Stopped before and after places are chosen."""
+    """Stopped before and after places are chosen, and where others of the lowest adapters are passed by than at the
+    start."""
 
     def go(work: Path, watch: Any = None) -> tuple[Any, ...]:
         torch.manual_seed(0)

@@ -32,6 +32,8 @@ class Adapter(Graft):
     size: of what the place gives, the hidden size but in MobileBERT.
     """
 
+    skip: int | Tensor  # the first so many blocks pass their adapters by: AdapterDrop, as it trains
+
     defaults = {"kind": "pfeiffer", "width": 48, "activation": "relu", "scale": 1.0, "first": 0}
     sizes = ("width", "first")
 
@@ -58,8 +60,7 @@ class Adapter(Graft):
             for place in places:
                 given = getattr(blocks[i], place).out_features
                 sizes[f"{i}/{place}"] = blocks[i].up.in_features if parallel else given, given
-        self.blocks = len(blocks)
-        self.skip = 0  # the first so many blocks pass their adapters by: AdapterDrop, as it trains
+        self.blocks, self.skip = len(blocks), 0
         self.into = self.table({name: (got, width) for name, (got, _) in sizes.items()}, like, STD)
         self.into_bias = self.table({name: (width,) for name in sizes}, like)
         back_std = 0.0 if parallel else STD

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
+import torch
 from torch import nn
 
 from smidgen import grafting
@@ -60,8 +61,11 @@ class Adapter(Method[nn.ModuleList]):
         grafts = [grafting.begin(ctx, "adapter", {**settings, "first": first})]
         if self.kind == "houlsby" and self.norms:
             grafts.append(grafting.begin(ctx, "norms", {"first": first}))
-        adapters: Any = grafts[0]
-        adapters.seed = ctx.seed
+        if self.drop == "random":
+            adapters: Any = grafts[0]
+            adapters.seed = ctx.seed
+            del adapters.skip
+            adapters.register_buffer("skip", torch.zeros((), dtype=torch.long))  # so that checkpoints have it
         state = nn.ModuleList(grafts)
         self.step(state, 0.0)
         return state
@@ -69,10 +73,11 @@ class Adapter(Method[nn.ModuleList]):
     def step(self, state: nn.ModuleList, t: float) -> None:
         if self.drop == "random":
             adapters: Any = state[0]
-            adapters.skip = random.Random(f"{adapters.seed} {t!r}").randrange(adapters.blocks)
+            adapters.skip.fill_(random.Random(f"{adapters.seed} {t!r}").randrange(adapters.blocks))
 
     def end(self, state: nn.ModuleList, ctx: Context) -> None:
         adapters: Any = state[0]
+        del adapters.skip
         adapters.skip = 0
         for graft in state:
             grafting.end(graft, ctx)  # type: ignore[arg-type]
