@@ -30,11 +30,11 @@ def begin(ctx: Context, kind: str, settings: Mapping[str, Any]) -> Graft:
 
 
 def freeze(ctx: Context) -> None:
-    """Leave nothing of the model to train but its head."""
+    """Leave nothing of the model to train but its head, as far as tune.freeze leaves that."""
     assert ctx.model is not None
     head = head_names(ctx.model, ctx.source)
     for name, parameter in ctx.model.named_parameters(remove_duplicate=False):
-        parameter.requires_grad = name in head
+        parameter.requires_grad = name in head and parameter not in ctx.frozen
 
 
 def end(graft: Graft, ctx: Context) -> None:

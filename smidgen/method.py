@@ -32,7 +32,7 @@ from smidgen.prices import Macs, Meter
 if TYPE_CHECKING:
     import numpy as np
     from tokenizers import Tokenizer
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from smidgen.batch import Batch
@@ -110,6 +110,7 @@ class Context:
     skeleton: PreTrainedConfig | None = None
     tokenizer: Tokenizer | None = None
     corpus: Corpus | None = None  # what a data step grows
+    frozen: set[nn.Parameter] = field(default_factory=set)  # of the model, by tune.freeze: no other method thaws them
     shut: Callable[[], Collection[int]] = tuple  # blocks whose feed-forward the stage has shut, at this moment
     found: dict[str, dict[str, Any]] = field(default_factory=dict)  # by method, what it saw on its way, for the record
 
@@ -144,6 +145,7 @@ class Method(Generic[S]):
     leaves: ClassVar[str] = "float"  # or texts, of a data step
     new_model: ClassVar[bool] = False  # puts a model of its own in the place of the stage's
     rewrites: ClassVar[bool] = False  # writes into the blocks' weights between steps, into frozen ones too
+    picks: ClassVar[bool] = False  # among what others leave to train, so it begins after them
     wraps: ClassVar[bool] = False  # puts modules of another library around the model's, so it begins last of its kind
     remark: ClassVar[str] = ""  # what one has to know of all that it makes; the plan and the report say it
 

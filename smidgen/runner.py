@@ -18,7 +18,7 @@ import numpy as np
 from smidgen.artefact import RECORD, Artefact, Storage, Store, alone, publish
 from smidgen.calibration import RANGES
 from smidgen.corpus import Corpus
-from smidgen.errors import Faulty
+from smidgen.errors import Faulty, InputError
 from smidgen.measure.entries import two_lists
 from smidgen.method import Context, makes_texts, name_of, owns_stage, settings_of, trains
 from smidgen.planner import Plan, Planned
@@ -149,8 +149,13 @@ def _train_stage(
         ctx.teacher_blocks, ctx.teacher_width, ctx.teacher_heads = _shape(teacher)
     torch.manual_seed(planned.seed)
     # What makes the model comes before what cuts it, that before what acts while it trains, and that before the losses.
-    first = sorted(planned.methods, key=lambda m: (trains(m), m.needs.training, not m.new_model, m.wraps))
+    first = sorted(planned.methods, key=lambda m: (trains(m), m.needs.training, not m.new_model, m.wraps, m.picks))
     running = [(method, method.begin(ctx)) for method in first]
+    if planned.trains and not _open(ctx, running):
+        raise InputError(
+            f"stage {planned.stage.name}: nothing is left to train, all of the model is frozen. Name less in "
+            "tune.freeze, or write thaw: top_down."
+        )
     history: History | None = None
     home = home_of(ctx, source, work / "student")
     if planned.trains:

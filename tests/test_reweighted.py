@@ -30,12 +30,14 @@ from smidgen.loop import History, train
 from smidgen.method import Context, Sight
 from smidgen.methods.tune.adapter import Adapter
 from smidgen.methods.tune.bitfit import BitFit
-from smidgen.methods.tune.freeze import Freeze
+from smidgen.methods.tune.freeze import Freeze, parts
 from smidgen.methods.tune.full import Full
+from smidgen.methods.tune.head import NewHead
 from smidgen.methods.tune.mask import Mask, entropy
 from smidgen.methods.tune.sparse import Sparse, fisher
+from smidgen.recipe import Use
 from smidgen.sampling import batches
-from smidgen.source import resolve
+from smidgen.source import load_model, resolve
 from smidgen.sparsity import top
 
 TRAINING = replace(SETTINGS, warmup=0.0, schedule="constant", evaluations=4, weight_decay=0.5)
@@ -392,6 +394,46 @@ def test_freezing_beside_a_method_that_freezes_all_adds_no_weights(tmp_path: Pat
     thawing = Freeze(blocks=1, thaw="top_down")
     ctx, state = begun(thawing, make_model(), tmp_path)
     assert list(thawing.adds(state, ctx)) == []
+
+
+TOP = {"embeddings": False, "head": True}
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["freeze last", "freeze first"])
+@pytest.mark.parametrize(
+    ("freeze", "method", "settings"),
+    [
+        (TOP, "tune.adapter", {"width": 4}),
+        ({"blocks": "all", "head": True}, "tune.adapter", {"width": 4}),
+        (TOP, "tune.lora", {"rank": 2}),
+        ({"blocks": 1}, "tune.sparse", {"budget": 0.02, "explore": 0.6}),
+        ({"blocks": 1}, "tune.sparse", {"budget": 0.02, "rule": "fisher"}),
+    ],
+    ids=str,
+)
+def test_what_is_frozen_stays_so_beside_another_method(
+    freeze: dict[str, Any], method: str, settings: dict[str, Any], turned: bool, root: Path
+) -> None:
+    uses = [Use(method, settings), Use("tune.freeze", freeze)]
+    first, second = reversed(uses) if turned else uses
+    done = tuned(root, first.method, dict(first.settings), beside=(second,))
+    delta = read(done.artefact.path)
+    before, after = (load_model(resolve(str(p)), delta.task, 0) for p in (root / "base", done.artefact.path))
+    held = {id(p) for group in Freeze(**freeze)._named(*parts(before)) for p in group}
+    names, own = [name for name, p in before.named_parameters() if id(p) in held], dict(after.named_parameters())
+    assert names and all(torch.equal(before.get_parameter(name), own[name]) for name in names)
+    assert [part.kind for part in delta.parts] == [method.removeprefix("tune.")]
+    assert all(bool(values.any()) for values in delta.parts[0].tensors.values()), "it has trained all the same"
+
+
+def test_nothing_left_to_train_is_told(root: Path) -> None:
+    with pytest.raises(InputError, match=r"stage t: nothing is left to train, .* Name less in tune\.freeze, or write"):
+        tuned(root, "tune.freeze", {"blocks": "all", "head": True})
+    with pytest.raises(InputError, match=r"tune\.freeze holds all matrices of these blocks\. Freeze fewer blocks\."):
+        tuned(root, "tune.sparse", {"blocks": 1}, beside=(Use("tune.freeze", {"blocks": "all"}),))
+    assert list(Freeze(head=True).clashes([NewHead()])) == [
+        "head: true freezes what tune.head puts a new head in the place of. Write head: false."
+    ]
 
 
 def test_blocks_below_the_lowest_matrix_are_frozen() -> None:

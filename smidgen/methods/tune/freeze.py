@@ -10,7 +10,8 @@ Takes      A float model, and another method with a loss in the same stage; afte
 Leaves     The same model; what stayed frozen is the same to the bit. With `thaw: none` of a family with an anatomy, a
            delta too: the weights of the body that trained, whole, and the head. The top quarter of a BERT-base is
            87 MB, where an adapter is 4.
-Beside     tune.full and every distil.*. MobileBERT's progressive transfer: one stage a block, freezing those below.
+Beside     tune.full, every distil.*, and other methods of tune: what is named here trains in none of them. MobileBERT's
+           progressive transfer: one stage a block, freezing those below.
 Fails      A linear schedule leaves little of the learning rate to what thaws last: take `schedule: constant`. A BiLSTM
            is one block. A model of whose tokens no states are known is grouped by its children in order: the first is
            the embeddings, the last the head.
@@ -18,9 +19,9 @@ Fails      A linear schedule leaves little of the learning rate to what thaws la
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from torch import nn
 
@@ -28,7 +29,7 @@ from smidgen.anatomy import has_states, states, supported
 from smidgen.errors import InputError, NoEffect
 from smidgen.grafting import head_names, part
 from smidgen.grafts import build
-from smidgen.method import Context, Method, Needs, Part, one_of
+from smidgen.method import Context, Method, Needs, Part, name_of, one_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,13 +56,17 @@ class Freeze(Method[Frozen]):
     head: bool = False  # and what else is above the blocks: pooler, last norm
     thaw: str = "none"  # none | top_down: head, blocks from the last to the first, embeddings, in equal shares
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[Needs] = Needs(training=True)
 
     def faults(self) -> Iterator[str]:
         if self.blocks != "all" and (isinstance(self.blocks, str) or self.blocks < 0):
             yield f"blocks: got {self.blocks!r}, wanted a number from 0, or all."
         yield from one_of("thaw", self.thaw, ("none", "top_down"))
+
+    def clashes(self, others: Sequence[Method[Any]]) -> Iterator[str]:
+        if self.head and any(name_of(other) == "tune.head" for other in others):
+            yield "head: true freezes what tune.head puts a new head in the place of. Write head: false."
 
     def thaws(self) -> bool:
         return self.thaw != "none"
@@ -75,10 +80,9 @@ class Freeze(Method[Frozen]):
         named = self._named(*parts(ctx.model))
         for parameter in (parameter for group in named for parameter in group):
             parameter.requires_grad = False
+            ctx.frozen.add(parameter)
         trained = {name: p for name, p in ctx.model.named_parameters() if p.requires_grad}
         if self.thaw == "none":
-            if not trained:
-                raise InputError("tune.freeze: leaves nothing to train. Name less, or write thaw: top_down.")
             return Frozen([(2.0, group) for group in named], trained)
         some_train = bool(trained)
         state = Frozen([((i + some_train) / (len(named) + some_train), group) for i, group in enumerate(named)])

@@ -11,7 +11,7 @@ Takes      A float model of a family with an anatomy, and another method with a 
            labels, or any distil.*. `fisher`: labelled rows, or a teacher's decisions of unlabelled ones.
 Leaves     The same model with other weights; and a delta: places and shifts, 8 bytes each, and the head. With `change`
            the weights kept are the best on dev from `explore` on.
-Beside     tune.full, distil.*.
+Beside     tune.full, distil.*, tune.freeze, of whose blocks nothing is chosen.
 Fails      Where a schedule falls, little of the learning rate is left after a long search. Wants more than full tuning
            does, such as 1e-4 to 1e-3. While `change` searches, the memory is that of full tuning, and once more the
            weights. The head keeps what it learnt in the search. Tasks cannot share a batch with it.
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -43,13 +43,14 @@ if TYPE_CHECKING:
 class Search(nn.Module):
     """A graft whose places are still to be chosen, and the weights as they were. It has been when its shift trains.
 
-    At the start the shift is 0 and stays so, and the matrices train.
+    At the start the shift is 0 and stays so, and the matrices train that are not frozen: the `weights`.
     """
 
-    def __init__(self, graft: Any, model: PreTrainedModel, keep: bool) -> None:
+    def __init__(self, graft: Any, model: PreTrainedModel, frozen: Collection[nn.Parameter], keep: bool) -> None:
         super().__init__()
         self.graft = graft
-        self.weights: tuple[nn.Parameter, ...] = tuple(linear.weight for linear, _ in graft.places(model).values())
+        self.all: tuple[nn.Parameter, ...] = tuple(linear.weight for linear, _ in graft.places(model).values())
+        self.weights = tuple(weight for weight in self.all if weight not in frozen)
         self.open(True)
         for i, weight in enumerate(self.weights if keep else ()):
             self.register_buffer(f"start_{i}", weight.detach().clone(), persistent=False)
@@ -66,8 +67,10 @@ class Search(nn.Module):
     def choose(self, worth: Sequence[Tensor], matrices: int) -> None:
         """Take the places of the highest worth, of each weight, in so many matrices, and let these alone train."""
         critical = top(torch.stack([each.mean() for each in worth]), matrices)
-        worth = [each if chosen else each - math.inf for each, chosen in zip(worth, critical, strict=True)]
-        flags = top(torch.cat([each.flatten() for each in worth]), len(self.graft.at))
+        some = zip(self.weights, worth, critical, strict=True)
+        found = {weight: each for weight, each, chosen in some if chosen}
+        whole = [found.get(weight, torch.full_like(weight, -math.inf)) for weight in self.all]
+        flags = top(torch.cat([each.flatten() for each in whole]), len(self.graft.at))
         self.graft.at.copy_(agreed(flags.nonzero().flatten().to(torch.int32)))
         self.open(False)
 
@@ -93,6 +96,7 @@ class Sparse(Method[Search]):
     rows: int = 256  # of fisher: examples to measure on; all there are where the data has fewer
 
     needs: ClassVar[Needs] = Needs(training=True, examples=True)
+    picks: ClassVar[bool] = True
 
     def faults(self) -> Iterator[str]:
         if not 0 < self.budget <= 1:
@@ -117,10 +121,10 @@ class Sparse(Method[Search]):
         grafting.freeze(ctx)
         first, count = grafting.first_of(ctx.model, self.blocks, "tune.sparse"), self._count(ctx)
         graft: Any = build(ctx.model, "sparse", {"first": first, "count": count})
-        state = Search(graft, ctx.model, keep=self.rule == "change")
+        state = Search(graft, ctx.model, ctx.frozen, keep=self.rule == "change")
         self._fits(state.weights, count)
         if self.rule == "fisher":
-            modules = [module for module, _ in graft.places(ctx.model).values()]
+            modules = [module for module, _ in graft.places(ctx.model).values() if module.weight not in ctx.frozen]
             state.choose(fisher(ctx.model, modules, ctx.sight.sample(self.rows)), self._many(state.weights))
         graft.attach(ctx.model)
         return state
@@ -157,6 +161,8 @@ class Sparse(Method[Search]):
 
     def _fits(self, weights: Sequence[Tensor], count: int) -> None:
         """Raise InputError where there are not so many matrices, or the chosen ones might be too small."""
+        if not weights:
+            raise InputError("tune.sparse: tune.freeze holds all matrices of these blocks. Freeze fewer blocks.")
         if (many := self._many(weights)) > len(weights):
             raise InputError(
                 f"tune.sparse: matrices is {many}, but these blocks have {len(weights)}. Write matrices: all."
