@@ -1,11 +1,12 @@
 """A delta: a tuned task as a small folder beside its frozen base.
 
-    delta.json          schema, the base's hash and family, task and labels, tokenizer, the parts and their settings,
-                        how it was made and what it scored
+    delta.json          schema, the base's hash, config and family, task and labels, tokenizer, the parts and their
+                        settings, how it was made and what it scored
     delta.safetensors   tensors of the parts, `<index>/<name>`, and of the head, `head/<parameter>`
 
 What is kept of weights that a task shifts is the shift, so that many tasks can share one base; what replaces weights is
-kept whole. Either means nothing without the exact base, so its hash is checked before anything is used.
+kept whole. Either means nothing without the exact base, so its weights, by their hash, and its config are checked
+before anything is used.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from smidgen.edits.attach import NAME
 from smidgen.errors import ArtefactError, InputError, ModelError
 from smidgen.grafting import head_names, settle
 from smidgen.method import Part
-from smidgen.source import Source, load_model, open_config, tensor_shapes
+from smidgen.source import Source, load_model, open_config, settings_below, tensor_shapes
 from smidgen.surgery import from_data, replay
 from smidgen.tasks import Task
 from smidgen.tasks import from_data as task_from_data
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 RECORD, TENSORS = "delta.json", "delta.safetensors"
 HEAD = "head/"
+IDLE = ("dropout", "initializer", "output_", "return_dict", "use_cache")  # in names of settings: no answer changes
+SHOWN = 60  # characters of a setting that differs
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
@@ -89,7 +92,12 @@ def write(
     of_head = sum(value.numel() for value in head.values())
     record = {
         "schema": SCHEMA,
-        "base": {"hash": body_hash(base), "model": base.reference, "family": base.family},
+        "base": {
+            "hash": body_hash(base),
+            "config": body_config(base),
+            "model": base.reference,
+            "family": base.family,
+        },
         "tokenizer": base.tokenizer_id,
         "task": task.to_data(),
         "max_length": max_length,
@@ -164,7 +172,7 @@ def _understood(record: Mapping[str, Any]) -> None:
     task_from_data(record["task"])
     from_data(record.get("edits", ()))
     texts = (*(record["base"][name] for name in ("hash", "model", "family")), record["tokenizer"])
-    tables = (record.get("methods") or {}, record.get("numbers") or {})
+    tables = (record.get("methods") or {}, record.get("numbers") or {}, record["base"].get("config") or {})
     for kind, values in ((str, texts), (int, (record["max_length"],)), (dict, tables)):
         if wrong := [value for value in values if not isinstance(value, kind)]:
             raise InputError(f"{wrong[0]!r} is no {kind.__name__}")
@@ -174,13 +182,20 @@ def check_base(delta: Delta, base: Source) -> None:
     """Refuse another base than the delta was made on.
 
     Raises:
-        ModelError: its weights or its tokenizer differ.
+        ModelError: its weights, what its config says of the body, or its tokenizer differ.
     """
     said = delta.record["base"]
     if body_hash(base) != said["hash"]:
         raise ModelError(
             f"{delta.path}: made on a base whose weights hash to {said['hash']} ({said['model']}); {base.reference} "
             f"has {body_hash(base)}. Give that base, or tune again on this one."
+        )
+    own, made = body_config(base), said.get("config") or {}  # deltas of old have no word of it
+    if differ := sorted(name for name in own.keys() & made.keys() if own[name] != made[name]):
+        each = (f"{name} is {_shown(own[name])}, was {_shown(made[name])}" for name in differ)
+        raise ModelError(
+            f"{delta.path}: made on a base of the same weights and another config; in that of {base.reference} "
+            f"{'; '.join(each)}. Give the base with the config that it had, or tune again on this one."
         )
     if base.tokenizer_id != delta.record["tokenizer"]:
         raise ModelError(
@@ -263,3 +278,20 @@ def body_hash(base: Source) -> str:
             digest.update(f"{name.removeprefix(prefix)} {value.dtype} {tuple(value.shape)}\n".encode())
             digest.update(value.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def body_config(base: Source) -> dict[str, Any]:
+    """What a model's config says of how its body computes, the same with any head or none, defaults included.
+
+    The settings and not a hash of them: an error can then name what differs, and what a later transformers knows
+    besides does not count as a difference.
+    """
+    said = settings_below(open_config(base)) | {"family": base.family}
+    kept = {name: value for name, value in said.items() if not any(word in name for word in IDLE)}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return plain
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."

@@ -31,7 +31,6 @@ from transformers import PreTrainedModel
 
 from smidgen.anatomy import Anatomy, anatomy, supported
 from smidgen.artefact import identity
-from smidgen.edits import kinds
 from smidgen.edits.attach import attached
 from smidgen.encoded import Encoded
 from smidgen.errors import InputError
@@ -39,16 +38,12 @@ from smidgen.hearing import Handed, below, hearing, instead, passing, starting
 from smidgen.method import Method, name_of
 from smidgen.pooling import beneath
 from smidgen.shards import Found, Shard, claim, lacking, locate, open_shards, publish
-from smidgen.source import takes_types
+from smidgen.source import settings_below, takes_types
 from smidgen.tape import parse
 
 SHARD = 64 * 2**20  # bytes of a level's states in one shard
 BATCH = 64  # rows that are computed at once
 KINDS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-UNSEEN = {  # what a config says that no state depends on
-    *("architectures", "id2label", "label2id", "problem_type", "smidgen_tasks", "_name_or_path", "dtype"),
-    *("transformers_version", "model_type", "skeleton", "edits"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,9 +195,7 @@ def handing(model: PreTrainedModel, kept: Kept | None, rows: np.ndarray, length:
 def fingerprints(model: PreTrainedModel, levels: Collection[int]) -> dict[int, str]:
     """By level, a hash of the weights, the modules and the config that its states follow from."""
     parts = anatomy(model)
-    config = model.config.to_dict()
-    edits = [edit for edit in config.get("edits") or () if not getattr(kinds()[edit["edit"]], "above", False)]
-    said = [parts.family, edits, {k: v for k, v in config.items() if k not in UNSEEN}]
+    said = [parts.family, settings_below(model.config)]
     told = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     _tell(told, _weights_below(parts), below(parts))
     found = {0: told.hexdigest()}

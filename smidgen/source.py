@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from smidgen.anatomy import families, plain_type, supported
 from smidgen.artefact import RECORD, file_hash, half_written, identity
+from smidgen.edits import kinds
 from smidgen.errors import ModelError, did_you_mean
 from smidgen.runtime.folder import GRAPH
 from smidgen.tasks import TASKS, head_of
@@ -37,6 +38,10 @@ SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("dim", "hidden_dim", "n_layers", "n_heads", "embedding_size", "max_position_embeddings"),
 )
+UNSEEN = {  # what a config says that no state of the body depends on
+    *("architectures", "id2label", "label2id", "problem_type", "smidgen_tasks", "_name_or_path", "dtype"),
+    *("transformers_version", "model_type", "skeleton", "edits"),
+}
 
 
 @dataclass(frozen=True)
@@ -315,6 +320,13 @@ def open_config(source: Source, settings: Mapping[str, Any] | None = None) -> Pr
     config.update(settings or {})
     read_pruned_heads(config)
     return config
+
+
+def settings_below(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a config says that the body's states may follow from; of its edits those that change the body."""
+    said = config.to_dict()
+    edits = [edit for edit in said.get("edits") or () if not getattr(kinds()[edit["edit"]], "above", False)]
+    return {**{name: value for name, value in said.items() if name not in UNSEEN}, "edits": edits}
 
 
 def auto_class(task: Task) -> Any:

@@ -17,6 +17,8 @@ from smidgen.artefact import file_hash
 from smidgen.bundle import bundle
 from smidgen.delta import body_hash, fit, read, write_record
 from smidgen.errors import ArtefactError, InputError, ModelError
+from smidgen.exchange.adapterhub import to_adapterhub
+from smidgen.merging import merged
 from smidgen.method import Context, find
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
@@ -101,6 +103,55 @@ def test_another_base_is_refused(root: Path) -> None:
         fit(delta, resolve(str(other)))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("num_attention_heads", 2, r"num_attention_heads is 2, was 4"),
+        ("hidden_act", "relu", r"hidden_act is 'relu', was 'gelu'"),
+        ("layer_norm_eps", 1e-3, r"layer_norm_eps is 0\.001, was 1e-12"),
+    ],
+)
+def test_another_config_of_the_same_weights_is_refused(
+    key: str, value: Any, told: str, root: Path, tmp_path: Path
+) -> None:
+    """By all that use a delta: the weights have the hash, and compute something else."""
+    folder = adapter_folder(tmp_path / "made", root / "base")
+    twin = resolve(str(configured(root, tmp_path / "twin", {key: value})))
+    assert body_hash(twin) == read(folder).record["base"]["hash"]
+    uses = [
+        lambda: fit(read(folder), twin),
+        lambda: merged(twin.reference, folder, tmp_path / "out"),
+        lambda: bundle(twin.reference, [str(folder)], tmp_path / "out"),
+        lambda: to_adapterhub(read(folder), twin, tmp_path / "out"),
+    ]
+    for use in uses:
+        with pytest.raises(ModelError, match=rf"same weights and another config; in that of .*twin {told}\. Give the"):
+            use()
+    (misfit,) = find("tune.fusion")(adapters=(str(folder),)).misfits(twin)
+    assert "another config" in misfit and not (tmp_path / "out").exists()
+
+
+def test_what_a_config_says_beside_the_body_may_differ(root: Path, tmp_path: Path) -> None:
+    """Labels, what training alone reads, what is given out besides, and what this transformers does not know."""
+    folder = adapter_folder(tmp_path / "made", root / "base")
+    other = {"hidden_dropout_prob": 0.3, "use_cache": False, "id2label": {"0": "x", "1": "y"}, "news": 1}
+    fit(read(folder), resolve(str(configured(root, tmp_path / "twin", other))))
+
+
+def test_a_delta_that_has_no_word_of_the_config_is_read(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "base").symlink_to(root / "base")
+    folder = sealed(tmp_path, "old", lambda record, file: record["base"].pop("config"))
+    fit(read(folder), resolve(str(configured(root, tmp_path / "twin", {"hidden_act": "relu"}))))
+
+
+def configured(root: Path, twin: Path, changed: dict[str, Any]) -> Path:
+    """The base with other settings in its config.json."""
+    shutil.copytree(root / "base", twin)
+    config = json.loads((twin / "config.json").read_text())
+    (twin / "config.json").write_text(json.dumps(config | changed))
+    return twin
+
+
 def test_another_tokenizer_is_refused(root: Path) -> None:
     delta = read(tuned(root, "tune.bitfit", {}).artefact.path)
     twin = root / "twin"
@@ -173,6 +224,7 @@ def sealed(root: Path, name: str, change: Any) -> Path:
     [
         (lambda r, f: r.pop("base"), r"delta\.json cannot be read \(KeyError\('base'\)\)"),
         (lambda r, f: r.pop("tokenizer"), r"delta\.json cannot be read \(KeyError\('tokenizer'\)\)"),
+        (lambda r, f: r["base"].update(config=3), r"3 is no dict"),
         (lambda r, f: r.update(max_length="x"), r"'x' is no int"),
         (lambda r, f: r.update(edits=3), r"'int' object is not iterable"),
         (lambda r, f: r.update(methods=3), r"3 is no dict"),
