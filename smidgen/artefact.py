@@ -42,6 +42,17 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with the hash of all that it says, its `digest`, so that a changed word is found out."""
+    said = {name: value for name, value in record.items() if name != "digest"}
+    return {**said, "digest": identity(said)}
+
+
+def intact(record: Mapping[str, Any]) -> bool:
+    """Is it sealed, and does it say what it said then?"""
+    return bool(record.get("digest") == sealed(record)["digest"])
+
+
 @dataclass(frozen=True)
 class Artefact:
     """A published folder and its record."""
@@ -58,17 +69,20 @@ class Artefact:
         return str(self.record["form"])
 
 
-def open_artefact(path: Path, deep: bool = False) -> Artefact:
+def open_artefact(path: Path, deep: bool = False, seal: bool = False) -> Artefact:
     """Open a published folder and check that it is whole; `deep` also compares every file's hash.
 
+    Args:
+        seal: its record has to be sealed; where it is, it has to be intact anyway.
+
     Raises:
-        ArtefactError: a draft, no record, or a file that is missing or changed.
+        ArtefactError: a draft, no record, or a file or a record that is missing or changed.
     """
     if half_written(path):
         raise ArtefactError(f"{path}: half-written. The run that made it was stopped; run the same command again.")
     if not (path / RECORD).is_file():
         raise ArtefactError(f"{path}: not made by smidgen, there is no {RECORD}.")
-    for name, (size, digest) in (record := _read_record(path))["files"].items():
+    for name, (size, digest) in (record := _read_record(path, seal))["files"].items():
         file = path / name
         if not file.is_file() or file.stat().st_size != size or (deep and file_hash(file) != digest):
             raise ArtefactError(f"{path}: {name} is missing or changed. Delete the folder and run the command again.")
@@ -80,10 +94,11 @@ def half_written(path: Path) -> bool:
     return path.name.startswith(DRAFT) or (path / INCOMPLETE).exists()
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _read_record(path: Path, seal: bool) -> dict[str, Any]:
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        if all((path / name).resolve().is_relative_to(path.resolve()) for name, (_, _) in record["files"].items()):
+        inside = all((path / name).resolve().is_relative_to(path.resolve()) for name, (_, _) in record["files"].items())
+        if inside and (intact(record) or not (seal or "digest" in record)):
             return dict(record)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
@@ -96,10 +111,13 @@ def draft_of(path: Path) -> Path:
 
 
 @contextmanager
-def publish(path: Path, record: dict[str, Any]) -> Iterator[Path]:
+def publish(path: Path, record: dict[str, Any], seal: bool = False) -> Iterator[Path]:
     """Give a draft folder to fill; on leaving without an exception it becomes `path`, atomically.
 
     The `record` may be added to while the draft is filled. An existing `path` is replaced.
+
+    Args:
+        seal: write the record with its digest, for a folder whose answers depend on what it says.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = draft_of(path)
@@ -112,7 +130,8 @@ def publish(path: Path, record: dict[str, Any]) -> Iterator[Path]:
         files = sorted(p for p in draft.rglob("*") if p.is_file() and p not in left_out)
         record["schema"] = SCHEMA
         record["files"] = {str(p.relative_to(draft)): [p.stat().st_size, file_hash(p)] for p in files}
-        (draft / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+        said = sealed(record) if seal else record
+        (draft / RECORD).write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
         _sync(draft)
         (draft / INCOMPLETE).unlink()
         if path.exists():

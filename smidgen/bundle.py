@@ -9,7 +9,8 @@ through the body with the others, and their states into that graph. Where it cha
     onnx/model.onnx    input_ids, attention_mask (token_type_ids), (B, L); tasks, (B,) int64; outputs as in OUTPUTS,
                        and states_K, (B, L, hidden), behind K blocks, for those who go on from there
     onnx/own-NAME.onnx inputs_embeds, (B, L, hidden), or input_ids; attention_mask; output logits
-    smidgen.json       the record: base, and of each task its labels, length, method and the hash of its delta
+    smidgen.json       the record: base, and of each task its labels, length, method and the hash of its delta;
+                       sealed, since the answers depend on it
 
 A bundle is made from base and deltas and never changed: with one task more or less it is made again.
 """
@@ -192,7 +193,7 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
     if out.exists() and not is_bundle(out):
         raise InputError(f"--out {out}: is there and not a bundle. Give a name that is free.")
     limit = room(module, limit, found)
-    with publish(out, record) as draft:
+    with publish(out, record, seal=True) as draft:
         shutil.copyfile(source.path / "config.json", draft / "config.json")
         write_tokenizer(source.path, draft, limit)
         file = draft / GRAPH

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smidgen.artefact import file_hash, identity, write_atomic
+from smidgen.artefact import file_hash, intact, sealed, write_atomic
 from smidgen.edits.attach import NAME
 from smidgen.errors import ArtefactError, InputError, ModelError
 from smidgen.grafting import head_names, settle
@@ -115,10 +115,8 @@ def write(
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write `delta.json` with the hash of all that it says, so that a changed word is found out."""
-    said = {name: value for name, value in record.items() if name != "digest"}
-    sealed = {**said, "digest": identity(said)}
-    write_atomic(folder / RECORD, json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")
+    """Write `delta.json`, sealed."""
+    write_atomic(folder / RECORD, json.dumps(sealed(record), indent=1, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path) -> Delta:
@@ -148,7 +146,7 @@ def read(folder: Path) -> Delta:
         raise ArtefactError(f"{folder}: {RECORD} cannot be read ({error!r}). Make the delta again.") from error
     if schema != SCHEMA:
         raise ArtefactError(f"{folder}: schema {schema}, this smidgen reads {SCHEMA}. Make the delta again.")
-    if record.get("digest") != identity({name: value for name, value in record.items() if name != "digest"}):
+    if not intact(record):
         raise ArtefactError(f"{folder}: {RECORD} is changed. Copy the delta again.")
     file = folder / TENSORS
     if not file.is_file() or file.stat().st_size != size or file_hash(file) != digest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from children import start
 
-from smidgen.artefact import Store, alone, file_hash, identity, open_artefact, publish, write_atomic
+from smidgen.artefact import Store, alone, file_hash, identity, intact, open_artefact, publish, write_atomic
 from smidgen.errors import ArtefactError, Busy, ModelError
 from smidgen.source import resolve
 
@@ -143,6 +144,19 @@ def test_damage_is_found(name: str, damage: str, tmp_path: Path) -> None:
     else:
         with pytest.raises(ArtefactError, match=wanted):
             open_artefact(path)
+
+
+def test_a_sealed_record_is_found_changed(tmp_path: Path) -> None:
+    with publish(tmp_path / "a", {"id": "a", "form": "bundle", "said": "x"}, seal=True) as draft:
+        (draft / "file").write_text("x")
+    record = json.loads((tmp_path / "a/smidgen.json").read_text())
+    assert open_artefact(tmp_path / "a", seal=True).record == record and intact(record)
+    for other in (record | {"said": "y"}, record | {"more": 1}, {**record, "digest": None}):
+        (tmp_path / "a/smidgen.json").write_text(json.dumps(other))
+        with pytest.raises(ArtefactError, match=r"a: smidgen\.json is missing or changed"):
+            open_artefact(tmp_path / "a")
+    with pytest.raises(ArtefactError, match=r"open: smidgen\.json is missing or changed"):
+        open_artefact(make(tmp_path / "open"), seal=True)
 
 
 @pytest.mark.parametrize("text", ["", '{"id": "a"', "[]", '{"id": "a"}', '{"files": []}'])

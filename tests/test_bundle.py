@@ -359,6 +359,33 @@ def test_a_changed_bundle_is_refused(root: Path) -> None:
         load(spoilt)
 
 
+def swapped(record: dict[str, Any]) -> None:
+    record["tasks"]["mood"]["task"]["labels"].reverse()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        swapped,
+        lambda record: record["tasks"]["mood"].update(number=1),
+        lambda record: record["tasks"]["mood"].update(max_length=9),
+        lambda record: record.pop("digest"),
+        lambda record: (swapped(record), record.pop("digest")),
+    ],
+)
+def test_a_changed_word_of_the_record_is_refused(change: Any, root: Path, tmp_path: Path) -> None:
+    """The graph is whole, and the record would have it answer wrongly."""
+    import shutil
+
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(root / "out", spoilt)
+    record = json.loads((spoilt / "smidgen.json").read_text())
+    change(record)
+    (spoilt / "smidgen.json").write_text(json.dumps(record))
+    with pytest.raises(ArtefactError, match=r"spoilt: smidgen\.json is missing or changed\. Delete the folder"):
+        load(spoilt)
+
+
 def test_what_cannot_be_bundled(root: Path) -> None:
     folder = str(root / "mood")
     with pytest.raises(InputError, match=r"is called mood too\. Type mood-2="):

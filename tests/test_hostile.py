@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from smidgen.artefact import open_artefact, publish
+from smidgen.artefact import open_artefact, publish, sealed
 from smidgen.errors import ArtefactError, InputError, ModelError, SmidgenError
 from smidgen.runtime import deployed_files, load, machine, portable, wire
 from smidgen.runtime.folder import closed
@@ -524,7 +524,8 @@ def test_a_bundle_names_no_graph_outside(folder, tasks):
 
 @pytest.mark.parametrize("told", [{}, {"task": {"name": "x"}}, {"task": {"name": "classify", "labels": 5}}])
 def test_a_bundle_with_a_task_that_is_none(folder, told):
-    (folder / "smidgen.json").write_text(json.dumps({"form": "bundle", "tasks": {"a": told}, "files": {}}))
+    record = sealed({"form": "bundle", "tasks": {"a": told}, "files": {}})
+    (folder / "smidgen.json").write_text(json.dumps(record))
     _one_line(folder, "the record of a cannot be read")
 
 

@@ -66,7 +66,7 @@ class Bundle:
     """Many tasks, ready to run; safe to call from several threads. See `load`.
 
     Raises:
-        ArtefactError: a file is missing or changed, by its hash.
+        ArtefactError: a file or the record is missing or changed, by its hash.
         ModelError: the folder is not ours to read, or its graph does not open.
     """
 
@@ -80,7 +80,7 @@ class Bundle:
         self.folder = Path(folder)
         self.way = Way(engine or DEFAULT, precision or "float32", counted(threads))
         graph = graph_file(self.folder)
-        record = open_artefact(self.folder, deep=True).record
+        record = open_artefact(self.folder, deep=True, seal=True).record
         self.members: dict[str, Member] = {}
         encoders: dict[tuple[str, int], TextEncoder] = {}  # one a kind of task: each sets how it cuts
         for name, told in record["tasks"].items():
