@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -27,6 +28,7 @@ from smidgen.grafts import build, kind
 from smidgen.heads import NEVER
 from smidgen.merging import merged
 from smidgen.runtime import Bundle, deployed_bytes, deployed_files, load
+from smidgen.runtime.bundle import Member
 from smidgen.source import Source, load_model, resolve
 from smidgen.surgery import apply, to_data
 from smidgen.tape import logits_of
@@ -188,6 +190,36 @@ def test_pairs_and_labels_by_their_chances(model: Bundle) -> None:
 def test_requests_that_cannot_be_answered(model: Bundle, call: Any, message: str) -> None:
     with pytest.raises(InputError) as raised:
         call(model)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "pairs", "tasks", "message"),
+    [
+        (["ok", 5], None, ["mood", "colour"], "text 1: got int, wanted a string or"),
+        (["ok", {"txt": "a"}], None, ["mood", "two"], "text 1: got the keys ['txt'], wanted 'text'"),
+        (["ok", "a", "b"], ["c", "d", None], ["mood", "colour", "colour"], "pair 2: got NoneType, wanted two strings."),
+        (["ok", "so", "a \ud800"], None, ["mood", "names", "colour"], "text 2: holds U+D800, half of a character."),
+        (["ok", "a"], [None, "\udfff"], ["mood", "two"], "text 1: holds U+DFFF, half of a character."),
+        (["ok", "so", "a \ud800"], None, ["mood", "names", "names"], "text 2: holds U+D800, half of a character."),
+        (
+            ["ok", ["a"], "b"],
+            None,
+            ["mood", "names", "names"],
+            "text 2: got str, wanted a list of words, as text 1 is.",
+        ),
+        (["ok", "why", 5], [None, "a", "b"], ["mood", "where", "where"], "entry 2: got int; wanted questions and"),
+        (["ok", "why"], [None, "a \ud800"], ["mood", "where"], "text 1: holds U+D800, half of a character."),
+    ],
+)
+def test_errors_name_the_text_by_its_place_among_all(
+    texts: list[Any], pairs: list[Any] | None, tasks: list[str], message: str, model: Bundle
+) -> None:
+    where = Member(Answer(), model.members["mood"].encoder, {})
+    asked = copy.copy(model)
+    asked.members = {**model.members, "where": where}
+    with pytest.raises(InputError) as raised:
+        asked.predict(texts, pairs, tasks)
     assert message in str(raised.value)
 
 

@@ -37,22 +37,27 @@ class Member:
     encoder: TextEncoder
     told: Mapping[str, Any]  # by the record: number, output, and perhaps a graph of its own
 
-    def read(self, texts: Sequence[Any], pairs: Sequence[str] | None, top_k: TopK) -> tuple[Encoded, Answering]:
-        """The rows of its texts, and what makes answers of the logits of these rows."""
+    def read(
+        self, texts: Sequence[Any], pairs: Sequence[str] | None, numbers: Sequence[int], top_k: TopK
+    ) -> tuple[Encoded, Answering]:
+        """The rows of its texts, and what makes answers of the logits of these rows.
+
+        numbers: of the texts among those of all tasks, for errors.
+        """
         task, encoder = self.task, self.encoder
         if isinstance(task, Classify | Several):
-            rows = as_rows(texts, pairs)
-            encoded = join(encoder(mixed(rows) if isinstance(task, Several) else rows))
+            rows = as_rows(texts, pairs, numbers)
+            encoded = join(encoder(mixed(rows) if isinstance(task, Several) else rows, numbers))
             return encoded, lambda values: task.answers(np.stack(values), top_k)
         if top_k != "unset":
             raise InputError(f"top_k: goes with classification, one of the tasks does {task.name}. Leave it out.")
         if isinstance(task, Tag):
             if pairs is not None:
                 raise InputError("pairs: a tagger reads single texts. Give None as the pair of each.")
-            words, given = as_words(texts)
+            words, given = as_words(texts, numbers)
             encoded = task.encode(encoder.tokenizer, words, None, encoder.max_length, given)
             return encoded, lambda values: task.answers(encoded, np.concatenate(values), words)
-        questions, contexts = as_questions(texts, pairs)
+        questions, contexts = as_questions(texts, pairs, numbers)
         encoded = task.encode(encoder.tokenizer, questions, contexts, encoder.max_length)
 
         def answers(values: list[np.ndarray]) -> list[Any]:
@@ -141,7 +146,7 @@ class Bundle:
                 seconds = [pairs[i] for i in at] if pairs is not None else [None]
                 given: Any = None if all(second is None for second in seconds) else seconds
                 member = self.members[name]
-                read.append((member, at, *member.read([texts[i] for i in at], given, top_k)))
+                read.append((member, at, *member.read([texts[i] for i in at], given, at, top_k)))
         said = self._logits([(member, encoded) for member, _, encoded, _ in read], batch_tokens)
         for (_, at, _, answers), values in zip(read, said, strict=True):
             for i, answer in zip(at, answers(values), strict=True):

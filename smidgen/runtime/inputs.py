@@ -1,4 +1,7 @@
-"""What a caller may give, as rows for the tokenizer."""
+"""What a caller may give, as rows for the tokenizer.
+
+`numbers` are what the entries are called in errors, where they are some of many that the caller gave; None = 0, 1, ...
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ Text = str | Mapping[str, str]  # a mapping has "text" and may have "text_pair"
 Row = str | tuple[str, str]
 
 
-def as_rows(texts: Text | Sequence[Text], pairs: Sequence[str] | None = None) -> list[Row]:
+def as_rows(
+    texts: Text | Sequence[Text], pairs: Sequence[str] | None = None, numbers: Sequence[int] | None = None
+) -> list[Row]:
     """Texts, or pairs of texts, as the tokenizer takes them.
 
     As in transformers, an empty `text_pair` of a mapping is none; an empty text in `pairs` makes a pair.
@@ -24,16 +29,18 @@ def as_rows(texts: Text | Sequence[Text], pairs: Sequence[str] | None = None) ->
             raise InputError(
                 "pairs: wanted a list with one second text for each text; for one pair give two lists of 1."
             )
-        return [_pair(i, first, second) for i, (first, second) in enumerate(zip(texts, pairs, strict=True))]
+        called = numbers or range(len(texts))
+        return [_pair(i, first, second) for i, first, second in zip(called, texts, pairs, strict=True)]
     listed = [texts] if isinstance(texts, str | Mapping) else texts
     if not isinstance(listed, Sequence) and not hasattr(listed, "__len__"):
         raise InputError(
             f"got {type(texts).__name__}, wanted a text, a list of texts, or {{'text': ..., 'text_pair': ...}}."
         )
-    return [text if type(text) is str else _row(i, text) for i, text in enumerate(listed)]
+    called = numbers or range(len(listed))
+    return [text if type(text) is str else _row(i, text) for i, text in zip(called, listed, strict=True)]
 
 
-def as_words(texts: Sequence[Any]) -> tuple[list[str], bool]:
+def as_words(texts: Sequence[Any], numbers: Sequence[int] | None = None) -> tuple[list[str], bool]:
     """Texts to tag, and whether their words are given: lists of words are joined by single spaces.
 
     Raises:
@@ -42,20 +49,22 @@ def as_words(texts: Sequence[Any]) -> tuple[list[str], bool]:
     if not isinstance(texts, Sequence):
         raise InputError(f"got {type(texts).__name__}, wanted a text, a list of texts, or lists of words.")
     given = bool(texts) and not isinstance(texts[0], str)
-    found = []
-    for i, text in enumerate(texts):
+    found, called = [], numbers or range(len(texts))
+    for i, text in zip(called, texts, strict=True):
         if given and isinstance(text, Sequence) and not isinstance(text, str) and all(type(w) is str for w in text):
             found.append(" ".join("\u00a0".join(word.split()) or "\u00a0" for word in text))
         elif not given and isinstance(text, str):
             found.append(str(text))
         else:
-            wanted = "a list of words, as the first text is" if given else "a string"
+            wanted = f"a list of words, as text {called[0]} is" if given else "a string"
             raise InputError(f"text {i}: got {type(text).__name__}, wanted {wanted}.")
-    refuse_halves(found, range(len(found)))
+    refuse_halves(found, called)
     return found, given
 
 
-def as_questions(texts: Any, pairs: Sequence[str] | None) -> tuple[list[str], list[str]]:
+def as_questions(
+    texts: Any, pairs: Sequence[str] | None, numbers: Sequence[int] | None = None
+) -> tuple[list[str], list[str]]:
     """Questions and their contexts.
 
     Raises:
@@ -70,18 +79,19 @@ def as_questions(texts: Any, pairs: Sequence[str] | None) -> tuple[list[str], li
             or not all(isinstance(t, Mapping) and set(t) == {"question", "context"} for t in listed)
         ):
             raise InputError(f"an answer is looked for in a context; {wanted}")
-        return as_questions([t["question"] for t in listed], [t["context"] for t in listed])
+        return as_questions([t["question"] for t in listed], [t["context"] for t in listed], numbers)
     both = ([texts], [pairs]) if isinstance(texts, str) and isinstance(pairs, str) else (texts, pairs)
     if not all(isinstance(column, Sequence) for column in both):
         raise InputError(f"got {type(texts).__name__} and {type(pairs).__name__}; {wanted}")
     found = [list(column) if not isinstance(column, str) else [column] for column in both]
     if len(found[0]) != len(found[1]):
         raise InputError(f"got {len(found[0])} questions and {len(found[1])} contexts; {wanted}")
-    for i, text in enumerate([*found[0], *found[1]]):
+    called = numbers or range(len(found[0]))
+    for i, text in zip([*called, *called], [*found[0], *found[1]], strict=True):
         if not isinstance(text, str):
-            raise InputError(f"entry {i % max(len(found[0]), 1)}: got {type(text).__name__}; {wanted}")
+            raise InputError(f"entry {i}: got {type(text).__name__}; {wanted}")
     for column in found:
-        refuse_halves(column, range(len(column)))
+        refuse_halves(column, called)
     return found[0], found[1]
 
 
