@@ -59,7 +59,7 @@ OUTPUTS = {  # of the graph, by the class of the head
     "AutoModelForTokenClassification": "token_logits",
     "AutoModelForQuestionAnswering": "span_logits",
 }
-TOLERANCE = 1e-4  # the largest difference of a logit between a row in a mixed batch and its task alone
+TOLERANCE = 1e-5  # of `difference`, for float32: a graph of MiniLM-6 with all kinds that stack has 8e-7, noise alone
 
 
 class Together(nn.Module):
@@ -207,7 +207,8 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
         record["largest_difference"] = worst = difference(file.parent, rows, whose, source, found, record["tasks"])
         if not worst <= TOLERANCE:
             raise SmidgenError(
-                f"bundle: graph and tasks alone differ by {worst:.2g} in a logit, at most {TOLERANCE:.2g} is allowed. "
+                f"bundle: graph and tasks alone differ by {worst:.2g} in a logit, or of its row's largest logit where "
+                f"that is above 1; at most {TOLERANCE:.2g} is allowed. "
                 "Nothing was written. Please report this with the names of the methods."
             )
         if int8:
@@ -216,7 +217,7 @@ def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> A
                 note(made)
                 save(made, graph)
             last = difference(file.parent, rows, whose, source, found, record["tasks"])
-            record["largest_difference_int8"] = last  # what eight bits move a logit by: told, and no fault
+            record["largest_difference_int8"] = last  # roundings, which differ with what shares a batch: told, no fault
     return open_artefact(out)
 
 
@@ -341,6 +342,8 @@ def difference(
 ) -> float:
     """The largest difference of a logit between mixed rows in the graphs and each task alone in torch.
 
+    Of a row that has a logit above 1 it is the share of its largest: float32's own noise grows with it.
+
     Args:
         whose: the number of each row's task among the deltas; `rows["tasks"]` is what the graph calls it.
     """
@@ -358,5 +361,6 @@ def difference(
         for row, values in zip(at, alone, strict=True):
             real = slice(None) if values.ndim == 1 else rows["attention_mask"][row] > 0
             apart = np.abs(said[row][..., : values.shape[-1]][real] - values[real]).max()
-            worst = float(np.maximum(worst, apart))  # of nan and a number it is nan, which max() may drop
+            size = max(1.0, float(np.abs(values[real]).max()))
+            worst = float(np.maximum(worst, apart / size))  # of nan and a number it is nan, which max() may drop
     return worst
