@@ -7,9 +7,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commands import command
@@ -254,6 +256,27 @@ def test_another_task_leaves_the_others_as_they_are(root: Path) -> None:
         before, after = Together(base, there)(**inputs), Together(base, [*there, wide])(**inputs)
     for output, values in before.items():
         torch.testing.assert_close(after[output][..., : values.shape[-1]], values, atol=1e-6, rtol=0)
+
+
+def logits(folder: Path, names: Iterable[str]) -> list[np.ndarray]:
+    """Of every row of these tasks, of one request, in the order of the names."""
+    model = load(folder)
+    read = [(member := model.members[name], member.read(TEXTS[:4], None, range(4), "unset")[0]) for name in names]
+    return [row for rows in model._logits(read, 1024) for row in rows]
+
+
+def test_a_bundle_made_with_a_task_more_or_less_says_the_same_of_the_others(root: Path) -> None:
+    """To the bit. What comes is wider, or has a head of another kind, or takes places of all; then one goes."""
+    base, given = resolve(str(root / "base")), [str(root / name) for name in GIVEN]
+    wide = written(root / "more", base, "wide", Classify(tuple("abcdefg")), [("adapter", {"width": 9})], 7)
+    spans = written(root / "more", base, "spans", Answer(), [("prompt", {"length": 3}), ("lora", {"rank": 2})], 8)
+    wanted = logits(root / "out", GIVEN)
+    for deltas in ([wide, *given], [*given, spans]):
+        bundle(str(root / "base"), deltas, root / "changed")
+        assert all(map(np.array_equal, logits(root / "changed", GIVEN), wanted))
+    bundle(str(root / "base"), given[1:], root / "changed")
+    left = list(GIVEN)[1:]
+    assert all(map(np.array_equal, logits(root / "changed", left), logits(root / "out", left)))
 
 
 def test_the_command(root: Path, model: Bundle) -> None:
