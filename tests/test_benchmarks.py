@@ -282,7 +282,9 @@ def test_tunings_are_told_beside_their_marks() -> None:
         {"claim": "adapters keep 99 %", "share": 1.0, "of": "adapter", "kept": 0.99},
         {"claim": "prefixes", "share": 1.0, "of": "prefix", "kept": 0.99},
     ]
-    text = tune.tuned(MADE | {"what": "Rows", "runs": runs, "wanted": wanted}, "Tuning")
+    found = MADE | {"what": "Rows", "runs": runs, "wanted": wanted}
+    text = tune.tuned(found, "Tuning")
+    assert "\n\nCounted again.\n\nScores on test" in tune.tuned(found | {"counted": "Counted again."}, "Tuning")
     assert "few keep 97 %. Measured: **97.0%** (bitfit), holds." in text  # lora was tried on one task alone
     assert "adapters keep 99 %. Measured: **98.0%** (adapter), does not hold." in text
     assert "prefixes. Measured: none trains so few, does not hold." in text

@@ -52,6 +52,7 @@ def tuned(found: dict[str, Any], title: str) -> str:
             f"|---|--:|--:|--:|--:|--:|--:|--:|{'--:|--:|' * costly}",
             *rows,
             "",
+            *([found["counted"], ""] if "counted" in found else []),
             "Scores on test: the mean of the seeds and the interval of the first (accuracy; F1 of entities for wnut17).",
             "",
             f"| way | {' | '.join(tasks)} |",
