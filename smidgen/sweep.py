@@ -1,8 +1,9 @@
 """Ways of tuning side by side: `smidgen tune --method auto`.
 
-Without a time limit every way is trained in full. With one, all of them on a third of their steps first, in the half of
-the time; then the best half of them in full, the best first, and full tuning as what they are compared with. What
-would not end in time is foretold from its first steps, or from what its third took, and is not begun or not finished.
+Without a time limit every way is trained in full. With one, all of them on a third of their steps first, full tuning
+before the others, in the half of the time; then the best half of them in full, the best first, and full tuning as what
+they are compared with. What would not end in time is foretold from its first steps, or from what its third took, and is
+not begun or not finished.
 What was trained is on disk: the same command again goes on from it, with its time anew.
 """
 
@@ -106,7 +107,7 @@ def train_all(tuner: Tuner, tried: Sequence[Entry], clock: Clock) -> None:
         for entry in tried:
             entry.whole = _try(tuner, entry, entry.way, "trained", clock, clock.until())
         return
-    for entry in tried:
+    for entry in sorted(tried, key=_is_full, reverse=True):  # first of all what the others are compared with
         entry.short = _try(tuner, entry, shortened(entry.way), "short", clock, clock.until(FIRST))
     for entry in promoted(tried):
         assert entry.short is not None
@@ -127,7 +128,11 @@ def promoted(tried: Sequence[Entry]) -> list[Entry]:
     scored = [entry for entry in tried if entry.short is not None]
     ranked = sorted(scored, key=_dev, reverse=True)
     half = ranked[: math.ceil(len(ranked) / 2)]
-    return half + [entry for entry in ranked if entry not in half and entry.way.method == f"{FOLDER}full"]
+    return half + [entry for entry in ranked if entry not in half and _is_full(entry)]
+
+
+def _is_full(entry: Entry) -> bool:
+    return entry.way.method == f"{FOLDER}full"
 
 
 def _try(tuner: Tuner, entry: Entry, way: Way, status: str, clock: Clock, until: float) -> Tuned | None:

@@ -427,6 +427,15 @@ def test_no_time_at_all_is_said(place: Path, few: None) -> None:
     assert ran.code == 2 and "no way of tuning could be trained in it (bitfit: the time was over;" in ran.err
 
 
+def test_with_little_time_full_tuning_is_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(sweep, "_try", lambda tuner, entry, *rest: order.append(entry.way.name))
+    tried = [sweep.Entry(way) for way in sweep.ways(2)]
+    nobody: Any = None
+    sweep.train_all(nobody, tried, sweep.Clock(0.0, limit=9.0))
+    assert order[0] == "full" and order[1:] == [entry.way.name for entry in tried[:-1]]
+
+
 def test_time_is_left_to_score_what_was_trained() -> None:
     clock = sweep.Clock(started=10.0, limit=100.0)
     assert (clock.until(), clock.until(0.5)) == (110.0, 60.0)
