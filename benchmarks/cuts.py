@@ -42,9 +42,9 @@ def learnt(
     )
 
 
-def gates(speedup: float, *more: str, pace: float = 1e-4) -> Stage:
+def gates(speedup: float, pace: float = 1e-4) -> Stage:
     """CoFi's losses and gates (arXiv:2204.00408)."""
-    cut = Use("prune.gates", {"parts": ("heads", "units", "sublayers", *more), "speedup": speedup, "price": "int8"})
+    cut = Use("prune.gates", {"parts": ("heads", "units", "sublayers"), "speedup": speedup, "price": "int8"})
     answers = Use("distil.logits", {"loss_kind": "kl", "temperature": 2.0, "weight": 0.1})
     inside = Use("distil.hidden", {"mapping": "dynamic", "projection": "always", "weight": 0.9})
     train = Training(epochs=2, learning_rate=pace)
@@ -57,12 +57,6 @@ def theseus(
     """The paper's: the labels' loss, successors from the first blocks (arXiv:2002.02925)."""
     replace = Use("replace.theseus", {"groups": groups, "rate": rate, "rising": rising})
     return Stage("replaced", (replace, Use("tune.full")), train=Training(epochs=epochs, learning_rate=pace))
-
-
-def narrowed(width: float) -> Stage:
-    """Successors of each block that have this share of its inner units."""
-    use = Use("replace.theseus", {"groups": 1.0, "rate": 0.3, "rising": 1.0, "successor": "narrow", "width": width})
-    return Stage("replaced", (use, Use("tune.full")), train=Training(epochs=2, learning_rate=1e-4))
 
 
 # By method and what was asked of it, near the marks: as many as three seeds have time for.

@@ -13,6 +13,7 @@ from smidgen.measure.entries import entry
 from smidgen.picture import arranged, drawn, point_of
 
 SECONDS, POINTS = 180, 1.5  # that prune.fisher may take, and lose
+TIMED = "The first seed's time has the measuring of the table of milliseconds in it."
 
 
 def fisher(found: dict[str, Any]) -> str:
@@ -35,7 +36,7 @@ def fisher(found: dict[str, Any]) -> str:
             "",
             f"Wanted: {found['wanted']}. Measured: kept by {sum(kept)} of {len(kept)} seeds, on {found['environment']['cores']} "
             f"{'cores' if found['environment']['cores'] > 1 else 'core'}. {found['what']}, n = {found['n']}. Asked for {found['asked']}x. Lost: {points(found['lost'])} points. "
-            "The first seed's time has the measuring of the table of milliseconds in it.",
+            f"{found.get('how', TIMED)}",
             "",
             _costs(found["runs"][0]["found"]["costs"]),
             "",
