@@ -132,6 +132,11 @@ def single_output(model: PreTrainedModel) -> PreTrainedModel:
 
 def difference(model: torch.nn.Module, file: Path, batch: dict[str, np.ndarray]) -> float:
     """The largest difference of a logit between a model and its graph on one batch."""
+    return float(differences(model, file, batch).max())
+
+
+def differences(model: torch.nn.Module, file: Path, batch: dict[str, np.ndarray]) -> np.ndarray:
+    """(B,): the same of each row."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -139,5 +144,8 @@ def difference(model: torch.nn.Module, file: Path, batch: dict[str, np.ndarray])
     graph = session.run(["logits"], {name: batch[name] for name in names})[0]
     with torch.inference_mode():
         logits = logits_of(model(**{name: torch.from_numpy(batch[name]) for name in names})).numpy()
-    real = slice(None) if logits.ndim == 2 else batch["attention_mask"] > 0
-    return float(np.abs(graph[real] - logits[real]).max())
+    apart = np.abs(graph - logits)
+    if logits.ndim > 2:
+        apart[batch["attention_mask"] == 0] = 0
+    found: np.ndarray = apart.reshape(len(apart), -1).max(1)
+    return found

@@ -26,11 +26,15 @@ from smidgen.edits.swap import Swap
 from smidgen.errors import InputError, ModelError
 from smidgen.graph import difference, export
 from smidgen.halves import autocast
+from smidgen.method import Context
+from smidgen.methods.export import onnx
+from smidgen.methods.export.onnx import same
 from smidgen.planner import plan
 from smidgen.recipe import Files, Recipe, Stage, Training, Use
 from smidgen.runner import run
 from smidgen.surgery import apply, from_data, replay, to_data
 from smidgen.tape import listen
+from smidgen.tasks import Classify
 
 LENGTH, SIZE = 23, 8
 KINDS = [("local", (4,)), ("lsh", (4, 2, 4)), ("multi_query", ())]
@@ -219,6 +223,31 @@ def test_the_graph_holds_for_any_length(family: str, kind: str, numbers: tuple[i
     export(model, arrays(9, 20), tmp_path / "model.onnx", 64)
     for lengths in ((2,), (5,), (64,), (17, 3, 40)):
         assert difference(model, tmp_path / "model.onnx", arrays(*lengths)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("rows", "hashes", "wanted"),
+    [
+        ([1e-6, 5e-5], False, True),
+        ([1e-6, 5e-5, 8e-3], False, False),
+        ([8e-3, *[1e-6] * 19, 4e-3], True, True),  # two of 21
+        ([8e-3, 4e-3, 2e-3, *[1e-6] * 16, 1e-3], True, False),
+        ([1e-6, math.nan], True, False),
+        ([math.inf, *[1e-6] * 19], True, False),
+    ],
+)
+def test_a_token_between_buckets_may_fall_elsewhere_in_a_graph(rows: list[float], hashes: bool, wanted: bool) -> None:
+    assert same(np.array(rows), 1e-4, hashes) is wanted
+
+
+def test_an_export_says_how_many_rows_fell_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = model_folder(tmp_path / "m", labels=LABELS)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    apply(model, Swap((0,), "lsh", (4, 2, 4))).save_pretrained(folder)
+    real = onnx.differences
+    monkeypatch.setattr(onnx, "differences", lambda *args: np.maximum(real(*args), [0.01, 0]))
+    found = onnx.Onnx().run(Context(folder, tmp_path / "out", Classify(LABELS), (), 0))
+    assert found["apart"] == [1, 2] and found["largest_difference"] == 0.01
 
 
 # What is refused.
