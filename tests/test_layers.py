@@ -200,9 +200,8 @@ def test_what_the_cut_would_refuse_is_refused_before_training() -> None:
 
 
 @pytest.mark.parametrize("keep", [3, 0.95, (0, 1, 2)])
-def test_all_blocks_stay_where_only_training_leaves_some_out(keep: Any) -> None:
-    method, ctx = Layers(keep=keep, drop=0.2), Context(Path(), Path(), TASK, (), 0, tiny("bert", blocks=3))
-    state = method.begin(ctx)
-    method.step(state, 1.0)
-    method.end(state, ctx)
-    assert len(anatomy(ctx.model).blocks) == 3
+def test_no_cut_after_drop_has_to_be_asked_for(keep: Any) -> None:
+    ctx = Context(Path(), Path(), TASK, (), 0, tiny("bert", blocks=3))
+    told = r"of 3 blocks cuts nothing\. Keep fewer, or write keep: 1\.0 to train with drop alone\."
+    with pytest.raises(NoEffect, match=told):
+        Layers(keep=keep, drop=0.2).begin(ctx)

@@ -72,9 +72,10 @@ class Layers(Method[Detours | None]):
                 f"prune.layers: keep {list(self.keep)} names block {self.keep[-1]}, but this model has {len(blocks)}: "
                 f"use 0 to {len(blocks) - 1}."
             )
-        if self._count(len(blocks)) >= len(blocks) and not self.drop:
+        if self._count(len(blocks)) >= len(blocks) and not (self.drop and self.keep == 1.0):
+            other = "write keep: 1.0 to train with drop alone" if self.drop else "drop it"
             raise NoEffect(
-                f"prune.layers: keep {self.keep} of {len(blocks)} blocks changes nothing. Keep fewer, or drop it."
+                f"prune.layers: keep {self.keep} of {len(blocks)} blocks cuts nothing. Keep fewer, or {other}."
             )
         if not self.drop:
             self._cut(ctx)
