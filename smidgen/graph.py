@@ -71,19 +71,19 @@ def _program(model: torch.nn.Module, batch: dict[str, np.ndarray], limit: int, l
     """What the exporter makes of a module, before anything in it is worked out.
 
     A trace takes seconds, so that a module of the same structure as one of the last ones is not traced: its weights are
-    put into that one's graph.
+    put into a copy of that one's graph, as they are the first time, so that a graph is the same to the byte either way.
     """
     weights = dict(model.named_parameters())
     inputs = tuple((name, value.dtype, value.shape[2:]) for name, value in batch.items())
     key = (structure(model), inputs, limit, least)
-    if key in _traces:
-        return _filled(_traces[key].clone(), weights)
-    program = _traced(model, batch, limit, least)
-    if key[0] is not None and weights.keys() <= program.graph.initializers.keys():
+    if key not in _traces:
+        program = _traced(model, batch, limit, least)
+        if key[0] is None or not weights.keys() <= program.graph.initializers.keys():
+            return program
         while len(_traces) >= TRACES:
             del _traces[next(iter(_traces))]
-        _traces[key] = _filled(program.clone(), dict.fromkeys(weights))
-    return program
+        _traces[key] = _filled(program, dict.fromkeys(weights))
+    return _filled(_traces[key].clone(), weights)
 
 
 def _filled(program: onnx_ir.Model, weights: Mapping[str, torch.Tensor | None]) -> onnx_ir.Model:
