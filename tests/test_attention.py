@@ -231,7 +231,8 @@ def test_the_graph_holds_for_any_length(family: str, kind: str, numbers: tuple[i
         ([1e-6, 5e-5], False, True),
         ([1e-6, 5e-5, 8e-3], False, False),
         ([8e-3, *[1e-6] * 19, 4e-3], True, True),  # two of 21
-        ([8e-3, 4e-3, 2e-3, *[1e-6] * 16, 1e-3], True, False),
+        ([8e-3, 4e-3, 2e-3, *[1e-6] * 18], True, False),  # three
+        ([8e-3], True, False),
         ([1e-6, math.nan], True, False),
         ([math.inf, *[1e-6] * 19], True, False),
     ],
@@ -245,9 +246,10 @@ def test_an_export_says_how_many_rows_fell_elsewhere(tmp_path: Path, monkeypatch
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     apply(model, Swap((0,), "lsh", (4, 2, 4))).save_pretrained(folder)
     real = onnx.differences
-    monkeypatch.setattr(onnx, "differences", lambda *args: np.maximum(real(*args), [0.01, 0]))
-    found = onnx.Onnx().run(Context(folder, tmp_path / "out", Classify(LABELS), (), 0))
-    assert found["apart"] == [1, 2] and found["largest_difference"] == 0.01
+    monkeypatch.setattr(onnx, "differences", lambda *args: np.maximum(real(*args), [0.01, *[0] * 9]))
+    texts = (("a good film", None),) * 10
+    found = onnx.Onnx().run(Context(folder, tmp_path / "out", Classify(LABELS), texts, 0))
+    assert found["apart"] == [1, 10] and found["largest_difference"] == 0.01
 
 
 # What is refused.

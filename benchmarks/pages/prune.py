@@ -223,7 +223,7 @@ def attention(found: dict[str, Any]) -> str:
             "## Attention of other kinds",
             "",
             f"{found['what']}. Learnt on articles cut at {found['learnt_on']} tokens; of the test articles are cut {cut}. n = {found['n']}, "
-            f"{len(found['seeds'])} seed(s); intervals are of the first.",
+            f"{len(found['seeds'])} seed(s); intervals are of the first.{found.get('how', '')}",
             "",
             *(
                 f"Refused with seed {one['seed']}, {one['attention']}: {one['why']}\n"

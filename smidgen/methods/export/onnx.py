@@ -84,7 +84,7 @@ class Onnx(Method[None]):
 
 def same(rows: np.ndarray, tolerance: float, hashes: bool) -> bool:
     """Are the rows of graph and model, that differ by so much, as near as they can be? (rows,) to bool."""
-    few = math.ceil(APART * len(rows)) if hashes else 0
+    few = int(APART * len(rows)) if hashes else 0
     return bool(np.isfinite(rows).all() and (rows > tolerance).sum() <= few)
 
 
