@@ -2,7 +2,7 @@
 
 fisher      MiniLM-6 on SST-2, cut to 1.5 times the speed of its int8 graph by `prune.fisher`, without training
 table       MiniLM-6 on SST-2: quality kept against measured speed for each method, beside distilled students
-base        the same for a base-size model, with one seed and fewer steps
+base        the same for a base-size model, the same teacher for all seeds, with fewer ways and steps
 ledger      one row for each testable claim of the papers, on MiniLM-6 and a part of SST-2
 attention   MiniLM-6 with attention of other kinds, by Theseus, on news articles of up to 2,048 tokens
 
@@ -111,11 +111,10 @@ def table(seeds: Sequence[int] = SEEDS) -> None:
         folder: Path = make(splits, "teacher", [TEACHER], files, MODEL, seed)[0].artefact.path
         return folder
 
-    section = "table, AMX" if "amx_int8" in instructions() else "table"  # a cut brings less where products cost less
-    side_by_side(section, "SST-2, MiniLM-6 (6 blocks x 384)", TABLE, uncut, seeds, [TWICE, GATES])
+    side_by_side(here("table"), "SST-2, MiniLM-6 (6 blocks x 384)", TABLE, uncut, seeds, [TWICE, GATES])
 
 
-def base(seeds: Sequence[int] = (0,)) -> None:
+def base(seeds: Sequence[int] = SEEDS) -> None:
     """Of the teacher that `distil.py` makes of all-mpnet-base-v2."""
     import distil
     from cuts import BASE
@@ -128,7 +127,7 @@ def base(seeds: Sequence[int] = (0,)) -> None:
         return folder
 
     side_by_side(
-        "base",
+        here("base"),
         "SST-2, MPNet (12 blocks x 768)",
         BASE,
         uncut,
@@ -136,6 +135,11 @@ def base(seeds: Sequence[int] = (0,)) -> None:
         [TWICE, GATES],
         functools.partial(common.make, ROOT / "base"),
     )
+
+
+def here(section: str) -> str:
+    """Where a machine's figures go: a cut brings less where products cost less."""
+    return f"{section}, AMX" if "amx_int8" in instructions() else section
 
 
 def side_by_side(

@@ -257,6 +257,11 @@ SECTIONS = {
         by_speed, title="Quality against speed: MiniLM-6, trained on a GPU beside other work", file="pruning-gpu.svg"
     ),
     "base": partial(by_speed, title="Quality against speed: a base-size model", file="pruning-base.svg"),
+    "base, AMX": partial(
+        by_speed,
+        title="Quality against speed: a base-size model, on a processor with matrix units",
+        file="pruning-base-amx.svg",
+    ),
     "ledger": partial(ledger, title="The ledger of claims about pruning"),
     "attention": attention,
 }
