@@ -77,8 +77,8 @@ TABLE: dict[tuple[str, str], tuple[Stage, ...]] = {
 base = functools.partial(learnt, epochs=1.0, pace=5e-5)
 
 BASE: dict[tuple[str, str], tuple[Stage, ...]] = {
-    **{("fisher", f"{speed}x"): (fisher(speed, rows=512),) for speed in (2.0, 3.0)},
-    **{("fisher, distilled", f"{speed}x"): (fisher(speed, rows=512), base()) for speed in (2.0, 3.0)},
+    ("fisher", "2.0x"): (fisher(2.0, rows=512),),
+    ("fisher, distilled", "2.0x"): (fisher(2.0, rows=512), base()),
     ("gates, distilled", "3.2x"): (gates(3.2, pace=5e-5, epochs=1.0), base()),
     ("layers, distilled", "6 blocks"): (base(blocks(6)),),
     ("a smaller model, distilled", "MiniLM, 6 blocks"): (learnt(source=MODEL),),
