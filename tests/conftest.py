@@ -10,8 +10,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 from folders import LABELS, data_files, model_folder
+from traces import Traces
+
+from smidgen import graph
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traces(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Processes of one run trace each structure once among them."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        graph._traces = Traces(tmp_path_factory.getbasetemp().parent / "traces")
 
 
 @pytest.fixture(scope="session")

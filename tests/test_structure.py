@@ -12,6 +12,7 @@ import torch
 from folders import LABELS
 from tiny import FAMILIES, VOCAB, tiny
 from torch import nn
+from traces import Traces
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import smidgen  # its students, for the Auto classes
@@ -45,7 +46,6 @@ def test_other_weights_need_no_trace(kind: str, tmp_path: Path, monkeypatch: pyt
             return student(kind.removeprefix("student "), seed)
         return tiny(kind, seed=seed, attn_implementation="eager")
 
-    monkeypatch.setattr(graph, "_traces", {})
     first, second = made(1), made(2)
     fused = graph.export(first, rows(first), tmp_path / "first.onnx", 32)
     with monkeypatch.context() as patch:
@@ -63,6 +63,16 @@ def test_it_is_the_graph_that_a_trace_gives(tmp_path: Path, monkeypatch: pytest.
         for model in models:
             graph.export(model, rows(model), tmp_path / f"{name}.onnx", 32)
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "alone.onnx").read_bytes()
+
+
+def test_another_process_reads_the_same_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = {"values": np.ones((3, 5, 4), np.float32)}
+    for name in ("first", "second"):  # each with a memory of its own, as of two processes, and one folder
+        monkeypatch.setattr(graph, "_traces", Traces(tmp_path / "traces"))
+        torch.manual_seed(0)
+        graph.trace(Named(nn.Linear(4, 19)), inputs, tmp_path / f"{name}.onnx", 8)
+        monkeypatch.setattr(graph, "_traced", refused)
+    assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
 
 
 def test_traces_are_forgotten_and_hold_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
