@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir
 
-FUSIONS = ("padding", "attention", "queries", "first_token")  # in this order: the last two read what the second made
+FUSIONS = ("padding", "attention", "queries", "first_token", "tables")  # in this order: two read what the second made
 OPSET = 23  # of ONNX, the first that has an operator for attention
 
 

@@ -66,8 +66,8 @@ def stacked(
 ) -> Graft:
     """One graft that holds the tensors of many: entry t of `tasks` are settings and tensors of task t, None = none.
 
-    Tensors are padded with zeros to the largest, and a task without any has zeros, which by the contract of kinds
-    changes nothing. Settings other than the kind's `sizes` have to agree: see `Graft.key`.
+    Each tensor is padded with zeros to the largest of its name, and a task without any has zeros, which by the contract
+    of kinds changes nothing. Settings other than the kind's `sizes` have to agree: see `Graft.key`.
     """
     import torch
 
@@ -82,7 +82,8 @@ def stacked(
             path = f"{where}.{key}" if where else key
             delattr(holder, key)
             assert own is not None
-            whole = torch.zeros(len(tasks), *own.shape, dtype=own.dtype)
+            there = [entry[1][path].shape for entry in given if path in entry[1]] or [own.shape]
+            whole = torch.zeros(len(tasks), *map(max, zip(*there, strict=True)), dtype=own.dtype)
             for row, entry in zip(whole, tasks, strict=True):
                 if entry is not None and path in entry[1]:
                     part = entry[1][path]

@@ -86,7 +86,7 @@ class Prefix(Graft):
         passing = self._passing[block.index] = []
         for linear, values in rows.items():
             passing.append(linear.register_forward_pre_hook(functools.partial(_shorten, more), prepend=True))
-            passing.append(linear.register_forward_hook(functools.partial(_lengthen, values)))
+            passing.append(linear.register_forward_hook(functools.partial(_lengthen, values, self.tasks is None)))
         return (F.pad(hidden, (0, 0, 0, more)),), given
 
     def close(self, block: Block, module: nn.Module, args: Any) -> Any:
@@ -127,5 +127,7 @@ def _shorten(more: int, module: nn.Module, args: Any) -> Any:
     return (args[0][:, :-more], *args[1:])
 
 
-def _lengthen(rows: Tensor, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-    return torch.cat((output, rows.to(output.dtype).expand(output.shape[0], -1, -1)), 1)
+def _lengthen(rows: Tensor, shared: bool, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    """shared: are the rows, (1, P, width), those of the whole batch?"""
+    own = rows.to(output.dtype)
+    return torch.cat((output, own.expand(output.shape[0], -1, -1) if shared else own), 1)

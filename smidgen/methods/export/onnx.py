@@ -41,7 +41,7 @@ APART = 0.1  # of the rows, where attention hashes
 @dataclass(frozen=True)
 class Onnx(Method[None]):
     tolerance: float = 1e-4  # largest difference of a logit between graph and model
-    without: tuple[str, ...] = ()  # fusions to leave out, of padding, attention, queries, first_token
+    without: tuple[str, ...] = ()  # fusions to leave out, of padding, attention, queries, first_token, tables
 
     leaves: ClassVar[str] = "onnx"
     version: ClassVar[int] = 2
