@@ -18,7 +18,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def table(seeds: Sequence[int] = SEEDS) -> None:
 def base(seeds: Sequence[int] = SEEDS) -> None:
     """Of the teacher that `distil.py` makes of all-mpnet-base-v2."""
     import distil
-    from cuts import BASE
+    from cuts import BASE, ONCE
 
     files = data("sst2")
     splits = load_data(**files)
@@ -134,6 +134,7 @@ def base(seeds: Sequence[int] = SEEDS) -> None:
         seeds,
         [TWICE, GATES],
         functools.partial(common.make, ROOT / "base"),
+        ONCE,
     )
 
 
@@ -150,8 +151,10 @@ def side_by_side(
     seeds: Sequence[int],
     wanted: Sequence[dict[str, Any]],
     make: Callable[..., list[Done]] = make,
+    once: Collection[tuple[str, str]] = (),
 ) -> None:
-    """Each way with each seed, from the fine-tuned model that `uncut` gives for a seed; the result is kept after each."""
+    """Each way with each seed, those of `once` with the first alone, from the fine-tuned model that `uncut` gives for a seed; the
+    result is kept after each."""
     files = data("sst2")
     splits = load_data(**files)
     runs: list[dict[str, Any]] = []
@@ -161,6 +164,8 @@ def side_by_side(
         folders = {"uncut": make(splits, "uncut", GRAPHS, files, teacher, seed)[-1].artefact.path}
         took: dict[str, float] = {}
         for (method, asked), stages in ways.items():
+            if number > 1 and (method, asked) in once:
+                continue
             try:
                 done = make(splits, f"{method}, {asked}", (*stages, *GRAPHS), files, teacher, seed)
                 folders[f"{method}, {asked}"] = done[-1].artefact.path
