@@ -34,6 +34,7 @@ from smidgen.anatomy import anatomy
 from smidgen.artefact import Artefact, identity, open_artefact, publish
 from smidgen.delta import Delta, built, check_base, fit, read
 from smidgen.errors import InputError, SmidgenError
+from smidgen.grafting import plain
 from smidgen.grafts import kind, stacked
 from smidgen.grafts.prompt import Prompt, places
 from smidgen.graph import trace
@@ -88,7 +89,10 @@ class Together(nn.Module):
             body.pooler = None  # pooling is the heads' affair
         self.body: Any = body
         self.cuts = sorted(set(cuts))
-        self.grafts = nn.ModuleList(stacked(body, name, [*entries, None]) for name, entries in lanes(body, deltas))
+        found = lanes(body, deltas)
+        self.grafts = nn.ModuleList(stacked(body, name, [*entries, None]) for name, entries, _ in found)
+        if found and found[0][2]:
+            self.grafts[0].absorb(body)  # type: ignore[operator]
         for graft in self.grafts:
             graft.attach(body)  # type: ignore[operator]
         self.eval()
@@ -139,24 +143,29 @@ def by_output(deltas: Sequence[Delta]) -> dict[str, list[int]]:
 Entry = tuple[Mapping[str, Any], Mapping[str, Tensor]] | None
 
 
-def lanes(body: PreTrainedModel, deltas: Sequence[Delta]) -> list[tuple[str, list[Entry]]]:
-    """The parts of all deltas as stacks, (kind, what each task has of it), in an order that is each delta's own.
+def lanes(body: PreTrainedModel, deltas: Sequence[Delta]) -> list[tuple[str, list[Entry], bool]]:
+    """The parts of all deltas as stacks, (kind, what each task has of it, is it the biases'), in an order that is each
+    delta's own.
 
     Two parts are in one stack where kind and key agree. In a delta those that are folded into the weights act first.
+    Shifts of all biases, where a delta begins with them, are a stack of their own and the first: nothing acts between
+    them and the biases, whichever other tasks there are.
     """
-    found: list[tuple[tuple[str, Hashable], list[Entry]]] = []
+    found: list[tuple[tuple[str, Hashable, bool], list[Entry]]] = []
     for row, delta in enumerate(deltas):
         at = 0
         for part in sorted(delta.parts, key=lambda part: not built(body, part, delta.path).mergeable(body)):
             cls = kind(part.kind)
-            key = part.kind, cls.key({**cls.defaults, **part.settings})
+            settings = {**cls.defaults, **part.settings}
+            biases = at == 0 and part.kind == "bias" and plain(settings) == plain(cls.defaults)
+            key = part.kind, cls.key(settings), biases
             place = next((i for i in range(at, len(found)) if found[i][0] == key), None)
             if place is None:
-                place = at
+                place = at if biases or at or not found else int(found[0][0][2])
                 found.insert(place, (key, [None] * len(deltas)))
             found[place][1][row] = part.settings, part.tensors
             at = place + 1
-    return [(name, entries) for (name, _), entries in found]
+    return [(name, entries, biases) for (name, _, biases), entries in found]
 
 
 def bundle(base: str, deltas: Sequence[str], out: Path, int8: bool = False) -> Artefact:

@@ -100,6 +100,37 @@ def test_mixed_rows_answer_as_each_task_alone(family: str, tmp_path: Path) -> No
         assert (values[..., count:] == NEVER).all()
 
 
+SHIFTS: Grafts = [("bias", {})]
+FACTORS: Grafts = [("lora", {"rank": 2, "sites": ("query", "down"), "factors": True})]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [FACTORS],
+        [[("scale", {})], [("lora", {})]],
+        [[*FACTORS, *SHIFTS], [("bias", {"sites": ("query",)})]],
+        [[("scale", {}), *SHIFTS], [("norms", {}), ("adapter", {"kind": "houlsby"})]],
+    ],
+)
+def test_shifts_of_biases_act_first_whatever_is_beside(others: list[Grafts], tmp_path: Path) -> None:
+    """So that a sum of bias and shift is the same to the bit; and what reads the bias still finds it."""
+    base, inputs = resolve(str(model_folder(tmp_path))), batch(100, [5, 9, 3])
+    shifted, *rest = (delta_of(base, MOODS, grafts, seed) for seed, grafts in enumerate([SHIFTS, *others]))
+
+    @torch.no_grad()
+    def logits_in(deltas: list[Delta], number: int) -> torch.Tensor:
+        found = Together(base, deltas)(**inputs, tasks=torch.full((3,), number))
+        return found[OUTPUTS[MOODS.hf_class]]
+
+    alone = logits_in([shifted], 0)
+    for deltas in ([shifted, *rest], [*rest, shifted]):
+        assert torch.equal(logits_in(deltas, deltas.index(shifted)), alone)
+    for number, delta in enumerate(rest):
+        whole = said(fit(delta, base), inputs)
+        torch.testing.assert_close(logits_in([*rest, shifted], number), whole, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_every_kind_that_stacks_in_one_graph(family: str, tmp_path: Path) -> None:
     """In onnxruntime, mixed: each row as its task alone in torch."""

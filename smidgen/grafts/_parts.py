@@ -115,6 +115,12 @@ def first_weight(model: PreTrainedModel) -> Tensor:
     return anatomy(model).blocks[0].out.weight
 
 
+def own_bias(module: nn.Module) -> Tensor | None:
+    """A projection's bias, be it where it was or in what a graft adds behind it."""
+    bias = getattr(module, "bias", None)
+    return getattr(module, "absorbed", None) if bias is None else bias
+
+
 def within(model: PreTrainedModel, first: int, kind: str) -> range:
     """The blocks from `first` on. Raises NoEffect where none is left."""
     count = len(anatomy(model).blocks)

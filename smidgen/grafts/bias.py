@@ -47,6 +47,14 @@ class Bias(Graft):
     def add(self, name: str, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         return output + self.pick(self.shift[name]).unsqueeze(1).to(output.dtype)
 
+    def absorb(self, model: PreTrainedModel) -> None:
+        """Have the projections' own biases in what each row picks, so that one sum does for both; see `own_bias`."""
+        for name, module in places(model, tuple(self.settings["sites"])).items():
+            if name in self.shift and isinstance(module, nn.Linear):
+                self.shift[name].add_(module.bias.detach())
+                module.register_buffer("absorbed", module.bias.detach(), persistent=False)
+                module.bias = None
+
     def mergeable(self, model: PreTrainedModel) -> bool:
         wanted = places(model, tuple(self.settings["sites"]))
         return all(_bias(wanted[name]) is not None for name in self.shift)

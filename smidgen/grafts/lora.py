@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from smidgen.anatomy import anatomy
 from smidgen.errors import InputError, NoEffect, did_you_mean
-from smidgen.grafts._parts import Graft, first_weight
+from smidgen.grafts._parts import Graft, first_weight, own_bias
 
 SITES = ("query", "key", "value", "out", "up", "down")
 STD = 2e-2  # of A at the start; B is 0
@@ -57,7 +57,8 @@ class Lora(Graft):
         into, back = (self.pick(table[name]).to(output.dtype) for table in (self.into, self.back))
         shift = args[0].to(output.dtype) @ into @ back
         if name in self.factor:
-            plain = output if module.bias is None else output - module.bias.to(output.dtype)
+            bias = own_bias(module)
+            plain = output if bias is None else output - bias.to(output.dtype)
             shift = shift + self.pick(self.factor[name]).unsqueeze(1).to(output.dtype) * plain
         return output + shift
 

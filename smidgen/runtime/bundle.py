@@ -25,8 +25,8 @@ from smidgen.tasks import Classify, Several, Tag, Task, from_data
 from smidgen.tasks.several import mixed
 
 # Tokens that a call is as dear as: more than of a model of one task, since many small nodes read the tasks' numbers. 32
-# sentences for ten tasks over MiniLM-6 take 112 ms with 10, 108 with 20, 107 with 30, 108 with 45; two cores.
-CALL = 25
+# sentences for ten tasks over MiniLM-6 take 1.00 times with 10 what they take with 20 and 45 at 0.96, with 30 at 0.95.
+CALL = 35
 ROWS = 16  # of a batch at most: each brings numbers of its task along, 2.4 MB for adapters of width 48 in MiniLM-6
 TopK = int | Literal["unset"] | None
 Answering = Callable[[list[np.ndarray]], list[Any]]  # from the logits of each row to an answer a text
