@@ -53,7 +53,7 @@ class Bias(Graft):
             if name in self.shift and isinstance(module, nn.Linear):
                 self.shift[name].add_(module.bias.detach())
                 module.register_buffer("absorbed", module.bias.detach(), persistent=False)
-                module.bias = None
+                module.register_parameter("bias", None)
 
     def mergeable(self, model: PreTrainedModel) -> bool:
         wanted = places(model, tuple(self.settings["sites"]))
